@@ -1,0 +1,60 @@
+"""What ``alembic`` runs: which tables there should be, and how to reach the database."""
+
+import os
+from logging.config import fileConfig
+
+from alembic import context
+from sqlalchemy import MetaData, engine_from_config, pool
+
+from pupsourcing_sa import EventTables, WorkerTables
+
+config = context.config
+
+if config.config_file_name is not None:
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
+
+# A starting point. With models of your own, use their metadata instead, with our tables on it:
+#
+#     from myapp.models import Base
+#
+#     target_metadata = Base.metadata
+#
+# A table that is in the database but not on this metadata is dropped by the next `alembic revision --autogenerate`.
+target_metadata = MetaData()
+
+# Leave out the WorkerTables if no worker uses this database. Where the application calls these itself, with the same
+# arguments, the tables are the same.
+EventTables(target_metadata)
+WorkerTables(target_metadata)
+
+if url := os.environ.get("DATABASE_URL"):
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+
+
+def run_migrations_offline() -> None:
+    """Print the SQL, as with ``alembic upgrade head --sql``, without a connection."""
+    context.configure(
+        url=config.get_main_option("sqlalchemy.url"),
+        target_metadata=target_metadata,
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_migrations_online() -> None:
+    """Run the migrations in a transaction."""
+    engine = engine_from_config(
+        config.get_section(config.config_ini_section, {}), prefix="sqlalchemy.", poolclass=pool.NullPool
+    )
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=target_metadata)
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_migrations_offline()
+else:
+    run_migrations_online()

@@ -1,0 +1,197 @@
+"""Consumers: what a user writes to follow the log.
+
+A consumer is any object with a ``name`` and a ``handle``, or a function made one by `consumer`. The worker calls it
+with a session and an event; what it writes through that session is committed together with the consumer's checkpoint.
+
+Optional attributes of a consumer:
+
+==================  ==================================================================================================
+``aggregate_types``  only events of these types of aggregate; absent or empty means all
+``event_types``      only events of these types; absent or empty means all
+``partitions``       into how many shares the aggregates are split by the hash of their id, 1 by default; each share
+                     keeps a checkpoint of its own, and one share at a time keeps the order of an aggregate's events
+``handle_batch``     called with a list of events instead of ``handle`` with each
+==================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import update_wrapper
+from typing import Any, Final, Protocol, runtime_checkable
+
+from pupsourcing_sa.event import PersistedEvent
+
+__all__ = ["Consumer", "Handler", "Scope", "Subscription", "consumer"]
+
+_MAX_PARTITIONS: Final = 2**15
+
+
+class Handler(Protocol):
+    """A function that handles one event: ``handle(session, event)``."""
+
+    def __call__(self, session: Any, event: PersistedEvent, /) -> Any: ...
+
+
+@runtime_checkable
+class Consumer(Protocol):
+    """What the worker needs of a consumer; the module's documentation lists what else it may have.
+
+    ``handle`` must not commit or roll back: the worker does, together with the checkpoint.
+    """
+
+    name: str
+
+    def handle(self, session: Any, event: PersistedEvent, /) -> Any:
+        """Handle one event, writing through the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which events a consumer wants: everything that is not ``None`` must match.
+
+    Attributes:
+        aggregate_types: types of aggregate, or ``None`` for all.
+        event_types: types of event, or ``None`` for all.
+        partitions: into how many shares the aggregates are split.
+        partition: which of the shares, from 0.
+    """
+
+    aggregate_types: tuple[str, ...] | None = None
+    event_types: tuple[str, ...] | None = None
+    partitions: int = 1
+    partition: int = 0
+
+    @classmethod
+    def of(cls, *, aggregate_types: Iterable[str] | None = None, event_types: Iterable[str] | None = None) -> Scope:
+        """A scope from what a caller gives: any iterable of names, where none and empty mean all.
+
+        Raises:
+            TypeError: an argument is not an iterable of str; it is named.
+        """
+        return cls(_names("aggregate_types", aggregate_types), _names("event_types", event_types))
+
+
+def _names(argument: str, given: Iterable[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{argument} must be a set of str, such as {{{given!r}}}, not {type(given).__name__}")
+    names = set()
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} must contain str only, not {type(name).__name__}")
+        if "\0" in name:
+            raise ValueError(f"{argument} must not contain NUL characters, which PostgreSQL cannot store")
+        names.add(name)
+    return tuple(sorted(names)) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A consumer as the worker sees it: checked, with every default filled in."""
+
+    name: str
+    scope: Scope
+    handle: Callable[[Any, PersistedEvent], Any] | None
+    handle_batch: Callable[[Any, Sequence[PersistedEvent]], Any] | None
+
+    @classmethod
+    def of(cls, consumer: object) -> Subscription:
+        """Check a consumer.
+
+        Raises:
+            TypeError: it lacks a name or a handler, or an attribute has the wrong type.
+            ValueError: an attribute has an impossible value.
+        """
+        if isinstance(consumer, type):
+            raise TypeError(
+                f"a consumer must be an object, not the class {consumer.__name__}; write {consumer.__name__}()"
+            )
+        name = getattr(consumer, "name", None)
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{consumer!r} is no consumer: it needs a name; a function becomes one by @consumer('name')"
+            )
+        if not name or "\0" in name:
+            raise ValueError("the name of a consumer must not be empty or contain NUL characters")
+        handle, handle_batch = getattr(consumer, "handle", None), getattr(consumer, "handle_batch", None)
+        if not callable(handle_batch) and not callable(handle):
+            raise TypeError(f"consumer {name!r} needs a method handle(session, event) or handle_batch(session, events)")
+        partitions = getattr(consumer, "partitions", 1)
+        if not isinstance(partitions, int) or isinstance(partitions, bool):
+            raise TypeError(f"partitions of consumer {name!r} must be an int, not {type(partitions).__name__}")
+        if not 1 <= partitions <= _MAX_PARTITIONS:
+            raise ValueError(
+                f"partitions of consumer {name!r} must be between 1 and {_MAX_PARTITIONS}, not {partitions}"
+            )
+        scope = Scope.of(
+            aggregate_types=getattr(consumer, "aggregate_types", None),
+            event_types=getattr(consumer, "event_types", None),
+        )
+        return cls(name, replace(scope, partitions=partitions), handle, handle_batch)
+
+
+class _FunctionConsumer:
+    """A handler function with what makes it a consumer; calling it calls the function."""
+
+    def __init__(
+        self,
+        handle: Handler,
+        name: str,
+        aggregate_types: Iterable[str] | None,
+        event_types: Iterable[str] | None,
+        partitions: int,
+    ) -> None:
+        self.name = name
+        self.aggregate_types = aggregate_types
+        self.event_types = event_types
+        self.partitions = partitions
+        self.handle = handle
+        update_wrapper(self, handle)
+
+    def __call__(self, session: Any, event: PersistedEvent) -> Any:
+        return self.handle(session, event)
+
+    def __repr__(self) -> str:
+        return f"<consumer {self.name!r}>"
+
+
+def consumer(
+    name: str,
+    *,
+    aggregate_types: Iterable[str] | None = None,
+    event_types: Iterable[str] | None = None,
+    partitions: int = 1,
+) -> Callable[[Handler], _FunctionConsumer]:
+    """Make a consumer of a handler function.
+
+    Args:
+        name: names the consumer's checkpoint; it must stay the same for ever.
+        aggregate_types: only events of these types of aggregate; all by default.
+        event_types: only events of these types; all by default.
+        partitions: into how many shares the aggregates are split, 1 or more.
+
+    Raises:
+        TypeError: an argument has the wrong type, or what is decorated is not a function.
+        ValueError: an argument has an impossible value.
+
+    The result can still be called like the function.
+
+    >>> @consumer("user_count", aggregate_types={"User"})
+    ... def user_count(session, event): ...
+    >>> user_count.name
+    'user_count'
+    """
+    if callable(name):
+        raise TypeError("a consumer needs a name: write @consumer('user_count')")
+
+    def decorate(handle: Handler) -> _FunctionConsumer:
+        if not callable(handle) or isinstance(handle, type):
+            raise TypeError(f"@consumer({name!r}) decorates a function, not {handle!r}")
+        made = _FunctionConsumer(handle, name, aggregate_types, event_types, partitions)
+        Subscription.of(made)
+        return made
+
+    return decorate

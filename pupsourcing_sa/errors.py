@@ -1,0 +1,156 @@
+"""Every exception that this library raises on purpose.
+
+::
+
+    PupsourcingError
+     ├── AppendError                       nothing of the append was written
+     │    ├── NoEventsError                (also a ValueError)
+     │    ├── OptimisticConcurrencyError   the aggregate is not at the expected version
+     │    └── DuplicateEventError          an event id is in the log already
+     ├── StablePositionError               this session cannot tell which events are stable
+     ├── TablesMissingError                the migrations have not been run
+     ├── TableNameError                    (also a ValueError) the name belongs to another table
+     ├── HandlerTransactionError           a handler committed or rolled back its session
+     ├── ImportFailed                      a line of an import is bad
+     ├── MissingExtraError                 (also an ImportError) an optional dependency is not installed
+     └── TemplateError                     (also a LookupError) no such Alembic template
+
+Wrong types and values raise the built-in ``TypeError`` and ``ValueError``, naming the argument. Errors of the
+database that are none of the above arrive as SQLAlchemy raised them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from pupsourcing_sa.expected import ExpectedVersion
+
+__all__ = [
+    "AppendError",
+    "DuplicateEventError",
+    "HandlerTransactionError",
+    "ImportFailed",
+    "MissingExtraError",
+    "NoEventsError",
+    "OptimisticConcurrencyError",
+    "PupsourcingError",
+    "StablePositionError",
+    "TableNameError",
+    "TablesMissingError",
+    "TemplateError",
+]
+
+
+class PupsourcingError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+
+
+class AppendError(PupsourcingError):
+    """The events were not appended."""
+
+
+class NoEventsError(AppendError, ValueError):
+    """An append needs at least one event."""
+
+
+class OptimisticConcurrencyError(AppendError):
+    """The aggregate is not at the expected version.
+
+    Under READ COMMITTED the transaction goes on: read the aggregate again and decide anew. Under REPEATABLE READ and
+    SERIALIZABLE a lost race ends the transaction (SQLSTATE 40001): roll back and repeat all of it.
+
+    Attributes:
+        aggregate_type: type of the aggregate.
+        aggregate_id: id of the aggregate.
+        expected: the expected version as it was given.
+        actual: the aggregate's version read right after the conflict, 0 when there is no such aggregate, ``None``
+            when the transaction is over and it cannot be read.
+    """
+
+    def __init__(self, aggregate_type: str, aggregate_id: str, expected: ExpectedVersion, actual: int | None) -> None:
+        self.aggregate_type = aggregate_type
+        self.aggregate_id = aggregate_id
+        self.expected = expected
+        self.actual = actual
+        found = "another transaction was faster; roll back and try again" if actual is None else f"it is at {actual}"
+        super().__init__(f"{aggregate_type} {aggregate_id!r}: expected {expected!r}, but {found}")
+
+    def __reduce__(self) -> tuple[type[OptimisticConcurrencyError], tuple[object, ...]]:
+        return type(self), (self.aggregate_type, self.aggregate_id, self.expected, self.actual)
+
+
+class DuplicateEventError(AppendError):
+    """An event id is in the log already, or twice in one append.
+
+    Attributes:
+        event_ids: the ids concerned; every id of the append where the server does not say which.
+    """
+
+    def __init__(self, event_ids: Iterable[UUID]) -> None:
+        self.event_ids = tuple(event_ids)
+        names = ", ".join(map(str, self.event_ids[:5])) + (", …" if len(self.event_ids) > 5 else "")
+        super().__init__(f"event ids must be unique in the log; in use already: {names}")
+
+    def __reduce__(self) -> tuple[type[DuplicateEventError], tuple[object, ...]]:
+        return type(self), (self.event_ids,)
+
+
+class StablePositionError(PupsourcingError):
+    """This session cannot tell which events are stable."""
+
+
+class TablesMissingError(PupsourcingError):
+    """The tables are not in the database; run your migrations."""
+
+
+class TableNameError(PupsourcingError, ValueError):
+    """The table name belongs to another table."""
+
+
+class HandlerTransactionError(PupsourcingError):
+    """A handler committed or rolled back the session it was given; the worker does that."""
+
+
+class ImportFailed(PupsourcingError):
+    """A line of an import is bad.
+
+    Attributes:
+        line: number of the line, from 1.
+        first_line: first line of its batch, of which nothing was appended; what comes before it is in the log.
+    """
+
+    def __init__(self, line: int, first_line: int, reason: str) -> None:
+        self.line = line
+        self.first_line = first_line
+        self.reason = reason
+        super().__init__(f"line {line}: {reason}")
+
+    def __reduce__(self) -> tuple[type[ImportFailed], tuple[object, ...]]:
+        return type(self), (self.line, self.first_line, self.reason)
+
+
+class MissingExtraError(PupsourcingError, ImportError):
+    """An optional dependency is not installed.
+
+    Attributes:
+        package: the distribution that is missing.
+        extra: the extra of this distribution that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(f"{package} is not installed: pip install 'pupsourcing-sa[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[object, ...]]:
+        return type(self), (self.package, self.extra)
+
+
+class TemplateError(PupsourcingError, LookupError):
+    """There is no such Alembic template."""

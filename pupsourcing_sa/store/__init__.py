@@ -1,0 +1,8 @@
+"""The event store: appending to the log and reading from it, in the caller's session."""
+
+from __future__ import annotations
+
+from pupsourcing_sa.store._async import AsyncEventStore
+from pupsourcing_sa.store._sync import EventStore
+
+__all__ = ["AsyncEventStore", "EventStore"]

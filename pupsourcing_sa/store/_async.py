@@ -1,0 +1,93 @@
+"""The store for asyncio: the same methods, each run in SQLAlchemy's greenlet.
+
+``sqlalchemy.ext.asyncio`` needs greenlet, which not everyone has, so it is imported when a method is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
+from pupsourcing_sa.expected import ExpectedVersion
+from pupsourcing_sa.store._sync import EventStore
+from pupsourcing_sa.tables import EventTables
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+    _Session: TypeAlias = AsyncSession | async_scoped_session[Any] | AsyncConnection
+
+__all__ = ["AsyncEventStore"]
+
+_T = TypeVar("_T")
+
+
+class AsyncEventStore:
+    """`EventStore` for ``AsyncSession`` and ``AsyncConnection``: the same methods, as coroutines.
+
+    Args:
+        tables: the log's tables; new ones with the default names by default.
+        notify_channel: as for `EventStore`.
+
+    Attributes:
+        sync_store: the `EventStore` that does the work, for use inside ``run_sync``.
+    """
+
+    def __init__(self, tables: EventTables | None = None, *, notify_channel: str | None = None) -> None:
+        self.sync_store = EventStore(tables, notify_channel=notify_channel)
+
+    @property
+    def tables(self) -> EventTables:
+        return self.sync_store.tables
+
+    @property
+    def notify_channel(self) -> str | None:
+        return self.sync_store.notify_channel
+
+    async def append(
+        self, session: _Session, expected_version: ExpectedVersion, events: Iterable[Event]
+    ) -> AppendResult:
+        """See `EventStore.append`."""
+        return await _run(session, self.sync_store.append, expected_version, events)
+
+    async def read_aggregate_stream(
+        self,
+        session: _Session,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int | None = None,
+        to_version: int | None = None,
+    ) -> Stream:
+        """See `EventStore.read_aggregate_stream`."""
+        versions = {"from_version": from_version, "to_version": to_version}
+        return await _run(session, self.sync_store.read_aggregate_stream, aggregate_type, aggregate_id, **versions)
+
+    async def read_events(self, session: _Session, **options: Any) -> list[PersistedEvent]:
+        """See `EventStore.read_events`, whose keyword arguments it takes."""
+        return await _run(session, self.sync_store.read_events, **options)
+
+    async def latest_global_position(self, session: _Session) -> int:
+        """See `EventStore.latest_global_position`."""
+        return await _run(session, self.sync_store.latest_global_position)
+
+    async def stable_position(self, session: _Session) -> int:
+        """See `EventStore.stable_position`."""
+        return await _run(session, self.sync_store.stable_position)
+
+    def __repr__(self) -> str:
+        return f"AsyncEventStore({self.tables!r})"
+
+
+async def _run(session: _Session, method: Callable[..., _T], *args: Any, **kw: Any) -> _T:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if not isinstance(session, (AsyncSession, AsyncConnection)):
+        raise TypeError(
+            f"session must be an AsyncSession or an AsyncConnection, not {type(session).__name__}; "
+            "EventStore is the store for Session and Connection"
+        )
+    return await session.run_sync(method, *args, **kw)

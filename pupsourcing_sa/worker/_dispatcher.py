@@ -1,0 +1,35 @@
+"""The dispatcher: watches the stable position and wakes the processors up when it has moved."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.worker._config import WorkerConfig
+from pupsourcing_sa.worker._execution import Execution
+from pupsourcing_sa.worker._stable import StablePosition, is_set_within
+
+__all__ = ["dispatch", "look"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
+
+
+async def look(execution: Execution, store: EventStore) -> int:
+    """The stable position of this moment."""
+    return await execution("pupsourcing-dispatcher", lambda session, _: store.stable_position(session))
+
+
+async def dispatch(
+    execution: Execution, store: EventStore, stable: StablePosition, config: WorkerConfig, stopping: asyncio.Event
+) -> None:
+    """Look at the log until the worker stops, soon again while it moves and less often while it does not."""
+    pause = config.poll_interval
+    while not stopping.is_set():
+        try:
+            has_moved = stable.publish(await look(execution, store))
+        except Exception:
+            _logger.warning("cannot read the stable position; will try again", exc_info=True)
+            has_moved = False
+        pause = config.poll_interval if has_moved else min(pause * 2, config.max_poll_interval)
+        await is_set_within(stopping, pause)

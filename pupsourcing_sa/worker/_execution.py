@@ -1,0 +1,110 @@
+"""Where a worker's database work happens: in threads with a ``sessionmaker``, else in SQLAlchemy's greenlets.
+
+The loops of the worker are coroutines; what they do to the database is plain functions over a ``Session``, written
+once. An execution opens a session, runs such a function with it, and closes it, which rolls back what is not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa.worker._batch import Invoke
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
+__all__ = ["Execution", "SessionFactory", "Work", "execution_for", "is_async_sessionmaker", "is_coroutine_function"]
+
+_T = TypeVar("_T")
+
+SessionFactory: TypeAlias = "sessionmaker[Any] | async_sessionmaker[Any]"
+Work: TypeAlias = Callable[[Session, Invoke], _T]
+
+
+class Execution(Protocol):
+    """Runs database work in a session of its own."""
+
+    async def __call__(self, name: str, work: Work[_T]) -> _T:
+        """Run ``work(session, invoke)``; the name is the thread's or task's, for those who look at a process."""
+
+    async def close(self) -> None:
+        """Close connections that cannot be used outside this event loop."""
+
+
+class _Threads:
+    """Each piece of work in a daemon thread, so that a handler that never returns cannot keep the process alive."""
+
+    def __init__(self, factory: sessionmaker[Any], concurrency: int) -> None:
+        self._factory = factory
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def __call__(self, name: str, work: Work[_T]) -> _T:
+        async with self._slots:
+            return await _in_thread(name, partial(self._run, work))
+
+    def _run(self, work: Work[_T]) -> _T:
+        with self._factory() as session:
+
+            def invoke(handler: Callable[[Any, Any], Any], argument: Any) -> None:
+                handler(session, argument)
+
+            return work(session, invoke)
+
+    async def close(self) -> None:
+        pass
+
+
+async def _in_thread(name: str, call: Callable[[], _T]) -> _T:
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[_T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def deliver(result: _T | None, error: BaseException | None) -> None:
+        if outcome.cancelled():
+            return
+        if error is None:
+            outcome.set_result(result)  # type: ignore[arg-type]
+        else:
+            outcome.set_exception(error)
+
+    def target() -> None:
+        result, failure = None, None
+        try:
+            result = context.run(call)
+        except BaseException as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended without waiting for us
+            loop.call_soon_threadsafe(deliver, result, failure)
+
+    threading.Thread(target=target, name=name, daemon=True).start()
+    return await outcome
+
+
+def execution_for(factory: SessionFactory, concurrency: int) -> Execution:
+    """The execution that fits a session factory; to be called inside the event loop."""
+    if isinstance(factory, sessionmaker):
+        return _Threads(factory, concurrency)
+    from pupsourcing_sa.worker._greenlets import Greenlets
+
+    return Greenlets(factory, concurrency)
+
+
+def is_async_sessionmaker(factory: object) -> bool:
+    """Whether it is one; without greenlet there is none, and its module cannot be imported."""
+    asyncio_extension = sys.modules.get("sqlalchemy.ext.asyncio")
+    return asyncio_extension is not None and isinstance(factory, asyncio_extension.async_sessionmaker)
+
+
+def is_coroutine_function(handler: object) -> bool:
+    """Whether calling it gives something to await; looks into callable objects as well."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)

@@ -1,0 +1,42 @@
+"""The execution for an ``async_sessionmaker``. Needs greenlet, so it is imported only by those who have one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.util import await_only
+
+from pupsourcing_sa.worker._execution import Work, is_coroutine_function
+
+__all__ = ["Greenlets"]
+
+_T = TypeVar("_T")
+
+
+class Greenlets:
+    """Each piece of work in SQLAlchemy's greenlet on the event loop, its coroutine handlers awaited from there."""
+
+    def __init__(self, factory: async_sessionmaker[Any], concurrency: int) -> None:
+        self._factory = factory
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def __call__(self, name: str, work: Work[_T]) -> _T:
+        async with self._slots, self._factory() as session:
+            result: _T = await session.run_sync(work, partial(self._invoke, session))
+            return result
+
+    @staticmethod
+    def _invoke(session: AsyncSession, handler: Callable[[Any, Any], Any], argument: Any) -> None:
+        if is_coroutine_function(handler):
+            await_only(handler(session, argument))
+        else:
+            handler(session.sync_session, argument)
+
+    async def close(self) -> None:
+        engine = self._factory.kw.get("bind")
+        if isinstance(engine, AsyncEngine):
+            await engine.dispose()

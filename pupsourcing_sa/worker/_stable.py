@@ -1,0 +1,51 @@
+"""The stable position as the processors see it: published by the dispatcher, waited for by everyone else."""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["StablePosition", "is_set_within"]
+
+
+class StablePosition:
+    """A number that only grows, and a way to wait until it has.
+
+    Used from one event loop, where nothing can happen between looking at the value and waiting for the next.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._moved = asyncio.Event()
+        self._is_closed = False
+
+    def publish(self, position: int) -> bool:
+        """Wake up everyone if the position has moved; an older value than the last one is still true and ignored."""
+        if position <= self.value:
+            return False
+        self.value = position
+        self._wake()
+        return True
+
+    def close(self) -> None:
+        """Let everyone go who waits, now and from now on."""
+        self._is_closed = True
+        self._wake()
+
+    async def beyond(self, position: int) -> int:
+        """The stable position, once it lies beyond this one or nobody is to wait any more."""
+        while self.value <= position and not self._is_closed:
+            await self._moved.wait()
+        return self.value
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, for so long at the most; tell whether it is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return event.is_set()

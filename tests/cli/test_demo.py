@@ -1,0 +1,86 @@
+"""``pupsourcing-sa demo``: small, on a server of its own and on the tests'."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+from sqlalchemy import create_engine, inspect, text
+
+from tests.fix_command import COMMAND, Command
+
+
+def test_it_shows_and_checks_everything(command: Command):
+    done = command("demo", "--events", "300", "--writers", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    for expected in (
+        "embedded, in a temporary directory",
+        "+ events",
+        "+ users",
+        "register bob, roll back    21 users, 21 events",
+        "OptimisticConcurrencyError: User 'ann': expected NoStream(), but it is at 1",
+        "300/300",
+        "321 events in the log",
+        "the worker missed 0",
+        "The read model agrees with the log",
+    ):
+        assert expected in done.stdout
+
+
+def test_on_a_given_server_it_works_in_a_schema_of_its_own(command: Command, database_url: str):
+    engine = create_engine(database_url)
+    before = inspect(engine).get_schema_names()
+    done = command("demo", "--events", "50", "--writers", "1", "--database-url", database_url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert inspect(engine).get_schema_names() == before
+    assert inspect(engine).get_table_names() == []
+
+    command("demo", "--events", "50", "--writers", "1", "--database-url", database_url, "--keep")
+    (kept,) = set(inspect(engine).get_schema_names()) - set(before)
+    assert "events" in inspect(engine).get_table_names(kept)
+    engine.dispose()
+
+
+def test_a_difference_is_an_error(command: Command, database_url: str):
+    """A read model that somebody else writes to does not agree with the log."""
+    spoil = (
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.users := NEW.users + 1; RETURN NEW; END $$;"
+        "CREATE FUNCTION spoil_providers() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE made record; BEGIN"
+        " FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%.providers' LOOP"
+        "  EXECUTE 'CREATE TRIGGER spoil BEFORE INSERT ON ' || made.object_identity || ' FOR EACH ROW EXECUTE FUNCTION"
+        " public.spoil()'; END LOOP; END $$;"
+        "CREATE EVENT TRIGGER spoil ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION spoil_providers()"
+    )
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text(spoil))
+    engine.dispose()
+    done = command("demo", "--events", "50", "--writers", "1", "--database-url", database_url)
+    assert done.returncode == 1
+    assert "The read model is WRONG" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_behind(number: signal.Signals):
+    process = subprocess.Popen(
+        [COMMAND, "demo", "--events", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        while b"processes append" not in process.stdout.readline():
+            assert process.poll() is None
+        watched = psutil.Process(process.pid)
+        deadline = time.monotonic() + 30
+        while len(others := watched.children(recursive=True)) < 8:  # writers, a worker, the server and its own
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.wait(timeout=60)
+    _, alive = psutil.wait_procs(others, timeout=30)
+    assert [process.cmdline() for process in alive] == []

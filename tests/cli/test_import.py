@@ -1,0 +1,118 @@
+"""``pupsourcing-sa import``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import EventStore
+from tests.fix_command import Command
+from tests.fix_store import make_tables
+
+
+def line(number: int, **given: object) -> str:
+    return json.dumps(
+        {"aggregate_type": "User", "aggregate_id": f"u{number % 3}", "event_type": "A", "payload": {"n": number}}
+        | given
+    )
+
+
+@pytest.fixture
+def store(database: Engine) -> EventStore:
+    return EventStore(make_tables(database))
+
+
+def payloads(database: Engine, store: EventStore) -> list[int]:
+    with Session(database) as session:
+        return [event.json()["n"] for event in store.read_events(session, limit=10_000)]
+
+
+def test_a_file(command: Command, database: Engine, store: EventStore, tmp_path: Path):
+    (tmp_path / "events.jsonl").write_text("\n".join(line(number) for number in range(25)) + "\n\n")
+    done = command("import", "events.jsonl", "--batch-size", "10")
+    assert (done.returncode, done.stdout) == (0, "25 events appended\n")
+    assert payloads(database, store) == list(range(25))  # the order of the lines is the order of the log
+    assert "25 events" in done.stderr
+
+
+def test_standard_input_with_every_field(command: Command, database: Engine, store: EventStore):
+    fields = {
+        "event_version": 2,
+        "event_id": "01a20a18-a008-732d-b352-7e82f252c9da",
+        "metadata": {"by": "me"},
+        "trace_id": "t",
+        "correlation_id": "c",
+        "causation_id": None,
+        "created_at": "2026-01-02T03:04:05.000006+01:00",
+    }
+    assert command("import", "-", input=line(1, **fields)).returncode == 0
+    with Session(database) as session:
+        (event,) = store.read_events(session)
+    assert event.event_id == UUID(fields["event_id"])
+    assert (event.event_version, event.metadata, event.trace_id) == (2, {"by": "me"}, "t")
+    assert (event.correlation_id, event.causation_id) == ("c", None)
+    assert event.created_at.isoformat() == "2026-01-02T02:04:05.000006+00:00"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", "line 15: not JSON"),
+        ("[]", "line 15: an event must be a JSON object, not list"),
+        (line(1, surprise=1), "line 15: unknown field 'surprise'; the fields are aggregate_type,"),
+        ('{"aggregate_type": "User", "aggregate_id": "u1", "event_type": "A"}', "line 15: payload is missing"),
+        (line(1, event_type=None), "line 15: event_type is missing"),
+        (line(1, aggregate_id=5), "line 15: aggregate_id must be a str, not int"),
+        (line(1, event_id="x"), "line 15: event_id 'x' cannot be read"),
+        (line(1, created_at="2026-01-02"), "line 15: created_at must have a time zone"),
+        (line(1, event_id=str(UUID(int=1))), "line 15: event ids must be unique"),
+        (line(1, aggregate_type="x" * 100_000 + "y"), "line 15: index row"),
+    ],
+)
+def test_a_bad_line_leaves_nothing_of_its_batch(command: Command, database: Engine, store: EventStore, bad, message):
+    lines = [line(number) for number in range(20)]
+    lines[0] = line(0, event_id=str(UUID(int=1)))
+    lines[14] = bad.replace("x" * 100_000, "".join(map(str, range(20_000))))
+    done = command("import", "-", "--batch-size", "10", input="\n".join(lines))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "go on with --from-line 11" in done.stderr
+    assert payloads(database, store) == list(range(10))
+
+    lines[14] = line(14)
+    assert command("import", "-", "--from-line", "11", input="\n".join(lines)).returncode == 0
+    assert payloads(database, store) == list(range(20))
+
+
+def test_text_that_is_no_utf8(command: Command, store: EventStore, tmp_path: Path):
+    (tmp_path / "events.jsonl").write_bytes(line(1).encode() + b"\n\xff\n")
+    done = command("import", "events.jsonl")
+    assert done.returncode == 1
+    assert "line 2: not UTF-8" in done.stderr
+
+
+def test_what_cannot_be_done_is_said(command: Command):
+    missing = command("import", "nowhere.jsonl")
+    assert (missing.returncode, missing.stderr) == (
+        2,
+        "pupsourcing-sa: cannot read nowhere.jsonl: No such file or directory\n",
+    )
+    without = command("import", "-", env={"DATABASE_URL": ""}, input="")
+    assert without.returncode == 2
+    assert "Give --database-url, or set DATABASE_URL" in without.stderr
+    no_tables = command("import", "-", input=line(1))
+    assert no_tables.returncode == 1
+    assert "run your migrations" in no_tables.stderr
+    unreachable = command("import", "-", "--database-url", "postgresql+psycopg://nobody@127.0.0.1:1/x", input=line(1))
+    assert unreachable.returncode == 1
+    assert "connection" in unreachable.stderr
+    assert "Traceback" not in unreachable.stderr + no_tables.stderr + without.stderr
+    nonsense = command("import", "-", "--database-url", "nonsense", input="")
+    assert nonsense.returncode == 2
+    assert "--database-url" in nonsense.stderr

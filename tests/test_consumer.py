@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from pupsourcing_sa import Consumer, consumer
+from pupsourcing_sa.consumer import Scope, Subscription
+
+
+def test_a_function_becomes_a_consumer_and_stays_callable():
+    @consumer("count", aggregate_types={"User"}, event_types=("A", "B"), partitions=4)
+    def count(session, event):
+        """Counts."""
+        return session, event
+
+    assert isinstance(count, Consumer)
+    assert count(1, 2) == (1, 2) == count.handle(1, 2)
+    assert (count.__name__, count.__doc__) == ("count", "Counts.")
+    assert repr(count) == "<consumer 'count'>"
+    found = Subscription.of(count)
+    assert found.scope == Scope(("User",), ("A", "B"), 4)
+
+
+def test_any_object_with_a_name_and_a_handler_is_a_consumer():
+    class OrderView:
+        name = "order_view"
+
+        def handle(self, session, event): ...
+
+    found = Subscription.of(OrderView())
+    assert (found.name, found.scope, found.handle_batch) == ("order_view", Scope(), None)
+
+
+def test_mistakes_are_named():
+    class Nameless:
+        def handle(self, session, event): ...
+
+    class Idle:
+        name = "idle"
+
+    with pytest.raises(TypeError, match=r"needs a name: write @consumer\('user_count'\)"):
+        consumer(lambda session, event: None)
+    with pytest.raises(TypeError, match="decorates a function"):
+        consumer("five")(5)
+    with pytest.raises(TypeError, match="needs a name"):
+        Subscription.of(Nameless())
+    with pytest.raises(TypeError, match=r"write Nameless\(\)"):
+        Subscription.of(Nameless)
+    with pytest.raises(TypeError, match=r"needs a method handle\(session, event\)"):
+        Subscription.of(Idle())
+    for given, error, message in [
+        ({"name": ""}, ValueError, "name"),
+        (
+            {"name": "a", "aggregate_types": "User"},
+            TypeError,
+            r"aggregate_types must be a set of str, such as \{'User'\}",
+        ),
+        ({"name": "a", "event_types": {5}}, TypeError, "event_types must contain str only"),
+        ({"name": "a", "event_types": {"\0"}}, ValueError, "event_types must not contain NUL"),
+        ({"name": "a", "partitions": 0}, ValueError, "partitions of consumer 'a' must be between 1"),
+        ({"name": "a", "partitions": "2"}, TypeError, "partitions of consumer 'a' must be an int"),
+    ]:
+        with pytest.raises(error, match=message):
+            consumer(**given)(lambda session, event: None)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, inspect
+from sqlalchemy.orm import DeclarativeBase
+
+from pupsourcing_sa import EventTables, WorkerTables
+from pupsourcing_sa.errors import TableNameError
+
+
+def names(table: Table) -> set[str]:
+    return {str(each.name) for each in (*table.constraints, *table.indexes)}
+
+
+def test_they_are_on_the_given_metadata():
+    class Base(DeclarativeBase):
+        pass
+
+    events, worker = EventTables(Base.metadata), WorkerTables(Base.metadata)
+    assert set(Base.metadata.tables) == {
+        "events",
+        "aggregate_heads",
+        "worker_nodes",
+        "consumer_assignments",
+        "consumer_checkpoints",
+    }
+    assert events.events is Base.metadata.tables["events"]
+    assert worker.consumer_checkpoints is Base.metadata.tables["consumer_checkpoints"]
+
+
+def test_constraints_have_the_names_of_the_originals():
+    tables = EventTables()
+    assert names(tables.events) == {
+        "events_pkey",
+        "events_event_id_key",
+        "events_aggregate_type_aggregate_id_aggregate_version_key",
+        "events_aggregate_type_global_position_idx",
+    }
+    assert names(tables.aggregate_heads) == {"aggregate_heads_pkey"}
+    assert names(WorkerTables().consumer_assignments) == {
+        "consumer_assignments_pkey",
+        "consumer_assignments_worker_id_fkey",
+    }
+
+
+def test_a_naming_convention_names_them():
+    metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"})
+    assert names(EventTables(metadata).events) == {
+        "pk_events",
+        "uq_events_event_id",
+        "uq_events_aggregate_type",
+        "events_aggregate_type_global_position_idx",  # the convention does not say anything about indexes
+    }
+
+
+def test_a_naming_convention_that_wants_a_name_gets_one():
+    metadata = MetaData(naming_convention={"uq": "uq__%(constraint_name)s", "ix": "ix_%(column_0_N_name)s"})
+    assert {"uq__events_event_id_key", "ix_aggregate_type_global_position"} <= names(EventTables(metadata).events)
+
+
+def test_the_same_again_is_the_same():
+    metadata = MetaData()
+    assert EventTables(metadata).events is EventTables(metadata).events
+    assert WorkerTables(metadata).worker_nodes is WorkerTables(metadata).worker_nodes
+    assert EventTables(metadata, schema="a").events is not EventTables(metadata).events
+    assert EventTables(metadata, events="b").aggregate_heads is EventTables(metadata).aggregate_heads
+
+
+def test_the_schema_of_the_metadata():
+    metadata = MetaData(schema="shop")
+    assert EventTables(metadata).events.schema == "shop"
+    assert EventTables(metadata).events is EventTables(metadata, schema="shop").events
+    assert EventTables(metadata, schema="other").events.schema == "other"
+
+
+@pytest.mark.parametrize("name", ["events", "aggregate_heads"])
+def test_a_table_of_somebody_elses(name):
+    metadata = MetaData()
+    Table(name, metadata, Column("id", Integer))
+    with pytest.raises(TableNameError, match=rf'EventTables\({name}="…"\), or another schema'):
+        EventTables(metadata)
+
+
+def test_one_of_ours_is_not_another():
+    with pytest.raises(TableNameError):
+        EventTables(events="same", aggregate_heads="same")
+
+
+@pytest.mark.parametrize("name", ["", "a" * 64, "ä" * 32, "a\0"])
+def test_impossible_names(name):
+    with pytest.raises(ValueError, match="^events must be a table name of 1 to 63 bytes"):
+        EventTables(events=name)
+
+
+def test_wrong_types():
+    with pytest.raises(TypeError, match=r"^metadata must be a MetaData, such as Base.metadata"):
+        EventTables(DeclarativeBase)
+    with pytest.raises(TypeError, match="^worker_nodes must be a str"):
+        WorkerTables(worker_nodes=5)
+
+
+@pytest.mark.parametrize("last", ["a", "b"])
+def test_the_longest_names(engine, last):
+    """63 bytes, alike up to the last: constraints and indexes share a namespace with everything in the schema."""
+    metadata = MetaData()
+    for end in ("a", last):
+        EventTables(metadata, events="é" * 31 + end, aggregate_heads="h" * 62 + end)
+        WorkerTables(
+            metadata,
+            worker_nodes="n" * 62 + end,
+            consumer_assignments="c" * 62 + end,
+            consumer_checkpoints="d" * 62 + end,
+        )
+    metadata.create_all(engine)
+    found = inspect(engine)
+    for table in metadata.tables.values():
+        assert found.get_pk_constraint(table.name)["name"] == table.primary_key.name
+        assert {each["name"] for each in found.get_indexes(table.name)} >= {each.name for each in table.indexes}
+        assert all(len(name.encode()) <= 63 for name in names(table))
