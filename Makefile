@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format build clean
+.PHONY: help venv demo test bench check format build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(READY) ## Show the library at work, on a PostgreSQL server of its own
 
 test: $(READY) ## Run the tests, on a PostgreSQL server of their own or on PUPSOURCING_TEST_DSN
 	@$(BIN)/pytest $(ARGS)
+
+bench: $(READY) ## Measure the store beside bare psycopg; ARGS: parts of names, --rounds N
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 check: $(READY) ## Lint, format, types, layers: change nothing, complain
 	$(BIN)/ruff check

@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         help="append events from JSON Lines",
         description="Append events from JSON Lines: one object for each event, with the fields of Event "
         "(aggregate_type, aggregate_id, event_type, payload; optionally event_version, event_id, metadata, "
-        "trace_id, correlation_id, causation_id, created_at). A bad line is named, and nothing of its batch is appended.",
+        "trace_id, correlation_id, causation_id, created_at). A bad line is named; nothing of its batch is appended.",
     )
     importer.add_argument("file", metavar="FILE", help="a file of JSON Lines, or - for standard input")
     importer.add_argument("--database-url", metavar="URL", help="SQLAlchemy URL (default: $DATABASE_URL)")

@@ -54,23 +54,36 @@ class Scope:
     Attributes:
         aggregate_types: types of aggregate, or ``None`` for all.
         event_types: types of event, or ``None`` for all.
+        correlation_id: only events with it, or ``None`` for all.
         partitions: into how many shares the aggregates are split.
         partition: which of the shares, from 0.
     """
 
     aggregate_types: tuple[str, ...] | None = None
     event_types: tuple[str, ...] | None = None
+    correlation_id: str | None = None
     partitions: int = 1
     partition: int = 0
 
     @classmethod
-    def of(cls, *, aggregate_types: Iterable[str] | None = None, event_types: Iterable[str] | None = None) -> Scope:
+    def of(
+        cls,
+        *,
+        aggregate_types: Iterable[str] | None = None,
+        event_types: Iterable[str] | None = None,
+        correlation_id: str | None = None,
+    ) -> Scope:
         """A scope from what a caller gives: any iterable of names, where none and empty mean all.
 
         Raises:
-            TypeError: an argument is not an iterable of str; it is named.
+            TypeError, ValueError: an argument is wrong; it is named.
         """
-        return cls(_names("aggregate_types", aggregate_types), _names("event_types", event_types))
+        if correlation_id is not None:
+            if not isinstance(correlation_id, str):
+                raise TypeError(f"correlation_id must be a str, not {type(correlation_id).__name__}")
+            if "\0" in correlation_id:
+                raise ValueError("correlation_id must not contain NUL characters, which PostgreSQL cannot store")
+        return cls(_names("aggregate_types", aggregate_types), _names("event_types", event_types), correlation_id)
 
 
 def _names(argument: str, given: Iterable[str] | None) -> tuple[str, ...] | None:

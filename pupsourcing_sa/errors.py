@@ -6,7 +6,8 @@
      ├── AppendError                       nothing of the append was written
      │    ├── NoEventsError                (also a ValueError)
      │    ├── OptimisticConcurrencyError   the aggregate is not at the expected version
-     │    └── DuplicateEventError          an event id is in the log already
+     │    ├── DuplicateEventError          an event id is in the log already
+     │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only
      ├── StablePositionError               this session cannot tell which events are stable
      ├── TablesMissingError                the migrations have not been run
      ├── TableNameError                    (also a ValueError) the name belongs to another table
@@ -41,6 +42,7 @@ __all__ = [
     "TableNameError",
     "TablesMissingError",
     "TemplateError",
+    "TransactionRequiredError",
 ]
 
 
@@ -99,6 +101,10 @@ class DuplicateEventError(AppendError):
 
     def __reduce__(self) -> tuple[type[DuplicateEventError], tuple[object, ...]]:
         return type(self), (self.event_ids,)
+
+
+class TransactionRequiredError(AppendError):
+    """An append needs a transaction that can write."""
 
 
 class StablePositionError(PupsourcingError):

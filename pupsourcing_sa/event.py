@@ -396,7 +396,7 @@ def _row(event: Event, global_position: int, aggregate_version: int) -> _Row:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The events of one aggregate, or a range of them, in version order."""
+    """The events of one aggregate, or a range of them, in version order, or in reverse where that was asked for."""
 
     aggregate_type: str
     aggregate_id: str
@@ -404,8 +404,8 @@ class Stream:
 
     @property
     def version(self) -> int:
-        """Version of the last event here; 0 when there is none."""
-        return self.events[-1].aggregate_version if self.events else 0
+        """Highest version of the events here; 0 when there are none."""
+        return max(self.events[0].aggregate_version, self.events[-1].aggregate_version) if self.events else 0
 
     @property
     def is_empty(self) -> bool:

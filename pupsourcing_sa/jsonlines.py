@@ -21,7 +21,7 @@ from pupsourcing_sa.errors import DuplicateEventError, ImportFailed, Pupsourcing
 from pupsourcing_sa.event import Event
 from pupsourcing_sa.expected import AnyVersion
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._connection import is_outage
+from pupsourcing_sa.store._errors import is_outage
 
 __all__ = ["import_events", "parse_event"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -30,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeEngine, to_instance
 
 from pupsourcing_sa.errors import TableNameError
 
@@ -69,8 +71,8 @@ class _Naming:
     def unique(self, *columns: str) -> UniqueConstraint:
         return UniqueConstraint(*columns, name=self("uq", UniqueConstraint, f"{'_'.join(columns)}_key"))
 
-    def index(self, *columns: str) -> Index:
-        return Index(self("ix", Index, f"{'_'.join(columns)}_idx"), *columns)
+    def index(self, *columns: str, **options: Any) -> Index:
+        return Index(self("ix", Index, f"{'_'.join(columns)}_idx"), *columns, **options)
 
     def foreign_key(self, column: str, target: Column[Any], *, ondelete: str) -> ForeignKeyConstraint:
         name = self("fk", ForeignKeyConstraint, f"{column}_fkey")
@@ -126,6 +128,8 @@ class EventTables(_Tables):
         schema: schema of both; by default the metadata's.
         events: name of the log, which has one row for each event.
         aggregate_heads: name of the table with the current version of each aggregate.
+        payload: type of the payload's column: ``LargeBinary`` (BYTEA, the default) holds any bytes; ``JSONB`` can be
+            queried, and takes payloads that are JSON only.
 
     Raises:
         TableNameError: the metadata has a table of that name which is not ours.
@@ -139,6 +143,9 @@ class EventTables(_Tables):
     events: Table
     aggregate_heads: Table
 
+    #: Whether the payload's column is JSONB.
+    has_json_payload: bool
+
     def __init__(
         self,
         metadata: MetaData | None = None,
@@ -146,13 +153,20 @@ class EventTables(_Tables):
         schema: str | None = None,
         events: str = "events",
         aggregate_heads: str = "aggregate_heads",
+        payload: type[LargeBinary | JSONB] | LargeBinary | JSONB = LargeBinary,
     ) -> None:
         super().__init__(metadata, schema)
-        self.events = self._table("events", events, _events)
+        type_ = to_instance(payload)
+        if not isinstance(type_, (LargeBinary, JSONB)):
+            raise TypeError(f"payload must be LargeBinary or sqlalchemy.dialects.postgresql.JSONB, not {payload!r}")
+        self.has_json_payload = isinstance(type_, JSONB)
+        self.events = self._table("events", events, partial(_events, type_))
+        if isinstance(self.events.c.payload.type, JSONB) != self.has_json_payload:
+            raise TableNameError(f"the metadata has {self.events.key!r} already, with another type of payload")
         self.aggregate_heads = self._table("aggregate_heads", aggregate_heads, _aggregate_heads)
 
 
-def _events(named: _Naming) -> Sequence[SchemaItem]:
+def _events(payload: TypeEngine[Any], named: _Naming) -> Sequence[SchemaItem]:
     return (
         # ALWAYS, and the sequence's cache left at 1: positions are issued in order, by the sequence and nothing else.
         Column("global_position", BigInteger, Identity(always=True), nullable=False),
@@ -162,7 +176,7 @@ def _events(named: _Naming) -> Sequence[SchemaItem]:
         Column("event_id", Uuid, nullable=False),
         Column("event_type", Text, nullable=False),
         Column("event_version", Integer, nullable=False, server_default=text("1")),
-        Column("payload", LargeBinary, nullable=False),
+        Column("payload", payload, nullable=False),
         Column("trace_id", Text),
         Column("correlation_id", Text),
         Column("causation_id", Text),
@@ -172,6 +186,7 @@ def _events(named: _Naming) -> Sequence[SchemaItem]:
         named.unique("event_id"),
         named.unique("aggregate_type", "aggregate_id", "aggregate_version"),
         named.index("aggregate_type", "global_position"),
+        named.index("correlation_id", "global_position", postgresql_where=text("correlation_id IS NOT NULL")),
     )
 
 

@@ -65,7 +65,7 @@ def server(server_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def database_url(server: Engine) -> Iterator[str]:
     """URL of a new, empty database of the test's own, ``postgresql+psycopg://…``."""
-    with _new_database(server) as url:
+    with new_database(server) as url:
         yield url
 
 
@@ -78,7 +78,7 @@ def database(database_url: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def _new_database(server: Engine) -> Iterator[str]:
+def new_database(server: Engine) -> Iterator[str]:
     name = f"pupsourcing_{uuid4().hex}"
     with server.connect() as connection:
         # template0: nobody can be connected to it, which would make this fail
@@ -97,7 +97,7 @@ def _new_database(server: Engine) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_database(server: Engine) -> Iterator[Engine]:
     """A database for the tests that are content with a schema of their own."""
-    with _new_database(server) as url:
+    with new_database(server) as url:
         engine = create_engine(url, pool_pre_ping=True)  # some tests terminate everyone's connections
         yield engine
         engine.dispose()

@@ -17,7 +17,7 @@ def test_a_function_becomes_a_consumer_and_stays_callable():
     assert (count.__name__, count.__doc__) == ("count", "Counts.")
     assert repr(count) == "<consumer 'count'>"
     found = Subscription.of(count)
-    assert found.scope == Scope(("User",), ("A", "B"), 4)
+    assert found.scope == Scope(("User",), ("A", "B"), partitions=4)
 
 
 def test_any_object_with_a_name_and_a_handler_is_a_consumer():

@@ -35,6 +35,7 @@ def test_constraints_have_the_names_of_the_originals():
         "events_event_id_key",
         "events_aggregate_type_aggregate_id_aggregate_version_key",
         "events_aggregate_type_global_position_idx",
+        "events_correlation_id_global_position_idx",
     }
     assert names(tables.aggregate_heads) == {"aggregate_heads_pkey"}
     assert names(WorkerTables().consumer_assignments) == {
@@ -50,6 +51,7 @@ def test_a_naming_convention_names_them():
         "uq_events_event_id",
         "uq_events_aggregate_type",
         "events_aggregate_type_global_position_idx",  # the convention does not say anything about indexes
+        "events_correlation_id_global_position_idx",
     }
 
 

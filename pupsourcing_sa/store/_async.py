@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
+from pupsourcing_sa.store._positions import BlockingAppend
 from pupsourcing_sa.store._sync import EventStore
 from pupsourcing_sa.tables import EventTables
 
@@ -46,10 +48,16 @@ class AsyncEventStore:
         return self.sync_store.notify_channel
 
     async def append(
-        self, session: _Session, expected_version: ExpectedVersion, events: Iterable[Event]
+        self, session: _Session, expected_version: ExpectedVersion, events: Iterable[Event], *, idempotent: bool = False
     ) -> AppendResult:
         """See `EventStore.append`."""
-        return await _run(session, self.sync_store.append, expected_version, events)
+        return await _run(session, self.sync_store.append, expected_version, events, idempotent=idempotent)
+
+    async def append_many(
+        self, session: _Session, appends: Iterable[tuple[ExpectedVersion, Iterable[Event]]]
+    ) -> list[AppendResult]:
+        """See `EventStore.append_many`."""
+        return await _run(session, self.sync_store.append_many, appends)
 
     async def read_aggregate_stream(
         self,
@@ -59,14 +67,78 @@ class AsyncEventStore:
         *,
         from_version: int | None = None,
         to_version: int | None = None,
+        limit: int | None = None,
+        backwards: bool = False,
     ) -> Stream:
         """See `EventStore.read_aggregate_stream`."""
-        versions = {"from_version": from_version, "to_version": to_version}
-        return await _run(session, self.sync_store.read_aggregate_stream, aggregate_type, aggregate_id, **versions)
+        return await _run(
+            session,
+            self.sync_store.read_aggregate_stream,
+            aggregate_type,
+            aggregate_id,
+            from_version=from_version,
+            to_version=to_version,
+            limit=limit,
+            backwards=backwards,
+        )
 
-    async def read_events(self, session: _Session, **options: Any) -> list[PersistedEvent]:
-        """See `EventStore.read_events`, whose keyword arguments it takes."""
-        return await _run(session, self.sync_store.read_events, **options)
+    def iterate_aggregate_stream(
+        self,
+        session: _Session,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int | None = None,
+        to_version: int | None = None,
+        page_size: int = 1000,
+    ) -> AsyncIterator[PersistedEvent]:
+        """See `EventStore.iterate_aggregate_stream`; for ``async for``."""
+        arguments = (aggregate_type, aggregate_id, from_version, to_version, page_size)
+        return _iterate(session, self.sync_store.stream_pages, *arguments)
+
+    async def aggregate_version(self, session: _Session, aggregate_type: str, aggregate_id: str) -> int:
+        """See `EventStore.aggregate_version`."""
+        return await _run(session, self.sync_store.aggregate_version, aggregate_type, aggregate_id)
+
+    async def read_events(
+        self,
+        session: _Session,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        aggregate_types: Iterable[str] | None = None,
+        event_types: Iterable[str] | None = None,
+        correlation_id: str | None = None,
+        up_to: int | None = None,
+        backwards: bool = False,
+    ) -> list[PersistedEvent]:
+        """See `EventStore.read_events`."""
+        return await _run(
+            session,
+            self.sync_store.read_events,
+            after=after,
+            limit=limit,
+            aggregate_types=aggregate_types,
+            event_types=event_types,
+            correlation_id=correlation_id,
+            up_to=up_to,
+            backwards=backwards,
+        )
+
+    def iterate_events(
+        self,
+        session: _Session,
+        *,
+        after: int = 0,
+        aggregate_types: Iterable[str] | None = None,
+        event_types: Iterable[str] | None = None,
+        correlation_id: str | None = None,
+        up_to: int | None = None,
+        page_size: int = 1000,
+    ) -> AsyncIterator[PersistedEvent]:
+        """See `EventStore.iterate_events`; for ``async for``."""
+        scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
+        return _iterate(session, self.sync_store.pages, scope, after, up_to, page_size)
 
     async def latest_global_position(self, session: _Session) -> int:
         """See `EventStore.latest_global_position`."""
@@ -75,6 +147,10 @@ class AsyncEventStore:
     async def stable_position(self, session: _Session) -> int:
         """See `EventStore.stable_position`."""
         return await _run(session, self.sync_store.stable_position)
+
+    async def blocking_appends(self, session: _Session) -> list[BlockingAppend]:
+        """See `EventStore.blocking_appends`."""
+        return await _run(session, self.sync_store.blocking_appends)
 
     def __repr__(self) -> str:
         return f"AsyncEventStore({self.tables!r})"
@@ -91,3 +167,12 @@ async def _run(session: _Session, method: Callable[..., _T], *args: Any, **kw: A
             "EventStore is the store for Session and Connection"
         )
     return await session.run_sync(method, *args, **kw)
+
+
+async def _iterate(
+    session: _Session, pages: Callable[..., Iterator[Iterable[PersistedEvent]]], *args: Any
+) -> AsyncIterator[PersistedEvent]:
+    remaining = await _run(session, pages, *args)
+    while (page := await _run(session, lambda _: next(remaining, None))) is not None:
+        for event in page:
+            yield event

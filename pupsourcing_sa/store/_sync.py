@@ -1,40 +1,27 @@
-"""The store's one implementation: statements executed, rows made objects, errors made ours."""
+"""The store as its users see it: arguments checked, the work done by the modules beside this one."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Connection, Executable
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import Constraint, UniqueConstraint
+from sqlalchemy import Connection
 
 from pupsourcing_sa.consumer import Scope
-from pupsourcing_sa.errors import (
-    DuplicateEventError,
-    NoEventsError,
-    OptimisticConcurrencyError,
-    StablePositionError,
-)
+from pupsourcing_sa.errors import NoEventsError
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
-from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
-from pupsourcing_sa.store._connection import (
-    SyncSession,
-    connection_of,
-    detail_of,
-    raise_if_table_missing,
-    sqlstate_of,
-    violated_constraint,
-)
-from pupsourcing_sa.store._statements import StoreStatements
+from pupsourcing_sa.expected import ExpectedVersion
+from pupsourcing_sa.store._append import Appender, Batch
+from pupsourcing_sa.store._connection import SyncSession, connection_of, driver_rows
+from pupsourcing_sa.store._errors import translated
+from pupsourcing_sa.store._positions import BlockingAppend, Positions
+from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["EventStore"]
 
 _MAX_BIGINT: Final = 2**63 - 1
-_SERIALIZATION_FAILURE: Final = "40001"
 
 
 class EventStore:
@@ -51,7 +38,7 @@ class EventStore:
 
     Every method takes a ``Session`` (also a ``scoped_session``) or a ``Connection`` first and works in its current
     transaction, which SQLAlchemy begins as it does for any statement. The store never commits, rolls back or flushes.
-    It is stateless and may be shared by threads.
+    It keeps nothing but its statements and may be shared by threads.
 
     >>> store = EventStore(EventTables(schema="shop"))
     """
@@ -60,9 +47,7 @@ class EventStore:
         if tables is None:
             tables = EventTables()
         elif not isinstance(tables, EventTables):
-            raise TypeError(
-                f"tables must be EventTables, not {type(tables).__name__}; write EventTables(Base.metadata)"
-            )
+            raise TypeError(f"tables must be EventTables, not {type(tables).__name__}; write EventTables(metadata)")
         if notify_channel is not None:
             if not isinstance(notify_channel, str):
                 raise TypeError(f"notify_channel must be a str, not {type(notify_channel).__name__}")
@@ -70,15 +55,29 @@ class EventStore:
                 raise ValueError(f"notify_channel must be a name of 1 to 63 bytes, not {notify_channel!r}")
         self.tables = tables
         self.notify_channel = notify_channel
-        self._statements = StoreStatements(tables, notify_channel)
+        self._appender = Appender(tables, notify_channel)
+        self._statements = ReadStatements(tables)
+        self._positions = Positions(tables)
 
-    def append(self, session: SyncSession, expected_version: ExpectedVersion, events: Iterable[Event]) -> AppendResult:
+    # -- appending ---------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        session: SyncSession,
+        expected_version: ExpectedVersion,
+        events: Iterable[Event],
+        *,
+        idempotent: bool = False,
+    ) -> AppendResult:
         """Append events of one aggregate, in order, in one statement.
 
         Args:
             session: the transaction that the events become part of.
             expected_version: ``NoStream()``, ``Exact(version)`` or ``AnyVersion()``.
             events: one or more, all of the same aggregate.
+            idempotent: give the result of an earlier append that wrote the same events, if there is one, whatever has
+                been appended since: for a caller who does not know whether its commit went through. The same means
+                equal in everything but ``created_at`` and ``trace_id``. It costs a savepoint.
 
         Returns:
             The positions and versions given to them. Others see the events when the transaction commits.
@@ -86,75 +85,52 @@ class EventStore:
         Raises:
             OptimisticConcurrencyError: the aggregate is not at the expected version; nothing was written, and under
                 READ COMMITTED the transaction goes on.
-            DuplicateEventError: an event id is in the log already (which ends the transaction) or comes twice.
+            DuplicateEventError: an event id comes twice, or is in the log already. In the latter case the transaction
+                is over, unless ``idempotent`` was asked for.
             NoEventsError: ``events`` is empty.
+            TransactionRequiredError: the connection is in AUTOCOMMIT mode, or the transaction is read-only.
             TypeError, ValueError: an argument is wrong, or the events are of several aggregates.
             TablesMissingError: the log's tables do not exist.
         """
-        if not isinstance(expected_version, (AnyVersion, NoStream, Exact)):
-            hint = f"; write {expected_version.__name__}()" if isinstance(expected_version, type) else ""
-            raise TypeError(
-                "expected_version must be AnyVersion(), NoStream() or Exact(version), "
-                f"not {type(expected_version).__name__}{hint}"
-            )
-        batch = _checked(events)
+        batch = Batch.of(expected_version, events)
         connection = connection_of(session, self.tables.events)
-        first = batch[0]
-        parameters: dict[str, Any] = {
-            "stream_type": first.aggregate_type,
-            "stream_id": first.aggregate_id,
-            "count": len(batch),
-            "event_ids": [event.event_id for event in batch],
-            "event_types": [event.event_type for event in batch],
-            "event_versions": [event.event_version for event in batch],
-            "payloads": [event.payload for event in batch],
-            "trace_ids": [event.trace_id for event in batch],
-            "correlation_ids": [event.correlation_id for event in batch],
-            "causation_ids": [event.causation_id for event in batch],
-            "metadatas": [event._metadata_json for event in batch],
-            "created_ats": [event.created_at for event in batch],
-        }
-        if expected_version.version:
-            parameters["expected_version"] = expected_version.version
-        try:
-            written = _rows(connection, self._statements.append(expected_version), parameters)
-        except DBAPIError as error:
-            raise_if_table_missing(error, self.tables.events, self.tables.aggregate_heads)
-            self._raise_append_error(error, connection, expected_version, batch)
-            raise
-        if not written:
-            actual = self._aggregate_version(connection, first.aggregate_type, first.aggregate_id)
-            raise OptimisticConcurrencyError(first.aggregate_type, first.aggregate_id, expected_version, actual)
-        written.sort()
-        to_version: int = written[-1][1]
-        return AppendResult(tuple(row[0] for row in written), to_version - len(batch), to_version, batch)
+        if idempotent:
+            return self._appender.append_once(connection, batch)
+        return self._appender.append(connection, batch)
 
-    def _aggregate_version(self, connection: Connection, aggregate_type: str, aggregate_id: str) -> int:
-        found = connection.scalar(
-            self._statements.aggregate_version, {"stream_type": aggregate_type, "stream_id": aggregate_id}
-        )
-        return found or 0
+    def append_many(
+        self, session: SyncSession, appends: Iterable[tuple[ExpectedVersion, Iterable[Event]]]
+    ) -> list[AppendResult]:
+        """Append events of several aggregates, all of them or none, in one statement.
 
-    def _raise_append_error(
-        self, error: DBAPIError, connection: Connection, expected: ExpectedVersion, batch: Sequence[Event]
-    ) -> None:
-        """Raise what a failed append means; return if it means nothing in particular."""
-        constraint = violated_constraint(error)
-        if constraint is not None:
-            duplicate_id, duplicate_version = (
-                _is_constraint(connection, unique, constraint) for unique in _unique_constraints(self.tables)
-            )
-            if duplicate_id:
-                detail = detail_of(error)
-                named = [event.event_id for event in batch if str(event.event_id) in detail]
-                raise DuplicateEventError(named or [event.event_id for event in batch]) from error
-        else:
-            duplicate_version = False
-        if duplicate_version or sqlstate_of(error) == _SERIALIZATION_FAILURE:
-            aggregate = batch[0]
-            raise OptimisticConcurrencyError(
-                aggregate.aggregate_type, aggregate.aggregate_id, expected, None
-            ) from error
+        Args:
+            session: the transaction that the events become part of.
+            appends: for each aggregate what is expected of its version, and its events. They get their positions in
+                this order; locks are taken in the order of the aggregates' types and ids, so that two calls with the
+                same aggregates never deadlock.
+
+        Returns:
+            A result for each aggregate, in the order given.
+
+        Raises:
+            OptimisticConcurrencyError: as for `append`; it names the first aggregate that is not at its version.
+            NoEventsError: ``appends`` is empty, or one of them has no events.
+            ValueError: an aggregate comes twice.
+            DuplicateEventError, TransactionRequiredError, TypeError, TablesMissingError: as for `append`.
+        """
+        batches = []
+        for each in appends:
+            if not isinstance(each, tuple) or len(each) != 2:
+                raise TypeError(f"appends must contain tuples (expected_version, events), not {each!r}")
+            batches.append(Batch.of(*each))
+        if not batches:
+            raise NoEventsError
+        aggregates = {(batch.aggregate_type, batch.aggregate_id) for batch in batches}
+        if len(aggregates) < len(batches):
+            raise ValueError("appends must name each aggregate once; put its events into one sequence")
+        return self._appender.append_many(connection_of(session, self.tables.events), batches)
+
+    # -- reading -----------------------------------------------------------------------------------------------
 
     def read_aggregate_stream(
         self,
@@ -164,6 +140,8 @@ class EventStore:
         *,
         from_version: int | None = None,
         to_version: int | None = None,
+        limit: int | None = None,
+        backwards: bool = False,
     ) -> Stream:
         """The events of one aggregate in version order.
 
@@ -171,27 +149,76 @@ class EventStore:
             session: the transaction to read in; it sees its own appends.
             aggregate_type: type of the aggregate.
             aggregate_id: id of the aggregate.
-            from_version: first version wanted, 1 or more; from the beginning by default.
-            to_version: last version wanted, included; to the end by default. An inverted range is empty.
+            from_version: lowest version wanted; from the beginning by default.
+            to_version: highest version wanted, included; to the end by default. An inverted range is empty.
+            limit: at most so many events; all by default.
+            backwards: the latest version first; ``limit=1`` gives the latest event.
 
         Raises:
             TypeError, ValueError: an argument is wrong.
             TablesMissingError: the log's tables do not exist.
         """
-        for name, value in (("aggregate_type", aggregate_type), ("aggregate_id", aggregate_id)):
-            if not isinstance(value, str):
-                raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-        parameters = {
-            "stream_type": aggregate_type,
-            "stream_id": aggregate_id,
-            "from_version": _integer("from_version", from_version, default=0),
-            "to_version": _integer("to_version", to_version, default=_MAX_BIGINT),
-        }
-        if "\0" in aggregate_type or "\0" in aggregate_id:
-            return Stream(aggregate_type, aggregate_id, ())  # PostgreSQL stores no such text
+        lowest = _integer("from_version", from_version, default=0)
+        highest = _integer("to_version", to_version, default=_MAX_BIGINT)
+        limit = _integer("limit", limit, default=_MAX_BIGINT, minimum=1)
+        parameters = _stream_parameters(aggregate_type, aggregate_id)
+        if lowest > highest or parameters is None:
+            return Stream(aggregate_type, aggregate_id, ())
+        parameters |= {"from_version": lowest, "to_version": highest, "limit": limit}
         with self._reading(session) as connection:
-            rows = _rows(connection, self._statements.aggregate_stream, parameters)
+            rows = driver_rows(connection, self._statements.aggregate_stream(backwards=backwards), parameters)
         return Stream(aggregate_type, aggregate_id, tuple(map(PersistedEvent._from_row, rows)))
+
+    def iterate_aggregate_stream(
+        self,
+        session: SyncSession,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int | None = None,
+        to_version: int | None = None,
+        page_size: int = 1000,
+    ) -> Iterator[PersistedEvent]:
+        """The events of one aggregate in version order, read page by page as they are asked for.
+
+        Args:
+            session: as for `read_aggregate_stream`, like everything but ``page_size``.
+            page_size: so many events are in memory at a time.
+        """
+        pages = self.stream_pages(session, aggregate_type, aggregate_id, from_version, to_version, page_size)
+        return (event for page in pages for event in page)
+
+    def stream_pages(
+        self,
+        session: SyncSession,
+        aggregate_type: str,
+        aggregate_id: str,
+        from_version: int | None,
+        to_version: int | None,
+        page_size: int,
+    ) -> Iterator[tuple[PersistedEvent, ...]]:
+        _integer("page_size", page_size, minimum=1)
+        while True:
+            page = self.read_aggregate_stream(
+                session,
+                aggregate_type,
+                aggregate_id,
+                from_version=from_version,
+                to_version=to_version,
+                limit=page_size,
+            )
+            if page.events:
+                yield page.events
+            if len(page) < page_size:
+                return
+            from_version = page.version + 1
+
+    def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
+        """The current version of an aggregate, which is the number of its events; 0 when it does not exist."""
+        if _stream_parameters(aggregate_type, aggregate_id) is None:
+            return 0
+        with self._reading(session) as connection:
+            return self._appender.aggregate_version(connection, aggregate_type, aggregate_id)
 
     def read_events(
         self,
@@ -201,7 +228,9 @@ class EventStore:
         limit: int = 100,
         aggregate_types: Iterable[str] | None = None,
         event_types: Iterable[str] | None = None,
+        correlation_id: str | None = None,
         up_to: int | None = None,
+        backwards: bool = False,
     ) -> list[PersistedEvent]:
         """Stable events in the log's order: a follower that goes on after the last one it got misses none.
 
@@ -211,8 +240,10 @@ class EventStore:
             limit: at most so many events, 1 or more.
             aggregate_types: only events of these types of aggregate; none and empty mean all.
             event_types: only events of these types; none and empty mean all.
+            correlation_id: only events with it.
             up_to: last position wanted, included. Under REPEATABLE READ and SERIALIZABLE it is required, and has to be
                 a stable position that was read before this transaction took its snapshot.
+            backwards: the latest first, down to ``after``; go on with ``up_to`` one below the last one.
 
         Returns:
             Fewer than ``limit`` events when that is all there is up to the stable position.
@@ -222,29 +253,72 @@ class EventStore:
             TypeError, ValueError: an argument is wrong.
             TablesMissingError: the log's tables do not exist.
         """
-        scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types)
+        scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
         after = _integer("after", after)
         limit = _integer("limit", limit, minimum=1)
         bound = _integer("up_to", up_to, default=_MAX_BIGINT)
         with self._reading(session) as connection:
-            stable = self._stable_position(connection, is_bounded=up_to is not None)
-            return self._read_stable(connection, scope, after, min(bound, stable), limit)
+            stable = self._positions.stable(connection, is_bounded=up_to is not None)
+        return self.read_stable(session, scope, after, min(bound, stable), limit, backwards=backwards)
 
-    def _read_stable(
-        self, session: SyncSession, scope: Scope, after: int, up_to: int, limit: int
+    def iterate_events(
+        self,
+        session: SyncSession,
+        *,
+        after: int = 0,
+        aggregate_types: Iterable[str] | None = None,
+        event_types: Iterable[str] | None = None,
+        correlation_id: str | None = None,
+        up_to: int | None = None,
+        page_size: int = 1000,
+    ) -> Iterator[PersistedEvent]:
+        """Stable events in the log's order, read page by page as they are asked for.
+
+        Args:
+            session: as for `read_events`, like everything but ``page_size``.
+            page_size: so many events are in memory at a time.
+
+        It ends at the stable position of the moment when the first event is asked for.
+        """
+        scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
+        pages = self.pages(session, scope, after, up_to, page_size)
+        return (event for page in pages for event in page)
+
+    def pages(
+        self, session: SyncSession, scope: Scope, after: int, up_to: int | None, page_size: int
+    ) -> Iterator[list[PersistedEvent]]:
+        after = _integer("after", after)
+        page_size = _integer("page_size", page_size, minimum=1)
+        bound = _integer("up_to", up_to, default=_MAX_BIGINT)
+        with self._reading(session) as connection:
+            bound = min(bound, self._positions.stable(connection, is_bounded=up_to is not None))
+        while page := self.read_stable(session, scope, after, bound, page_size):
+            yield page
+            after = page[-1].global_position
+
+    def read_stable(
+        self, session: SyncSession, scope: Scope, after: int, up_to: int, limit: int, *, backwards: bool = False
     ) -> list[PersistedEvent]:
-        """A page of the log up to a position that the caller knows to be stable in its snapshot."""
+        """A page of the log up to a position that the caller knows to be stable in the transaction's snapshot.
+
+        What `read_events` does once it has looked at the stable position; the worker looks less often.
+        """
         if up_to <= after:
             return []
-        connection = connection_of(session, self.tables.events)
         parameters: dict[str, Any] = {"after": after, "up_to": up_to, "limit": limit}
         if scope.aggregate_types is not None:
             parameters["aggregate_types"] = list(scope.aggregate_types)
         if scope.event_types is not None:
             parameters["event_types"] = list(scope.event_types)
+        if scope.correlation_id is not None:
+            parameters["correlation"] = scope.correlation_id
         if scope.partitions > 1:
             parameters["partitions"], parameters["partition"] = scope.partitions, scope.partition
-        return list(map(PersistedEvent._from_row, _rows(connection, self._statements.page(scope), parameters)))
+        with self._reading(session) as connection:
+            rows = driver_rows(connection, self._statements.page(scope, backwards=backwards), parameters)
+        return list(map(PersistedEvent._from_row, rows))
+
+    # -- positions ---------------------------------------------------------------------------------------------
 
     def latest_global_position(self, session: SyncSession) -> int:
         """The highest position in the log as this transaction sees it, 0 when the log is empty.
@@ -265,72 +339,24 @@ class EventStore:
             TablesMissingError: the log's tables do not exist.
         """
         with self._reading(session) as connection:
-            return self._stable_position(connection, is_bounded=True)
+            return self._positions.stable(connection, is_bounded=True)
 
-    def _stable_position(self, connection: Connection, *, is_bounded: bool) -> int:
-        row = connection.execute(self._statements.stable_position).one()
-        if row.is_in_recovery:
-            raise StablePositionError("a standby does not see the locks of appends in flight; ask the primary server")
-        if row.issued is None:
-            events = self.tables.events.key
-            raise StablePositionError(
-                f"the sequence behind {events}.global_position is missing or this role may not read it; "
-                f"GRANT SELECT ON SEQUENCE pg_get_serial_sequence('{events}', 'global_position') names it"
-            )
-        if not is_bounded and row.isolation not in ("read committed", "read uncommitted"):
-            raise StablePositionError(
-                f"under {row.isolation.upper()} this transaction's snapshot may be older than the events that have "
-                "become stable since; read under READ COMMITTED, or give up_to=, a stable_position() from before it"
-            )
-        stable: int = row.stable
-        return stable
+    def blocking_appends(self, session: SyncSession) -> list[BlockingAppend]:
+        """The transactions that have appended and are not finished; the first is what holds the stable position.
+
+        For operators: the pid to look at, or to terminate. Other roles' queries are visible to superusers and to
+        members of ``pg_read_all_stats``.
+        """
+        with self._reading(session) as connection:
+            return self._positions.blocking(connection)
 
     @contextmanager
     def _reading(self, session: SyncSession) -> Iterator[Connection]:
-        connection = connection_of(session, self.tables.events)
-        try:
-            yield connection
-        except DBAPIError as error:
-            raise_if_table_missing(error, self.tables.events, self.tables.aggregate_heads)
-            raise
+        with translated(self.tables.events, self.tables.aggregate_heads):
+            yield connection_of(session, self.tables.events)
 
     def __repr__(self) -> str:
         return f"EventStore({self.tables!r})"
-
-
-def _rows(connection: Connection, statement: Executable, parameters: dict[str, Any]) -> list[Any]:
-    """The rows as the driver gives them; SQLAlchemy's ``Row`` objects would cost as much again as fetching."""
-    result = connection.execute(statement, parameters)
-    rows = result.cursor.fetchall()
-    result.close()
-    return list(rows)
-
-
-def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
-    """The events of one append, if they can be one."""
-    if isinstance(events, Event):
-        raise TypeError("events must be a sequence of Event, such as [event], not a single Event")
-    try:
-        batch = tuple(events)
-    except TypeError:
-        raise TypeError(f"events must be a sequence of Event, not {type(events).__name__}") from None
-    if not batch:
-        raise NoEventsError
-    for event in batch:
-        if not isinstance(event, Event):
-            raise TypeError(f"events must contain Event only, not {type(event).__name__}")
-    first = batch[0]
-    aggregate = first.aggregate_type, first.aggregate_id
-    for event in batch:
-        if (event.aggregate_type, event.aggregate_id) != aggregate:
-            raise ValueError(
-                "events must be of one aggregate; there are "
-                f"{aggregate[0]} {aggregate[1]!r} and {event.aggregate_type} {event.aggregate_id!r}"
-            )
-    times = Counter(event.event_id for event in batch)
-    if len(times) < len(batch):
-        raise DuplicateEventError(event_id for event_id, count in times.items() if count > 1)
-    return batch
 
 
 def _integer(name: str, value: int | None, *, default: int | None = None, minimum: int = 0) -> int:
@@ -343,16 +369,11 @@ def _integer(name: str, value: int | None, *, default: int | None = None, minimu
     return value
 
 
-def _unique_constraints(tables: EventTables) -> tuple[Constraint, Constraint]:
-    """The log's unique constraints: on the event id, and on the aggregate's version."""
-    one, other = sorted(
-        (constraint for constraint in tables.events.constraints if isinstance(constraint, UniqueConstraint)),
-        key=lambda unique: len(unique.columns),
-    )
-    return one, other
-
-
-def _is_constraint(connection: Connection, constraint: Constraint, name: str) -> bool:
-    """Whether the database's name for a constraint is this one's, as SQLAlchemy writes it: by convention, truncated."""
-    preparer = connection.dialect.identifier_preparer
-    return preparer.format_constraint(constraint) == preparer.quote(name)
+def _stream_parameters(aggregate_type: str, aggregate_id: str) -> dict[str, Any] | None:
+    """Which aggregate; ``None`` for one whose name PostgreSQL cannot store, which has no events."""
+    for name, value in (("aggregate_type", aggregate_type), ("aggregate_id", aggregate_id)):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if "\0" in aggregate_type or "\0" in aggregate_id:
+        return None
+    return {"stream_type": aggregate_type, "stream_id": aggregate_id}

@@ -99,7 +99,7 @@ def run_batch(
     # What was scanned before counts only if the checkpoint is where we left it.
     after = known.scanned if position == known.checkpoint else position
     up_to = min(up_to, after + window)
-    events = store._read_stable(session, scope, after, up_to, limit)
+    events = store.read_stable(session, scope, after, up_to, limit)
     scanned = events[-1].global_position if len(events) == limit else max(after, up_to)
     if events:
         with _guarded(session, subscription.name) as check:

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import PupsourcingError
-from pupsourcing_sa.store._connection import connection_of, raise_if_table_missing
+from pupsourcing_sa.store._connection import connection_of
+from pupsourcing_sa.store._errors import translated
 from pupsourcing_sa.tables import WorkerTables
 
 __all__ = ["Checkpoint"]
@@ -41,12 +41,9 @@ class Checkpoint:
             Its position; ``None`` when somebody else has it.
         """
         connection = self._connection(session)
-        try:
+        with translated(self._table):
             position: int | None = connection.scalar(self._lock)
             return connection.scalar(self._create) if position is None else position
-        except DBAPIError as error:
-            raise_if_table_missing(error, self._table)
-            raise
 
     def read(self, session: Session) -> int:
         """Its position without locking it; 0 when it does not exist."""

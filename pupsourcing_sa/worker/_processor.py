@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Scope, Subscription
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._connection import is_lost_race, is_outage
+from pupsourcing_sa.store._errors import is_lost_race, is_outage
 from pupsourcing_sa.worker._backoff import delay_after, limit_after
 from pupsourcing_sa.worker._batch import Batch, BatchFailed, Invoke, ShuttingDown, run_batch
 from pupsourcing_sa.worker._checkpoints import Checkpoint

@@ -15,7 +15,7 @@ from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.store import AsyncEventStore, EventStore
-from pupsourcing_sa.store._connection import is_outage
+from pupsourcing_sa.store._errors import is_outage
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker._checkpoints import Checkpoint
 from pupsourcing_sa.worker._config import WorkerConfig

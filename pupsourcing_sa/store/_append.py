@@ -1,0 +1,280 @@
+"""Appending: what is handed in, checked and made parameters; the statements executed; conflicts made errors."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import UniqueConstraint
+
+from pupsourcing_sa.errors import DuplicateEventError, NoEventsError, OptimisticConcurrencyError
+from pupsourcing_sa.event import AppendResult, Event, PersistedEvent
+from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
+from pupsourcing_sa.store._append_statements import AppendStatements
+from pupsourcing_sa.store._connection import driver_rows, require_transaction
+from pupsourcing_sa.store._errors import detail_of, is_serialization_failure, translated, violates
+from pupsourcing_sa.store._read_statements import ReadStatements
+from pupsourcing_sa.tables import EventTables
+
+__all__ = ["Appender", "Batch"]
+
+#: Besides the payload, whose comparison depends on its column.
+_WHAT_IT_SAYS: Final = (
+    "event_id",
+    "aggregate_type",
+    "aggregate_id",
+    "event_type",
+    "event_version",
+    "correlation_id",
+    "causation_id",
+    "metadata",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one aggregate, checked, and what is expected of its version."""
+
+    expected: ExpectedVersion
+    events: tuple[Event, ...]
+
+    @classmethod
+    def of(cls, expected_version: object, events: object) -> Batch:
+        """Check what a caller hands in.
+
+        Raises:
+            NoEventsError, DuplicateEventError, TypeError, ValueError: as `EventStore.append` says.
+        """
+        if not isinstance(expected_version, (AnyVersion, NoStream, Exact)):
+            hint = f"; write {expected_version.__name__}()" if isinstance(expected_version, type) else ""
+            raise TypeError(
+                "expected_version must be AnyVersion(), NoStream() or Exact(version), "
+                f"not {type(expected_version).__name__}{hint}"
+            )
+        if isinstance(events, Event):
+            raise TypeError("events must be a sequence of Event, such as [event], not a single Event")
+        if not isinstance(events, Iterable):
+            raise TypeError(f"events must be a sequence of Event, not {type(events).__name__}")
+        batch = tuple(events)
+        if not batch:
+            raise NoEventsError
+        for event in batch:
+            if not isinstance(event, Event):
+                raise TypeError(f"events must contain Event only, not {type(event).__name__}")
+            if event.aggregate_id != batch[0].aggregate_id or event.aggregate_type != batch[0].aggregate_type:
+                raise ValueError(
+                    "events must be of one aggregate; there are "
+                    f"{batch[0].aggregate_type} {batch[0].aggregate_id!r} and "
+                    f"{event.aggregate_type} {event.aggregate_id!r}; append_many() takes several"
+                )
+        check_ids(batch)
+        return cls(expected_version, batch)
+
+    @property
+    def aggregate_type(self) -> str:
+        return self.events[0].aggregate_type
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.events[0].aggregate_id
+
+    def conflict(self, actual: int | None) -> OptimisticConcurrencyError:
+        return OptimisticConcurrencyError(self.aggregate_type, self.aggregate_id, self.expected, actual)
+
+
+def check_ids(events: Sequence[Event]) -> None:
+    """Refuse an id that comes twice."""
+    if len({event.event_id for event in events}) < len(events):
+        times = Counter(event.event_id for event in events)
+        raise DuplicateEventError(event_id for event_id, count in times.items() if count > 1)
+
+
+class Appender:
+    """Executes what appends to one log.
+
+    Args:
+        tables: the log.
+        notify_channel: a channel that every append notifies, or ``None``.
+    """
+
+    def __init__(self, tables: EventTables, notify_channel: str | None) -> None:
+        self._tables = tables
+        self._statements = AppendStatements(tables, notify_channel)
+        self._read = ReadStatements(tables)
+        self._unique_id, self._unique_version = sorted(
+            (each for each in tables.events.constraints if isinstance(each, UniqueConstraint)),
+            key=lambda unique: len(unique.columns),
+        )
+
+    def append(self, connection: Connection, batch: Batch) -> AppendResult:
+        parameters = self._parameters(batch.events)
+        parameters["stream_type"] = batch.aggregate_type
+        parameters["stream_id"] = batch.aggregate_id
+        parameters["count"] = len(batch.events)
+        if batch.expected.version:
+            parameters["expected_version"] = batch.expected.version
+        require_transaction(connection)
+        try:
+            with translated(self._tables.events, self._tables.aggregate_heads):
+                written = driver_rows(connection, self._statements.one(batch.expected), parameters)
+        except DBAPIError as error:
+            self._raise_meaning(error, connection, [batch])
+            raise
+        if not written:
+            raise batch.conflict(self.aggregate_version(connection, batch.aggregate_type, batch.aggregate_id))
+        written.sort()
+        to_version: int = written[-1][1]
+        return AppendResult(tuple(row[0] for row in written), to_version - len(written), to_version, batch.events)
+
+    def append_many(self, connection: Connection, batches: Sequence[Batch]) -> list[AppendResult]:
+        events = [event for batch in batches for event in batch.events]
+        check_ids(events)
+        parameters = self._parameters(events)
+        parameters["streams"] = [number for number, batch in enumerate(batches, 1) for _ in batch.events]
+        parameters["numbers"] = [number for batch in batches for number in range(1, len(batch.events) + 1)]
+        parameters["stream_types"] = [batch.aggregate_type for batch in batches]
+        parameters["stream_ids"] = [batch.aggregate_id for batch in batches]
+        parameters["expecteds"] = [batch.expected.version for batch in batches]
+        parameters["counts"] = [len(batch.events) for batch in batches]
+        require_transaction(connection)
+        try:
+            with translated(self._tables.events, self._tables.aggregate_heads):
+                rows = driver_rows(connection, self._statements.many, parameters)
+        except DBAPIError as error:
+            self._raise_meaning(error, connection, batches)
+            raise
+        if not rows or rows[0][2] is None:
+            self._raise_conflict(connection, batches, {number: version for number, version, _ in rows})
+        positions: dict[int, list[int]] = {number: [] for number in range(1, len(batches) + 1)}
+        versions: dict[int, int] = {}
+        for number, version, position in sorted(rows):
+            positions[number].append(position)
+            versions[number] = version
+        return [
+            AppendResult(tuple(positions[number]), versions[number] - len(batch.events), versions[number], batch.events)
+            for number, batch in enumerate(batches, 1)
+        ]
+
+    def append_once(self, connection: Connection, batch: Batch) -> AppendResult:
+        """Append, or find that an earlier append wrote the same events; in a savepoint, to be able to look."""
+        require_transaction(connection)
+        try:
+            with connection.begin_nested():
+                return self.append(connection, batch)
+        except (DuplicateEventError, OptimisticConcurrencyError) as error:
+            earlier = self._earlier(connection, batch)
+            if earlier is None:
+                raise
+            return earlier if isinstance(earlier, AppendResult) else self._raise_duplicates(earlier, error)
+
+    def _earlier(self, connection: Connection, batch: Batch) -> AppendResult | list[PersistedEvent] | None:
+        """The result of the append that wrote the same events; else those of the same ids, if there are any."""
+        ids = {"event_ids": [event.event_id for event in batch.events]}
+        found = list(map(PersistedEvent._from_row, driver_rows(connection, self._read.by_id, ids)))
+        if not found:
+            return None
+        first = found[0].aggregate_version
+        is_same = len(found) == len(batch.events) and all(
+            self._is_same(event, earlier) and earlier.aggregate_version == version
+            for version, (event, earlier) in enumerate(zip(batch.events, found, strict=True), first)
+        )
+        if is_same:
+            own_append = {
+                "stream_type": batch.aggregate_type,
+                "stream_id": batch.aggregate_id,
+                "first": first,
+                "last": found[-1].aggregate_version,
+            }
+            is_same = not connection.scalar(self._read.neighbours, own_append)
+        if not is_same:
+            return found
+        positions = tuple(event.global_position for event in found)
+        return AppendResult(positions, first - 1, found[-1].aggregate_version, batch.events)
+
+    def _is_same(self, event: Event, earlier: PersistedEvent) -> bool:
+        """Whether they say the same; when and in which trace they were recorded differs between two attempts."""
+        if self._tables.has_json_payload:
+            is_same_payload = event.json() == earlier.json()
+        else:
+            is_same_payload = event.payload == earlier.payload
+        return is_same_payload and all(getattr(event, name) == getattr(earlier, name) for name in _WHAT_IT_SAYS)
+
+    @staticmethod
+    def _raise_duplicates(found: Sequence[PersistedEvent], error: Exception) -> NoReturn:
+        raise DuplicateEventError(event.event_id for event in found) from error
+
+    def _parameters(self, events: Sequence[Event]) -> dict[str, Any]:
+        """The columns of the events as arrays."""
+        return {
+            "event_ids": [event.event_id for event in events],
+            "event_types": [event.event_type for event in events],
+            "event_versions": [event.event_version for event in events],
+            "payloads": self._payloads(events),
+            "trace_ids": [event.trace_id for event in events],
+            "correlation_ids": [event.correlation_id for event in events],
+            "causation_ids": [event.causation_id for event in events],
+            "metadatas": [event._metadata_json for event in events],
+            "created_ats": [event.created_at for event in events],
+        }
+
+    def _payloads(self, events: Sequence[Event]) -> list[Any]:
+        if not self._tables.has_json_payload:
+            return [event.payload for event in events]
+        return [_json_text(event) for event in events]
+
+    def aggregate_version(self, connection: Connection, aggregate_type: str, aggregate_id: str) -> int:
+        names = {"stream_type": aggregate_type, "stream_id": aggregate_id}
+        return connection.scalar(self._statements.aggregate_version, names) or 0
+
+    def _raise_conflict(self, connection: Connection, batches: Sequence[Batch], written: dict[int, int]) -> NoReturn:
+        """Raise the conflict of the first aggregate that is not as expected, once nothing of the append is left."""
+        if written:
+            undone = [batch for number, batch in enumerate(batches, 1) if number in written]
+            parameters = {
+                "stream_types": [batch.aggregate_type for batch in undone],
+                "stream_ids": [batch.aggregate_id for batch in undone],
+                "counts": [len(batch.events) for batch in undone],
+            }
+            try:
+                connection.execute(self._statements.undo, parameters)
+            except BaseException:  # such as Ctrl-C: what could not be undone must not be committed
+                connection.invalidate()
+                raise
+        actual = {}
+        for number, batch in enumerate(batches, 1):
+            actual[number] = self.aggregate_version(connection, batch.aggregate_type, batch.aggregate_id)
+            if batch.expected.version not in (None, actual[number]):
+                raise batch.conflict(actual[number])
+        # Another writer made it fit in the meantime. What was not written is the one that did not.
+        number = next(number for number in actual if number not in written)
+        raise batches[number - 1].conflict(actual[number])
+
+    def _raise_meaning(self, error: DBAPIError, connection: Connection, batches: Sequence[Batch]) -> None:
+        """Raise what a failed append means; return if it means nothing in particular."""
+        if violates(error, self._unique_id, connection):
+            ids = [event.event_id for batch in batches for event in batch.events]
+            detail = detail_of(error)
+            raise DuplicateEventError([each for each in ids if str(each) in detail] or ids) from error
+        if is_serialization_failure(error) or violates(error, self._unique_version, connection):
+            raise batches[0].conflict(None) from error
+
+
+def _json_text(event: Event) -> str:
+    """The payload for a JSONB column, which holds less than JSON does."""
+    try:
+        text = event.payload.decode()
+        json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ValueError(f"payload of event {event.event_id} must be JSON for a JSONB column: {error}") from None
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise ValueError(f"payload of event {event.event_id} has a NUL character, which JSONB cannot store")
+    return text
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,278 @@
+"""The statements that append.
+
+Each is one statement in three steps, each reading from the one before it, which is what puts them in order: the
+low-water mark, the heads of the aggregates, the events.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Delete,
+    FromClause,
+    Insert,
+    Integer,
+    LargeBinary,
+    Select,
+    TableValuedAlias,
+    Text,
+    Uuid,
+    and_,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.types import TypeEngine
+
+from pupsourcing_sa.expected import AnyVersion, ExpectedVersion
+from pupsourcing_sa.store._log import low_water_mark, parameter
+from pupsourcing_sa.tables import EventTables
+
+__all__ = ["AppendStatements"]
+
+# Not called like the columns, which an UPDATE would take for values to be set.
+_STREAM_TYPE: Final = parameter("stream_type", Text())
+_STREAM_ID: Final = parameter("stream_id", Text())
+_COUNT: Final = parameter("count", BigInteger())
+
+
+class AppendStatements:
+    """The statements that append to one log.
+
+    Args:
+        tables: the log.
+        notify_channel: a channel that every append notifies, or ``None``.
+    """
+
+    def __init__(self, tables: EventTables, notify_channel: str | None) -> None:
+        self._events = tables.events
+        self._heads = tables.aggregate_heads
+        self._notify_channel = notify_channel
+        #: What each event brings, passed as one array for each column.
+        self._columns: dict[str, TypeEngine[Any]] = {
+            "event_id": Uuid(),
+            "event_type": Text(),
+            "event_version": Integer(),
+            "payload": Text() if tables.has_json_payload else LargeBinary(),
+            "trace_id": Text(),
+            "correlation_id": Text(),
+            "causation_id": Text(),
+            "metadata": Text(),
+            "created_at": DateTime(timezone=True),
+        }
+
+    # -- one aggregate -----------------------------------------------------------------------------------------
+
+    def one(self, expected: ExpectedVersion) -> Insert:
+        """Append to one aggregate; gives (global_position, aggregate_version) of each event, no row on a conflict.
+
+        The head is found by its primary key, and a concurrent writer of the same aggregate is waited for there.
+        """
+        if isinstance(expected, AnyVersion):
+            return self._to_any
+        return self._to_exact if expected.version else self._to_none
+
+    @cached_property
+    def _to_none(self) -> Insert:
+        return self._to_one(self._insert_head().on_conflict_do_nothing())
+
+    @cached_property
+    def _to_any(self) -> Insert:
+        heads = self._heads
+        return self._to_one(
+            self._insert_head().on_conflict_do_update(
+                index_elements=[heads.c.aggregate_type, heads.c.aggregate_id],
+                set_={"aggregate_version": heads.c.aggregate_version + _COUNT, "updated_at": func.now()},
+            )
+        )
+
+    @cached_property
+    def _to_exact(self) -> Insert:
+        heads, mark = self._heads, low_water_mark(self._events)
+        return self._to_one(
+            heads.update()
+            .where(
+                heads.c.aggregate_type == _STREAM_TYPE,
+                heads.c.aggregate_id == _STREAM_ID,
+                # The mark is always taken; saying so here is what joins it to the update.
+                heads.c.aggregate_version == case((mark.c.is_taken, parameter("expected_version", BigInteger()))),
+            )
+            .values(aggregate_version=heads.c.aggregate_version + _COUNT, updated_at=func.now())
+        )
+
+    def _insert_head(self) -> Any:
+        mark = low_water_mark(self._events)
+        return insert(self._heads).from_select(
+            ["aggregate_type", "aggregate_id", "aggregate_version"],
+            select(_STREAM_TYPE, _STREAM_ID, _COUNT).where(mark.c.is_taken),
+        )
+
+    def _to_one(self, write_head: Any) -> Insert:
+        head = write_head.returning(self._heads.c.aggregate_version, *self._notify()).cte("head")
+        given = self._given(self._columns)
+        first = head.c.aggregate_version - _COUNT
+        return self._insert_events(
+            given, _STREAM_TYPE, _STREAM_ID, first + given.c.ordinality, head.join(given, true())
+        ).returning(self._events.c.global_position, self._events.c.aggregate_version)
+
+    # -- several aggregates ------------------------------------------------------------------------------------
+
+    @cached_property
+    def many(self) -> Select[Any]:
+        """Append to several aggregates; gives (number of the aggregate, its new version, global_position), by event.
+
+        The heads are written in one pass in the order of their primary key, whether they exist or not, so that two
+        appends to the same aggregates wait for each other and never deadlock. They are not touched when the snapshot
+        shows a conflict: no row. Where a concurrent writer makes the difference in the middle of the pass, no event is
+        written, and the heads that were come back with a NULL position, for `undo`.
+        """
+        events, heads, mark = self._events, self._heads, low_water_mark(self._events)
+        streams: dict[str, TypeEngine[Any]] = {
+            "stream_type": Text(),
+            "stream_id": Text(),
+            "expected": BigInteger(),
+            "count": BigInteger(),
+        }
+        unnested = self._given(streams, name="streams")
+        wanted = select(unnested).cte("wanted")
+        is_same = and_(heads.c.aggregate_type == wanted.c.stream_type, heads.c.aggregate_id == wanted.c.stream_id)
+        conflict = (
+            select(wanted.c.count)
+            .select_from(wanted.outerjoin(heads, is_same))
+            .where(wanted.c.expected != func.coalesce(heads.c.aggregate_version, 0))
+        )
+        fits = select(true().label("fits")).where(mark.c.is_taken, ~exists(conflict)).cte("fits")
+        write = insert(heads).from_select(
+            ["aggregate_type", "aggregate_id", "aggregate_version"],
+            select(wanted.c.stream_type, wanted.c.stream_id, wanted.c.count)
+            .select_from(wanted.join(fits, true()))
+            .order_by(wanted.c.stream_type, wanted.c.stream_id),
+        )
+        new = write.excluded
+        any_version = select(wanted.c.stream_type, wanted.c.stream_id).where(wanted.c.expected.is_(None))
+        exact = select(wanted.c.stream_type, wanted.c.stream_id, wanted.c.expected)
+        written_heads = (
+            write.on_conflict_do_update(
+                index_elements=[heads.c.aggregate_type, heads.c.aggregate_id],
+                set_={
+                    "aggregate_version": heads.c.aggregate_version + new.aggregate_version,
+                    "updated_at": func.now(),
+                },
+                where=or_(
+                    tuple_(new.aggregate_type, new.aggregate_id).in_(any_version),
+                    tuple_(new.aggregate_type, new.aggregate_id, heads.c.aggregate_version).in_(exact),
+                ),
+            )
+            .returning(heads.c.aggregate_type, heads.c.aggregate_id, heads.c.aggregate_version, *self._notify())
+            .cte("head")
+        )
+        head = (
+            select(wanted, written_heads.c.aggregate_version)
+            .join_from(
+                wanted,
+                written_heads,
+                and_(
+                    written_heads.c.aggregate_type == wanted.c.stream_type,
+                    written_heads.c.aggregate_id == wanted.c.stream_id,
+                ),
+            )
+            .cte("written_heads")
+        )
+        as_expected = func.coalesce(head.c.expected + head.c.count, head.c.aggregate_version)
+        is_complete = (
+            select(func.count()).select_from(head).where(head.c.aggregate_version == as_expected).scalar_subquery()
+            == select(func.count()).select_from(wanted).scalar_subquery()
+        )
+        given = self._given(self._columns | {"stream": BigInteger(), "number": BigInteger()})
+        written = (
+            self._insert_events(
+                given,
+                head.c.stream_type,
+                head.c.stream_id,
+                head.c.aggregate_version - head.c.count + given.c.number,
+                given.join(head, and_(head.c.ordinality == given.c.stream, is_complete)),
+            )
+            .returning(events.c.global_position, events.c.aggregate_type, events.c.aggregate_id)
+            .cte("written_events")
+        )
+        is_of_head = and_(written.c.aggregate_type == head.c.stream_type, written.c.aggregate_id == head.c.stream_id)
+        return select(head.c.ordinality, head.c.aggregate_version, written.c.global_position).select_from(
+            head.outerjoin(written, is_of_head)
+        )
+
+    @cached_property
+    def undo(self) -> Delete:
+        """Take back what `many` did to heads when it could not write all of them; their rows are still locked."""
+        heads = self._heads
+        streams = self._given({"stream_type": Text(), "stream_id": Text(), "count": BigInteger()}, name="streams")
+        given = select(streams).cte("given")
+        is_given = and_(heads.c.aggregate_type == given.c.stream_type, heads.c.aggregate_id == given.c.stream_id)
+        lowered = (
+            heads.update()
+            .where(is_given, heads.c.aggregate_version > given.c.count)
+            .values(aggregate_version=heads.c.aggregate_version - given.c.count)
+            .returning(heads.c.aggregate_id)
+            .cte("lowered")
+        )
+        return heads.delete().where(is_given, heads.c.aggregate_version == given.c.count).add_cte(lowered)
+
+    # -- their parts -------------------------------------------------------------------------------------------
+
+    def _notify(self) -> list[ColumnElement[Any]]:
+        """Notify the channel once for each head that is written; PostgreSQL sends equal ones once, with the commit."""
+        if self._notify_channel is None:
+            return []
+        return [cast(func.pg_notify(self._notify_channel, ""), Text).label("notified")]
+
+    @staticmethod
+    def _given(columns: dict[str, TypeEngine[Any]], *, name: str = "given") -> TableValuedAlias:
+        """Arrays as a table, numbered from 1 in ``ordinality``; the parameter of a column has its name and an s."""
+        arrays = (parameter(f"{column_name}s", ARRAY(type_)) for column_name, type_ in columns.items())
+        valued = (column(column_name, type_) for column_name, type_ in columns.items())
+        return func.unnest(*arrays).table_valued(*valued, with_ordinality="ordinality", name=name).render_derived()
+
+    def _insert_events(
+        self,
+        given: TableValuedAlias,
+        stream_type: ColumnElement[Any],
+        stream_id: ColumnElement[Any],
+        version: ColumnElement[Any],
+        joined: FromClause,
+    ) -> Insert:
+        columns = self._events.c
+        values: dict[str, ColumnElement[Any]] = {
+            "aggregate_type": stream_type,
+            "aggregate_id": stream_id,
+            "aggregate_version": version,
+            **{name: given.c[name] for name in self._columns},
+            "payload": cast(given.c.payload, columns.payload.type),
+            "metadata": cast(given.c.metadata, JSONB),
+        }
+        rows = select(*values.values()).select_from(joined).order_by(given.c.ordinality)
+        return self._events.insert().from_select(list(values), rows)
+
+    @cached_property
+    def aggregate_version(self) -> Select[Any]:
+        """The current version of an aggregate, by its head's primary key; no row when there is none."""
+        heads = self._heads
+        return select(heads.c.aggregate_version).where(
+            heads.c.aggregate_type == _STREAM_TYPE, heads.c.aggregate_id == _STREAM_ID
+        )
+
+    @cached_property
+    def found_ids(self) -> Select[Any]:
+        """Which of some event ids are in the log, by the unique index on them."""
+        event_id = self._events.c.event_id
+        return select(event_id).where(event_id == func.any(parameter("event_ids", ARRAY(Uuid()))))

@@ -1,0 +1,90 @@
+"""What errors of the database mean, by SQLSTATE and constraint name, never by the text of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.schema import Constraint
+
+from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
+
+__all__ = ["detail_of", "is_lost_race", "is_outage", "is_serialization_failure", "translated", "violates"]
+
+_UNDEFINED_TABLE: Final = "42P01"
+_READ_ONLY: Final = "25006"
+_UNIQUE_VIOLATION: Final = "23505"
+_SERIALIZATION_FAILURE: Final = "40001"
+_DEADLOCK_DETECTED: Final = "40P01"
+_OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})  # shut down, crashed, starting up; no free slot
+
+
+@contextmanager
+def translated(*tables: Table) -> Iterator[None]:
+    """Raise our errors for the mistakes that every statement can run into.
+
+    Args:
+        tables: what the statement needs.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        state = _sqlstate(error)
+        if state == _UNDEFINED_TABLE:
+            names = " or ".join(table.key for table in tables)
+            raise TablesMissingError(
+                f"there is no table {names} in the database, or not in this search_path: run your migrations, as in "
+                "`alembic upgrade head`"
+            ) from error
+        if state == _READ_ONLY:
+            raise TransactionRequiredError(
+                "this transaction is read-only: append in one that can write, on the primary server"
+            ) from error
+        raise
+
+
+def is_lost_race(error: BaseException | None) -> bool:
+    """Whether the transaction lost against another one, and is to be tried again as it is."""
+    return isinstance(error, DBAPIError) and _sqlstate(error) in (_SERIALIZATION_FAILURE, _DEADLOCK_DETECTED)
+
+
+def is_serialization_failure(error: DBAPIError) -> bool:
+    """Whether somebody else committed what this transaction's snapshot does not have."""
+    return _sqlstate(error) == _SERIALIZATION_FAILURE
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether the connection was lost or could not be made, which says nothing about what was being done."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, PoolTimeout)
+    state = _sqlstate(error)
+    is_unreachable = state is None and isinstance(error, OperationalError | InterfaceError)
+    return error.connection_invalidated or is_unreachable or state in _OUTAGES or str(state).startswith("08")
+
+
+def violates(error: DBAPIError, constraint: Constraint, connection: Connection) -> bool:
+    """Whether a statement violated this unique constraint, under the name that SQLAlchemy gives it in the database."""
+    if _sqlstate(error) != _UNIQUE_VIOLATION:
+        return False
+    preparer = connection.dialect.identifier_preparer
+    name: str = getattr(_diagnostics(error), "constraint_name", None) or ""
+    return preparer.format_constraint(constraint) == preparer.quote(name)
+
+
+def detail_of(error: DBAPIError) -> str:
+    """The server's DETAIL, in the server's language; it has the values that violated a constraint."""
+    diagnostics = _diagnostics(error)
+    return getattr(diagnostics, "message_detail", None) or getattr(diagnostics, "detail", None) or ""
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _diagnostics(error: DBAPIError) -> Any:
+    """What has the constraint's name and the detail: psycopg's ``diag``, asyncpg's own exception."""
+    return getattr(error.orig, "diag", None) or getattr(error.orig, "__cause__", None)

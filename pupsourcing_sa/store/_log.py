@@ -1,0 +1,99 @@
+"""What every statement of the store is made of: the log's own names, its mark, and parameters.
+
+Statements are Core expressions over the tables. Their text depends on the tables and never on the data, so that
+SQLAlchemy compiles each once and the server plans it once for each connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+    true,
+)
+from sqlalchemy.dialects.postgresql import OID, REGCLASS
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.types import TypeEngine
+
+__all__ = ["MARK_BELOW_ALL", "MARK_BITS", "constant", "low_water_mark", "oid_of", "parameter", "sequence_of"]
+
+
+def constant(value: int | str) -> ColumnElement[Any]:
+    """A value that is part of the statement's text, and not one more parameter to send."""
+    return literal_column(str(value), BigInteger) if isinstance(value, int) else literal_column(f"'{value}'", Text)
+
+
+def parameter(name: str, type_: TypeEngine[Any]) -> BindParameter[Any]:
+    return bindparam(name, type_=type_)
+
+
+#: A low-water mark is an int4 that carries the low 31 bits of a position.
+MARK_BITS: Final = constant(2**31 - 1)
+#: The mark that lies below every position: the sign, which positions leave free.
+MARK_BELOW_ALL: Final = constant(-1)
+
+
+class _NameOf(ColumnElement[str]):
+    """A table's quoted name as a string, under the ``schema_translate_map`` of the moment.
+
+    ``'"My Shop".events'`` as PostgreSQL's ``regclass`` wants it: what it finds is what the same name in a FROM finds.
+    """
+
+    __visit_name__ = "pupsourcing_sa_name_of"
+    _traverse_internals = [("table", InternalTraversal.dp_clauseelement)]  # the cache key must tell tables apart
+    type = String()
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+
+@compiles(_NameOf)
+def _compile_name_of(element: _NameOf, compiler: Any, **kw: Any) -> str:
+    # Dollar quotes, because a name may contain any other.
+    return f"$name${compiler.preparer.format_table(element.table)}$name$"
+
+
+def oid_of(table: Table) -> ColumnElement[Any]:
+    return cast(cast(_NameOf(table), REGCLASS), OID)
+
+
+def sequence_of(events: Table) -> ColumnElement[Any]:
+    """The sequence that issues the positions, whatever its name: identity or BIGSERIAL, renamed or not."""
+    return cast(func.pg_get_serial_sequence(_NameOf(events), constant("global_position")), REGCLASS)
+
+
+def low_water_mark(events: Table) -> CTE:
+    """Take the transaction's low-water mark, unless it has one for this log; gives one row, ``is_taken``.
+
+    The mark is the last position issued before the transaction's first, as a shared advisory lock (oid of the log, low
+    31 bits). A transaction-local setting remembers it, so that a transaction holds one lock however often it appends; a
+    rollback to a savepoint undoes both. A sequence that has issued nothing yet, or nothing since it was restarted, has
+    no such position: that is the negative mark, below every other.
+    """
+    name = constant("pupsourcing_sa.mark_").concat(cast(oid_of(events), Text))
+    # After a transaction that had set it, a setting of ours reads as '' and no longer as NULL.
+    is_held = func.coalesce(func.current_setting(name, true()), constant("")) != constant("")
+    last = func.pg_sequence_last_value(sequence_of(events), type_=BigInteger)
+    # The volatile function in its output keeps this subquery one, so that both uses below see one value.
+    issued = select(
+        case((is_held, None), else_=func.coalesce(last.bitwise_and(MARK_BITS), MARK_BELOW_ALL)).label("mark")
+    ).subquery("issued")
+    lock = func.pg_advisory_xact_lock_shared(cast(oid_of(events), Integer), cast(issued.c.mark, Integer))
+    remember = func.set_config(name, cast(issued.c.mark, Text), true())
+    is_taken = case((issued.c.mark.is_(None), true()), else_=lock.is_not(None) & remember.is_not(None))
+    return select(is_taken.label("is_taken")).cte("mark")

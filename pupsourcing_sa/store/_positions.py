@@ -1,0 +1,77 @@
+"""The stable position: read, checked, and explained to operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from pupsourcing_sa.errors import StablePositionError
+from pupsourcing_sa.store._position_statements import PositionStatements
+from pupsourcing_sa.tables import EventTables
+
+__all__ = ["BlockingAppend", "Positions"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingAppend:
+    """A transaction that has appended and is not finished: the stable position is not above its mark.
+
+    Attributes:
+        mark: the last position issued before its first append.
+        pid: process id of its backend, for ``pg_terminate_backend``; ``None`` for a prepared transaction.
+        gid: id of a prepared transaction, for ``ROLLBACK PREPARED``; ``None`` for any other.
+        user: the role that it runs as; ``None``, like what follows, where this session may not see it.
+        application_name: as its connection says.
+        state: ``active``, ``idle in transaction``, ``prepared`` and so on.
+        age: since its transaction began, or was prepared.
+        query: its last statement.
+    """
+
+    mark: int
+    pid: int | None
+    gid: str | None
+    user: str | None
+    application_name: str | None
+    state: str | None
+    age: timedelta | None
+    query: str | None
+
+
+class Positions:
+    """Executes what is asked about the stable position of one log.
+
+    Args:
+        tables: the log.
+    """
+
+    def __init__(self, tables: EventTables) -> None:
+        self._events = tables.events
+        self._statements = PositionStatements(tables)
+
+    def stable(self, connection: Connection, *, is_bounded: bool) -> int:
+        """The stable position.
+
+        Args:
+            connection: a connection.
+            is_bounded: whether the caller answers for its snapshot; otherwise it has to be one for each statement.
+        """
+        row = connection.execute(self._statements.stable).one()
+        if row.is_in_recovery:
+            raise StablePositionError("a standby does not see the locks of appends in flight; ask the primary server")
+        if row.issued is None:
+            raise StablePositionError(
+                f"this role may not read the sequence of {self._events.key}.global_position, or there is none; GRANT "
+                f"SELECT on the one that pg_get_serial_sequence('{self._events.key}', 'global_position') names"
+            )
+        if not is_bounded and row.isolation not in ("read committed", "read uncommitted"):
+            raise StablePositionError(
+                f"under {row.isolation.upper()} this transaction's snapshot may be older than the events that have "
+                "become stable since; read under READ COMMITTED, or give up_to=, a stable_position() from before it"
+            )
+        stable: int = row.stable
+        return stable
+
+    def blocking(self, connection: Connection) -> list[BlockingAppend]:
+        return [BlockingAppend(**row) for row in connection.execute(self._statements.blocking).mappings()]

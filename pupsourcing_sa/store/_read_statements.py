@@ -1,0 +1,183 @@
+"""The statements that read events."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Select,
+    Text,
+    and_,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from pupsourcing_sa.consumer import Scope
+from pupsourcing_sa.store._log import constant, parameter
+from pupsourcing_sa.tables import EventTables
+
+__all__ = ["ReadStatements"]
+
+_AGGREGATE: Final = ("aggregate_type", "aggregate_id")
+
+
+class ReadStatements:
+    """The statements that read one log.
+
+    Args:
+        tables: the log.
+    """
+
+    def __init__(self, tables: EventTables) -> None:
+        self._events = tables.events
+        self._has_json_payload = tables.has_json_payload
+        self._built: dict[object, Select[Any]] = {}
+
+    def _row(self) -> list[ColumnElement[Any]]:
+        """The columns of `PersistedEvent`'s row, in the forms that the drivers load at the least cost."""
+        c = self._events.c
+        return [
+            c.global_position,
+            c.aggregate_type,
+            c.aggregate_id,
+            c.aggregate_version,
+            func.uuid_send(c.event_id),
+            c.event_type,
+            c.event_version,
+            func.convert_to(cast(c.payload, Text), constant("UTF8")) if self._has_json_payload else c.payload,
+            c.trace_id,
+            c.correlation_id,
+            c.causation_id,
+            cast(c.metadata, Text),
+            func.timestamptz_send(c.created_at),
+        ]
+
+    def aggregate_stream(self, *, backwards: bool) -> Select[Any]:
+        """A range of one aggregate's events in version order, by the unique index on the three columns."""
+        if backwards not in self._built:
+            c = self._events.c
+            version = c.aggregate_version
+            self._built[backwards] = (
+                select(*self._row())
+                .where(
+                    c.aggregate_type == parameter("stream_type", Text()),
+                    c.aggregate_id == parameter("stream_id", Text()),
+                    version.between(parameter("from_version", BigInteger()), parameter("to_version", BigInteger())),
+                )
+                .order_by(version.desc() if backwards else version)
+                .limit(parameter("limit", BigInteger()))
+            )
+        return self._built[backwards]
+
+    @cached_property
+    def by_id(self) -> Select[Any]:
+        """Events by their ids, in the log's order, by the unique index on them."""
+        c = self._events.c
+        is_wanted = c.event_id == func.any(parameter("event_ids", ARRAY(c.event_id.type)))
+        return select(*self._row()).where(is_wanted).order_by(c.global_position)
+
+    @cached_property
+    def neighbours(self) -> Select[Any]:
+        """How many events right before and after a range of versions the same statement wrote as the range's first.
+
+        PostgreSQL keeps with each row which transaction inserted it, and which command of it; events are never updated.
+        """
+        own, other = self._events.alias("own"), self._events.alias("other")
+        first, last = parameter("first", BigInteger()), parameter("last", BigInteger())
+        same_statement = [literal_column(f"other.{name}") == literal_column(f"own.{name}") for name in ("xmin", "cmin")]
+        return (
+            select(func.count())
+            .select_from(own.join(other, and_(*(own.c[name] == other.c[name] for name in _AGGREGATE), *same_statement)))
+            .where(
+                own.c.aggregate_type == parameter("stream_type", Text()),
+                own.c.aggregate_id == parameter("stream_id", Text()),
+                own.c.aggregate_version == first,
+                other.c.aggregate_version.in_([first - 1, last + 1]),
+            )
+        )
+
+    @cached_property
+    def latest_global_position(self) -> Select[Any]:
+        """The highest position that this transaction sees, by the primary key; NULL in an empty log."""
+        return select(func.max(self._events.c.global_position))
+
+    def page(self, scope: Scope, *, backwards: bool) -> Select[Any]:
+        """Events of a scope with after < global_position <= up_to in the log's order, or against it; limited."""
+        kind = (
+            scope.aggregate_types is not None,
+            scope.event_types is not None,
+            scope.correlation_id is not None,
+            scope.partitions > 1,
+            backwards,
+        )
+        if kind not in self._built:
+            self._built[kind] = self._page(*kind)
+        return self._built[kind]
+
+    def _page(
+        self, by_aggregate_type: bool, by_event_type: bool, by_correlation: bool, by_partition: bool, backwards: bool
+    ) -> Select[Any]:
+        """A range of the primary key, filtered; or of the index on correlation ids, which are few and so are filtered.
+
+        With aggregate types, a page of positions of each by the index (aggregate_type, global_position), merged, and
+        then the rows of the page that is left. It costs at most types times limit, whatever share of the log the types
+        have, where ``= ANY`` would make the planner choose between filtering all of the log and sorting the types.
+        """
+        events = self._events
+        limit = parameter("limit", BigInteger())
+
+        def matches(candidates: FromClause) -> list[ColumnElement[bool]]:
+            c = candidates.c
+            found = [
+                c.global_position > parameter("after", BigInteger()),
+                c.global_position <= parameter("up_to", BigInteger()),
+            ]
+            if by_event_type:
+                found.append(c.event_type == func.any(parameter("event_types", ARRAY(Text()))))
+            if by_correlation:
+                found.append(c.correlation_id == parameter("correlation", Text()))
+            if by_partition:
+                # The sign is masked out rather than taken off by abs(), which fails on the smallest bigint.
+                hashed = func.hashtextextended(c.aggregate_id, 0, type_=BigInteger).bitwise_and(constant(2**63 - 1))
+                found.append(hashed % parameter("partitions", BigInteger()) == parameter("partition", BigInteger()))
+            return found
+
+        def ordered(position: ColumnElement[Any]) -> ColumnElement[Any]:
+            return position.desc() if backwards else position
+
+        if not by_aggregate_type or by_correlation:
+            position = events.c.global_position
+            if by_aggregate_type:
+                is_of_type = events.c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text())))
+                return select(*self._row()).where(*matches(events), is_of_type).order_by(ordered(position)).limit(limit)
+            return select(*self._row()).where(*matches(events)).order_by(ordered(position)).limit(limit)
+
+        types = (
+            func.unnest(parameter("aggregate_types", ARRAY(Text())))
+            .table_valued(column("aggregate_type", Text), name="scope")
+            .render_derived()
+        )
+        candidates = events.alias("candidates")
+        of_type = (
+            select(candidates.c.global_position)
+            .where(candidates.c.aggregate_type == types.c.aggregate_type, *matches(candidates))
+            .order_by(ordered(candidates.c.global_position))
+            .limit(limit)
+            .lateral("of_type")
+        )
+        merged = select(of_type.c.global_position).select_from(types.join(of_type, true()))
+        page = merged.order_by(ordered(of_type.c.global_position)).limit(limit).subquery("page")
+        return (
+            select(*self._row())
+            .select_from(page.join(events, events.c.global_position == page.c.global_position))
+            .order_by(ordered(events.c.global_position))
+        )

@@ -1,0 +1,1 @@
+"""How fast the store is beside bare psycopg: ``make bench``. pytest collects nothing here."""

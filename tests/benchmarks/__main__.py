@@ -1,0 +1,102 @@
+"""Run the benchmarks and print a table: ``python -m tests.benchmarks [NAME …] [--rounds N] [--seconds S]``.
+
+Ours and the baseline run in turn, in short slices, the one that goes first changing from pair to pair; each pair gives
+a ratio, ours / baseline. What the machine does at the same time hits both, so the ratio is what to look at: its median
+and quartiles are shown beside the median rates. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from statistics import median, quantiles
+
+from sqlalchemy import Engine, create_engine, text
+
+from pupsourcing_sa import AnyVersion
+from pupsourcing_sa.testing import embedded_postgres
+from tests.benchmarks.cases import AGGREGATES, CASES, STREAM, make_events, store
+from tests.benchmarks.writers import run_slice, started
+from tests.fix_postgres import _configured_url, _new_database
+
+_WIDTH = max(map(len, CASES))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="The store beside bare psycopg.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only benchmarks with this in their name")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of slices for each benchmark (default: 15)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a slice (default: 0.3)")
+    options = parser.parse_args()
+    chosen = [name for name in CASES if not options.names or any(part in name for part in options.names)]
+    if not chosen:
+        parser.error("no such benchmark; there are:\n  " + "\n  ".join(CASES))
+    if options.rounds < 2 or options.seconds <= 0:
+        parser.error("--rounds must be 2 or more, for there to be quartiles, and --seconds more than 0")
+    with ExitStack() as stack:
+        url = _configured_url() or stack.enter_context(embedded_postgres())
+        server = create_engine(url, isolation_level="AUTOCOMMIT")
+        url = stack.enter_context(_new_database(server))
+        engine = create_engine(url)
+        stack.callback(engine.dispose)
+        store.tables.events.metadata.create_all(engine)
+        _print_header(engine, options.rounds, options.seconds)
+        writers = {
+            count: stack.enter_context(started(url, count)) for count in {CASES[name].writers for name in chosen}
+        }
+        is_filled = False
+        for name in chosen:
+            case = CASES[name]
+            if not (case.is_reading and is_filled):
+                _fill(engine, is_wanted=case.is_reading)
+                is_filled = case.is_reading
+            _print_row(name, *_measure(writers[case.writers], name, options.rounds, options.seconds))
+
+
+def _fill(engine: Engine, *, is_wanted: bool) -> None:
+    """Empty the log; fill it if it is to be read."""
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE events, aggregate_heads"))
+        for number in range(0, STREAM if is_wanted else 0, 100):
+            for aggregate in range(AGGREGATES):
+                store.append(connection, AnyVersion(), make_events(str(aggregate), 100, number))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE events, aggregate_heads"))
+
+
+def _measure(writers: Sequence[Connection], name: str, rounds: int, seconds: float) -> tuple[list[float], list[float]]:
+    """The rates of ours and of the baseline, pair by pair."""
+    for side in (0, 1, 0, 1):  # statements prepared, caches warm, rates known
+        run_slice(writers, name, side, seconds / 2)
+    rates: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        for side in (0, 1) if number % 2 else (1, 0):
+            rates[side].append(run_slice(writers, name, side, seconds))
+    return rates
+
+
+def _print_header(engine: Engine, rounds: int, seconds: float) -> None:
+    with engine.connect() as connection:
+        server = connection.scalar(text("SHOW server_version"))
+    print(
+        f"Python {platform.python_version()}, SQLAlchemy {version('SQLAlchemy')}, psycopg {version('psycopg')}, ",
+        end="",
+    )
+    print(f"PostgreSQL {server}, {os.cpu_count()} cores; {rounds} pairs of {seconds:g} s for each row\n")
+    print(f"{'events/s, median':{_WIDTH}}  {'ours':>9}  {'psycopg':>9}  ratio    quartiles  goal", flush=True)
+
+
+def _print_row(name: str, ours: Sequence[float], baseline: Sequence[float]) -> None:
+    low, middle, high = quantiles((one / other for one, other in zip(ours, baseline, strict=True)), n=4)
+    rates, quartiles = f"{median(ours):9,.0f}  {median(baseline):9,.0f}", f"{low:.2f} – {high:.2f}"
+    goal = CASES[name].goal
+    print(f"{name:{_WIDTH}}  {rates}  {middle:5.2f}  {quartiles}  {f'{goal:.2f}' if goal else ''}".rstrip(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Processes that run one side of a benchmark at the same time; threads would measure Python's lock."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from tests.benchmarks.cases import CASES, Database, Side
+
+__all__ = ["run_slice", "started"]
+
+
+@contextmanager
+def started(url: str, count: int) -> Iterator[Sequence[Connection]]:
+    """So many processes with connections to a database, until the end of the block; gives the pipes to them."""
+    context = get_context("spawn")
+    pairs = [context.Pipe() for _ in range(count)]
+    processes = [context.Process(target=_serve, args=(url, theirs), daemon=True) for _, theirs in pairs]
+    for process, (_, theirs) in zip(processes, pairs, strict=True):
+        process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+    try:
+        yield [ours for ours, _ in pairs]
+    finally:
+        for ours, _ in pairs:
+            ours.close()
+        for process in processes:
+            process.join()
+
+
+def run_slice(writers: Sequence[Connection], case: str, side: int, seconds: float) -> float:
+    """Events per second, of all processes together, on one side of a case."""
+    for pipe in writers:
+        pipe.send((case, side, seconds))
+    for pipe in writers:
+        pipe.recv()  # it has made its arguments
+    for pipe in writers:
+        pipe.send("go")
+    return sum(pipe.recv() for pipe in writers)
+
+
+def _serve(url: str, pipe: Connection) -> None:
+    database = Database(url)
+    sides: dict[str, tuple[Side, Side]] = {}
+    rates: dict[tuple[str, int], float] = {}  # operations per second, to know how many arguments a slice needs
+    while True:
+        try:
+            case, number, seconds = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if case not in sides:
+            sides[case] = CASES[case].sides(database)
+        supply, run = sides[case][number]
+        arguments = supply(int(rates.get((case, number), 200) * seconds * 1.5) + 20)
+        gc.collect()
+        pipe.send("ready")
+        pipe.recv()
+        operations = events = 0
+        now = start = time.perf_counter()
+        for argument in arguments:
+            events += run(argument)
+            operations += 1
+            now = time.perf_counter()
+            if now - start > seconds:
+                break
+        rates[case, number] = operations / (now - start)
+        pipe.send(events / (now - start))

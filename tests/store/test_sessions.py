@@ -1,0 +1,407 @@
+"""The store in the sessions, engines and servers that applications really have."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Delete, Engine, Insert, MetaData, NullPool, Update, create_engine, text
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.exc import InternalError, InvalidRequestError, ResourceClosedError, UnboundExecutionError
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.schema import CreateSchema, DropSchema
+
+from pupsourcing_sa import (
+    AnyVersion,
+    AsyncEventStore,
+    DuplicateEventError,
+    EventStore,
+    EventTables,
+    Exact,
+    NoStream,
+    OptimisticConcurrencyError,
+)
+from pupsourcing_sa.errors import StablePositionError, TransactionRequiredError
+from tests.fix_store import Log, make_async_engine, make_event
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    email: Mapped[str]
+
+
+TABLES = EventTables(Base.metadata)
+
+
+@pytest.fixture
+def store(engine: Engine) -> EventStore:
+    Base.metadata.create_all(engine)
+    return EventStore(TABLES)
+
+
+@pytest.fixture
+def make_engine(engine: Engine) -> Iterator[Any]:
+    """Makes engines that connect to the test's schema, with options of their own and settings of the server."""
+    made: list[Engine] = []
+
+    def make(*settings: str, **options: Any) -> Engine:
+        given = " ".join([str(engine.url.query["options"]), *(f"-c{setting}" for setting in settings)])
+        made.append(create_engine(engine.url.update_query_dict({"options": given}), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.dispose()
+
+
+def ids(store: EventStore, session: Any, **scope: Any) -> list[str]:
+    return [event.aggregate_id for event in store.read_events(session, **scope)]
+
+
+def assert_everything_works(engine: Engine, store: EventStore) -> None:
+    """Append, conflict, duplicate, and every way to read gives what was appended."""
+    moment = datetime(2026, 3, 29, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=45)))
+    for name in ("u1", "u2"):  # the second time with statements and plans from caches
+        first = make_event(name, payload=b"\x00\\\xff'", metadata={"ä": [1, 0.5, None]}, created_at=moment)
+        more = [make_event(name, trace_id=text, correlation_id="") for text in ("NULL", 'a\\"b,{c}', None)]
+        with Session(engine) as session:
+            after = store.stable_position(session)
+            result = store.append(session, NoStream(), [first, *more])
+            with pytest.raises(OptimisticConcurrencyError) as conflict:
+                store.append(session, NoStream(), [make_event(name)])
+            assert conflict.value.actual == 4
+            session.commit()
+            with pytest.raises(DuplicateEventError) as duplicate:
+                store.append(session, AnyVersion(), [make_event(name, event_id=first.event_id)])
+            assert duplicate.value.event_ids == (first.event_id,)
+            session.rollback()
+            stream = store.read_aggregate_stream(session, "User", name)
+            assert stream.events == result.events
+            assert stream.events[0].payload == first.payload
+            assert stream.events[0].created_at == moment
+            assert stream.events[0].metadata == {"ä": [1, 0.5, None]}
+            for scope in ({}, {"aggregate_types": {"User"}}, {"event_types": {"UserRegistered"}}):
+                assert store.read_events(session, after=after, **scope) == list(stream)
+            assert store.latest_global_position(session) == result.global_positions[-1]
+
+
+class TestSessions:
+    @pytest.mark.parametrize("options", [{}, {"autoflush": False}, {"expire_on_commit": False}], ids=repr)
+    def test_objects_and_events_are_one_transaction(self, engine: Engine, store: EventStore, options):
+        with sessionmaker(engine, **options).begin() as session:
+            ann = User(id="ann", email="old")
+            session.add(ann)
+            store.append(session, NoStream(), [make_event("ann")])
+            assert ann in session.new, "an append flushes nothing"
+        with Session(engine, **options) as session, pytest.raises(ZeroDivisionError), session.begin():
+            session.get_one(User, "ann").email = "new"
+            store.append(session, Exact(1), [make_event("ann")])
+            raise ZeroDivisionError
+        with Session(engine) as session:
+            assert session.get_one(User, "ann").email == "old"
+            assert store.read_aggregate_stream(session, "User", "ann").version == 1
+
+    @pytest.mark.parametrize("is_nested", [False, True])
+    def test_what_is_pending_or_dirty_survives_a_conflict(self, engine: Engine, store: EventStore, is_nested: bool):
+        with Session(engine, autoflush=False) as session:
+            session.add(User(id="ann", email="old"))
+            store.append(session, NoStream(), [make_event("ann")])
+            session.commit()
+            session.get_one(User, "ann").email, bob = "new", User(id="bob", email="b")
+            savepoint = session.begin_nested() if is_nested else None
+            session.add(bob)
+            with pytest.raises(OptimisticConcurrencyError):
+                store.append(session, NoStream(), [make_event("ann")])
+            assert bob in session.new
+            if savepoint:
+                savepoint.commit()
+            store.append(session, Exact(1), [make_event("ann")])
+            session.commit()
+            assert (session.get_one(User, "ann").email, session.get_one(User, "bob").email) == ("new", "b")
+
+    def test_a_conflict_that_rolls_a_savepoint_back(self, engine: Engine, store: EventStore):
+        with Session(engine) as session:
+            store.append(session, NoStream(), [make_event("ann")])
+            session.add(User(id="ann", email="kept"))
+            with pytest.raises(OptimisticConcurrencyError), session.begin_nested():
+                session.add(User(id="bob", email="lost"))
+                store.append(session, NoStream(), [make_event("bob")])
+                store.append(session, NoStream(), [make_event("ann")])
+            session.commit()
+            assert (session.get(User, "bob"), session.get_one(User, "ann").email) == (None, "kept")
+            assert ids(store, session) == ["ann"]
+
+    def test_scoped_sessions(self, engine: Engine, store: EventStore):
+        registry = scoped_session(sessionmaker(engine))
+        store.append(registry, NoStream(), [make_event()])
+        registry.commit()
+        assert ids(store, registry) == ["u1"]
+        registry.remove()
+
+    def test_async_scoped_sessions(self, engine: Engine, store: EventStore):
+        async def main() -> list[str]:
+            async_engine = make_async_engine(engine)
+            session = async_scoped_session(async_sessionmaker(async_engine), scopefunc=asyncio.current_task)
+            await AsyncEventStore(TABLES).append(session, NoStream(), [make_event()])
+            await session.commit()
+            found = await AsyncEventStore(TABLES).read_events(session)
+            await session.remove()
+            await async_engine.dispose()
+            return [event.aggregate_id for event in found]
+
+        assert asyncio.run(main()) == ["u1"]
+
+    def test_a_test_setup_that_rolls_everything_back(self, engine: Engine, store: EventStore):
+        with engine.connect() as connection:
+            transaction = connection.begin()
+            with Session(connection, join_transaction_mode="create_savepoint") as session:
+                store.append(session, NoStream(), [make_event()])
+                session.commit()
+                store.append(session, Exact(1), [make_event()])
+                session.rollback()
+                assert store.read_aggregate_stream(session, "User", "u1").version == 1
+                assert store.read_events(session) == [], "for the log the transaction is unfinished"
+            transaction.rollback()
+            assert store.latest_global_position(connection) == 0
+            assert store.stable_position(connection) == 2
+
+    def test_two_phases(self, engine: Engine, store: EventStore):
+        with Session(engine, twophase=True) as session, Session(engine) as other:
+            if not int(other.scalar(text("SHOW max_prepared_transactions")) or 0):
+                pytest.fail("the server needs max_prepared_transactions")
+            for number, finish in enumerate((session.commit, session.rollback)):
+                store.append(session, NoStream(), [make_event(f"two-phase{number}")])
+                store.append(other, NoStream(), [make_event(f"other{number}")])
+                other.commit()
+                session.prepare()
+                assert f"other{number}" not in ids(store, other)
+                other.rollback()
+                finish()
+            assert ids(store, other) == ["two-phase0", "other0", "other1"]
+
+    def test_binds_of_tables(self, engine: Engine, store: EventStore, make_engine):
+        log_engine = make_engine()
+        used: list[str] = []
+        sqlalchemy_event.listen(log_engine, "begin", lambda connection: used.append("log"))
+        with Session(binds={User: engine, TABLES.events: log_engine}) as session:
+            session.add(User(id="ann", email=""))
+            session.flush()
+            assert used == []
+            store.append(session, NoStream(), [make_event()])
+            session.commit()
+            assert used == ["log"]
+            assert ids(store, session) == ["u1"]
+        with Session(binds={User: engine}) as session, pytest.raises(UnboundExecutionError):
+            store.append(session, NoStream(), [make_event()])
+
+    def test_a_session_that_routes_writes_to_the_primary(self, engine: Engine, store: EventStore, make_engine):
+        """As in SQLAlchemy's own recipe; it can only tell by the statement."""
+        replica = make_engine("default_transaction_read_only=on")
+
+        class Routing(Session):
+            def get_bind(self, mapper=None, *, clause=None, **kw):
+                return engine if self._flushing or isinstance(clause, (Insert, Update, Delete)) else replica
+
+        with Routing() as session:
+            store.append(session, NoStream(), [make_event()])
+            session.commit()
+            assert ids(store, session) == ["u1"]
+
+    def test_sessions_that_cannot_go_on_say_so(self, engine: Engine, store: EventStore):
+        with Session(engine, close_resets_only=False) as session:
+            with pytest.raises(Exception, match="division"):
+                session.execute(text("SELECT 1 / 0"))
+            for attempt in (store.append, lambda *_: store.read_events(session)):
+                with pytest.raises(InternalError, match="aborted"):
+                    attempt(session, NoStream(), [make_event()])
+            session.rollback()
+            store.append(session, NoStream(), [make_event()])
+        with pytest.raises(InvalidRequestError, match="closed"):
+            store.append(session, NoStream(), [make_event()])
+        with engine.connect() as connection:
+            pass
+        with pytest.raises(ResourceClosedError):
+            store.append(connection, NoStream(), [make_event()])
+
+
+class TestTransactionsThatCannotAppend:
+    @pytest.mark.parametrize("where", ["engine", "engine options", "connection", "driver"])
+    def test_autocommit(self, engine: Engine, store: EventStore, make_engine, where: str):
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+        given = {"engine": options, "driver": {"connect_args": {"autocommit": True}}}.get(where, {})
+        engine = make_engine(**given)
+        if where == "engine options":
+            engine = engine.execution_options(**options)
+        with Session(engine) as session:
+            if where == "connection":
+                session.connection(execution_options=options)
+            with pytest.raises(TransactionRequiredError, match="AUTOCOMMIT"):
+                store.append(session, NoStream(), [make_event()])
+            assert store.latest_global_position(session) == store.stable_position(session) == 0
+            assert store.read_events(session) == []
+
+    @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+    def test_autocommit_with_asyncio(self, engine: Engine, store: EventStore, driver: str):
+        async def main() -> None:
+            async_engine = make_async_engine(engine, driver).execution_options(isolation_level="AUTOCOMMIT")
+            async with AsyncSession(async_engine) as session:
+                with pytest.raises(TransactionRequiredError, match="AUTOCOMMIT"):
+                    await AsyncEventStore(TABLES).append(session, NoStream(), [make_event()])
+                assert await AsyncEventStore(TABLES).read_events(session) == []
+            await async_engine.dispose()
+
+        asyncio.run(main())
+
+    def test_read_only(self, engine: Engine, store: EventStore):
+        with engine.connect().execution_options(postgresql_readonly=True) as connection:
+            with pytest.raises(TransactionRequiredError, match="read-only"):
+                store.append(connection, NoStream(), [make_event()])
+            connection.rollback()
+            assert store.read_events(connection) == []
+
+    @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+    def test_a_default_isolation_level_that_cannot_follow(self, store: EventStore, make_engine, level: str):
+        with Session(make_engine(rf"default_transaction_isolation={level.replace(' ', chr(92) + ' ')}")) as session:
+            store.append(session, NoStream(), [make_event()])
+            session.commit()
+            with pytest.raises(StablePositionError, match=level.upper()):
+                store.read_events(session)
+            session.rollback()
+            up_to = store.stable_position(session)
+            session.rollback()
+            assert ids(store, session, up_to=up_to) == ["u1"]
+
+
+class TestEngines:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"poolclass": NullPool},  # each transaction on another connection, as behind PgBouncer
+            {"connect_args": {"prepare_threshold": None}, "poolclass": NullPool},
+            {"connect_args": {"prepare_threshold": None}},
+            {"connect_args": {"prepare_threshold": 0}},
+            {"connect_args": {"cursor_factory": psycopg.ClientCursor}},
+            {"json_serializer": lambda value: "[]", "json_deserializer": lambda text: None},
+            {"hide_parameters": True, "query_cache_size": 0},
+            {"use_native_hstore": False, "client_encoding": "utf8", "use_insertmanyvalues": False},
+            {"paramstyle": "format"},
+            {"execution_options": {"logging_token": "app", "preserve_rowcount": True, "compiled_cache": None}},
+            {"execution_options": {"stream_results": True}},
+            {"execution_options": {"yield_per": 2}},
+        ],
+        ids=lambda options: ",".join(options.get("execution_options", options)),
+    )
+    def test_options(self, store: EventStore, make_engine, options: dict[str, Any]):
+        assert_everything_works(make_engine(**options), store)
+
+    def test_a_streaming_connection_loses_no_events(self, engine: Engine, store: EventStore):
+        with engine.connect() as connection:
+            store.append(connection, NoStream(), [make_event() for _ in range(20)])
+            connection.commit()
+            streaming = connection.execution_options(stream_results=True)
+            assert len(store.read_events(streaming)) == 20
+            assert len(store.read_aggregate_stream(streaming, "User", "u1")) == 20
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "timezone=Asia/Kathmandu", "timezone=America/New_York", "bytea_output=escape", "IntervalStyle=sql_standard",
+            "DateStyle=German", "extra_float_digits=-15", "plan_cache_mode=force_generic_plan", "enable_nestloop=off",
+            "plan_cache_mode=force_custom_plan", "quote_all_identifiers=on", "standard_conforming_strings=off",
+            "backslash_quote=off", "client_encoding=LATIN1", "lc_messages=C", "synchronous_commit=off",
+        ],
+    )  # fmt: skip
+    def test_settings_of_the_server(self, store: EventStore, make_engine, setting: str):
+        assert_everything_works(make_engine(setting), store)
+
+    def test_a_search_path_that_changes_under_a_prepared_statement(self, store: EventStore, make_engine):
+        engine, schemas = make_engine(connect_args={"prepare_threshold": 0}), ["path_a", "path_b"]
+        with engine.connect() as connection:
+            for schema in schemas:
+                connection.execute(CreateSchema(schema))
+                connection.execute(text(f"SET LOCAL search_path = {schema}"))
+                TABLES.metadata.create_all(connection)
+            for schema, appended in [("path_a", 1), ("path_b", 1), ("path_a", 2), ("path_a", 3), ("path_b", 2)]:
+                connection.execute(text(f"SET LOCAL search_path = {schema}"))
+                assert store.append(connection, AnyVersion(), [make_event()]).global_positions == (appended,)
+                marks = text(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 'events'::regclass"
+                )
+                assert connection.scalar(marks) == 1, "the mark is on the log that was appended to"
+                assert store.stable_position(connection) == 0
+                assert store.read_aggregate_stream(connection, "User", "u1").version == appended
+            connection.rollback()
+
+    @pytest.mark.parametrize("own_schema", [None, "shop"])
+    @pytest.mark.parametrize("scope", ["engine", "connection"])
+    def test_tenants_by_schema_translate_map(self, engine: Engine, own_schema: str | None, scope: str):
+        store, tenants = EventStore(EventTables(MetaData(), schema=own_schema)), ["tenant_a", 'Tenant "B" %(x)s']
+        open_sessions: list[Session] = []
+        for number, tenant in enumerate(tenants):
+            options = {"schema_translate_map": {own_schema: tenant}}
+            tenant_engine = engine.execution_options(**options) if scope == "engine" else engine
+            with engine.begin() as connection:
+                connection.execute(DropSchema(tenant, cascade=True, if_exists=True))
+                connection.execute(CreateSchema(tenant))
+                store.tables.metadata.create_all(connection.execution_options(**options))
+            if scope == "engine":
+                assert_everything_works(tenant_engine, store)
+            session = Session(tenant_engine)
+            open_sessions.append(session)
+            session.connection(execution_options=options if scope == "connection" else {})
+            base = store.stable_position(session)
+            for _ in range(number + 1):
+                store.append(session, AnyVersion(), [make_event("open")])
+            with pytest.raises(OptimisticConcurrencyError) as caught:
+                store.append(session, NoStream(), [make_event("open")])
+            assert caught.value.actual == number + 1
+            assert store.stable_position(session) == base, "its own mark is on its own log"
+        for number, session in enumerate(open_sessions):
+            session.commit()
+            options = {"schema_translate_map": {own_schema: tenants[number]}}
+            session.connection(execution_options=options if scope == "connection" else {})
+            assert ids(store, session)[-number - 1 :] == ["open"] * (number + 1)
+            session.close()
+        with engine.begin() as connection:
+            for tenant in tenants:
+                connection.execute(DropSchema(tenant, cascade=True))
+
+
+class TestSharing:
+    def test_by_threads(self, engine: Engine, store: EventStore):
+        def write(number: int) -> list[int]:
+            with Session(engine) as session:
+                for version in range(20):
+                    store.append(session, Exact(version), [make_event(f"u{number}")])
+                    session.commit()
+                return [each.aggregate_version for each in store.read_aggregate_stream(session, "User", f"u{number}")]
+
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(write, range(8))) == [list(range(1, 21))] * 8
+
+    def test_by_processes(self, log: Log):
+        transaction = log.begin()
+        result = transaction.append(NoStream(), [make_event(metadata={"a": 1})])
+        transaction.commit()
+        found = transaction.read_aggregate_stream("User", "u1")
+        script = (
+            "import pickle, sys; value = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(pickle.dumps(value))"
+        )
+        other = subprocess.run(
+            [sys.executable, "-c", script], input=pickle.dumps((result, found)), capture_output=True, check=True
+        )
+        assert pickle.loads(other.stdout) == (result, found)
