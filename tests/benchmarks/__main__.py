@@ -22,7 +22,7 @@ from pupsourcing_sa import AnyVersion
 from pupsourcing_sa.testing import embedded_postgres
 from tests.benchmarks.cases import AGGREGATES, CASES, STREAM, make_events, store
 from tests.benchmarks.writers import run_slice, started
-from tests.fix_postgres import _configured_url, _new_database
+from tests.fix_postgres import _configured_url, new_database
 
 _WIDTH = max(map(len, CASES))
 
@@ -41,7 +41,7 @@ def main() -> None:
     with ExitStack() as stack:
         url = _configured_url() or stack.enter_context(embedded_postgres())
         server = create_engine(url, isolation_level="AUTOCOMMIT")
-        url = stack.enter_context(_new_database(server))
+        url = stack.enter_context(new_database(server))
         engine = create_engine(url)
         stack.callback(engine.dispose)
         store.tables.events.metadata.create_all(engine)

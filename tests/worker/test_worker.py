@@ -496,7 +496,7 @@ def test_a_missing_privilege_is_an_error_and_no_guess(engine: Engine):
             session.execute(text(f"SET ROLE {role}"))
             with pytest.raises((StablePositionError, ProgrammingError), match="sequence") as caught:
                 fleet.store.stable_position(session)
-            assert "may not read it" in str(caught.value) or "permission denied" in str(caught.value)
+            assert "may not read" in str(caught.value) or "permission denied" in str(caught.value)
     finally:
         with engine.begin() as connection:
             connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))

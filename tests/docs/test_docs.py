@@ -1,0 +1,74 @@
+"""The code in README and docs runs as it stands, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from pupsourcing_sa.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_the_code_of_a_page_runs(page: Path, database: Engine, tmp_path: Path):
+    """All blocks of a page, one after the other, in a process and a database of its own."""
+    program = tmp_path / "page.py"
+    program.write_text("\n".join(blocks(page, "python")))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        env={"PATH": "", "DATABASE_URL": database.url.render_as_string(hide_password=False)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if page.name == "README.md":
+        assert done.stdout == "User 'ann': expected NoStream(), but it is at 1\n2\n"
+
+
+def test_the_quickstart_is_short():
+    (quickstart,) = blocks(ROOT / "README.md", "python")
+    assert len(quickstart.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page: Path):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        linked = (page.parent / target).resolve() if target else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_exist_and_have_their_options(page: Path, capsys: pytest.CaptureFixture[str]):
+    commands = re.findall(r"^\$ pupsourcing-sa (\w+)(.*)$", page.read_text(), flags=re.MULTILINE)
+    for command, arguments in commands:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        usage = capsys.readouterr().out
+        assert all(option in usage for option in re.findall(r"--[\w-]+", arguments))
+
+
+def test_every_page_is_linked_from_the_index():
+    index = "".join((ROOT / page).read_text() for page in ("docs/index.md", "docs/decisions/README.md"))
+    for page in PAGES:
+        if page.is_relative_to(ROOT / "docs") and page.name != "index.md":
+            assert page.name in index, page

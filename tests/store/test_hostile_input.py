@@ -1,0 +1,265 @@
+"""Values that break encodings, quoting, limits and clocks: refused when the event is built, or given back unchanged."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from enum import IntEnum, StrEnum
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from pupsourcing_sa import AnyVersion, Event, Exact, NoStream, OptimisticConcurrencyError, PersistedEvent
+from tests.fix_store import SESSIONS, Log, Transaction, make_event, make_tables
+
+HOSTILE_TEXTS = [
+    "'", '"', "\\", "\\\\'", "%", "%%", "%s", "%(event_ids)s", ":name", "::text", "{}", '{a,"b"}', "{NULL}", "NULL",
+    "null", "$1", "$name$", "--", "/*", ";", "a,b", "(a)", " leading and trailing ", "\t\r\n", "\x01\x7f\x85\u2028",
+    "\U0001f40d\U0010ffff", "אבג\u202eabc", "e\u0301", "é", "İıſß", "\ufeff", "\uffff", "\\x00", "\\u0000", "''\\'''",
+]  # fmt: skip
+
+FIELDS = (
+    "aggregate_type", "aggregate_id", "event_type", "event_version", "event_id", "payload", "trace_id",
+    "correlation_id", "causation_id", "metadata",
+)  # fmt: skip
+
+
+@pytest.fixture(params=SESSIONS)
+def transaction(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Transaction]:
+    log = Log(engine, make_tables(engine), request.param)
+    yield log.begin()
+    log.close()
+
+
+def assert_equal(appended: Event, found: PersistedEvent) -> None:
+    for field in FIELDS:
+        assert getattr(found, field) == getattr(appended, field), field
+    # Not compared as they are: == is never true of an hour that comes twice and another zone.
+    assert found.created_at == appended.created_at.astimezone(UTC)
+
+
+def assert_given_back(transaction: Transaction, *events: Event) -> None:
+    """By both ways to read, and as the result foretold; nothing is left in the log."""
+    first = events[0]
+    result = transaction.append(AnyVersion(), events)
+    stream = transaction.read_aggregate_stream(first.aggregate_type, first.aggregate_id)
+    assert stream.events == result.events
+    transaction.commit()
+    page = transaction.read_events(
+        after=result.global_positions[0] - 1, limit=len(events), aggregate_types={first.aggregate_type}
+    )
+    assert page == list(stream)
+    for appended, found in zip(events, page, strict=True):
+        assert_equal(appended, found)
+    transaction.execute("DELETE FROM events")
+    transaction.execute("DELETE FROM aggregate_heads")
+    transaction.commit()
+
+
+class TestText:
+    def test_everywhere(self, transaction: Transaction):
+        for text in HOSTILE_TEXTS:
+            names = dict.fromkeys(("trace_id", "correlation_id", "causation_id"), text)
+            event = make_event(text, aggregate_type=text, event_type=text, payload=text, metadata={text: text}, **names)
+            assert_given_back(transaction, event)
+
+    def test_texts_that_look_alike_are_different_aggregates(self, transaction: Transaction):
+        for text in ("é", "e\u0301", "É", "é ", " é", "ﬁ", "fi"):
+            transaction.append(NoStream(), [make_event(text, aggregate_type="T")])
+        assert transaction.read_aggregate_stream("T", "é").version == 1
+
+    def test_a_scope_of_hostile_types(self, transaction: Transaction):
+        for text in HOSTILE_TEXTS:
+            transaction.append(NoStream(), [make_event("1", aggregate_type=text, event_type=text)])
+        transaction.commit()
+        for text in HOSTILE_TEXTS:
+            for scope in ("aggregate_types", "event_types"):
+                found = transaction.read_events(**{scope: [text, "another"]})
+                assert [event.aggregate_type for event in found] == [text], scope
+
+    def test_optional_text_may_be_empty_and_is_not_null(self, transaction: Transaction):
+        empty = make_event(trace_id="", correlation_id="", causation_id="")
+        assert_given_back(transaction, empty, make_event(), make_event(trace_id="NULL"))
+
+    def test_an_id_longer_than_an_index_can_hold(self, transaction: Transaction):
+        chance = random.Random(5)
+        fits, too_long = ("".join(chance.choices("abcdefghijkl", k=length)) for length in (2000, 20_000))
+        assert_given_back(transaction, make_event(fits))
+        with pytest.raises(Exception, match="index row .*aggregate_heads_pkey") as caught:
+            transaction.append(NoStream(), [make_event(too_long)])
+        assert caught.value.orig.sqlstate == "54000"
+        transaction.rollback()
+        assert transaction.read_aggregate_stream("User", too_long).is_empty
+        assert transaction.latest_global_position() == 0
+
+
+class TestSizes:
+    def test_a_payload_of_50_megabytes(self, transaction: Transaction):
+        payload = random.Random(5).randbytes(50_000_000)
+        result = transaction.append(NoStream(), [make_event(payload=payload)])
+        assert transaction.read_aggregate_stream("User", "u1").events[0].payload == payload
+        assert result.events[0].payload is payload
+
+    def test_a_hundred_thousand_events_in_one_append(self, transaction: Transaction):
+        events = [make_event(payload=str(number).encode()) for number in range(100_000)]
+        result = transaction.append(NoStream(), events)
+        assert result.global_positions == tuple(range(1, 100_001))
+        assert (result.from_version, result.to_version) == (0, 100_000)
+        transaction.commit()
+        page = transaction.read_events(limit=200_000)
+        assert [event.payload for event in page] == [event.payload for event in events]
+        assert [event.aggregate_version for event in page] == list(range(1, 100_001))
+
+    def test_many_types_in_a_scope(self, transaction: Transaction):
+        transaction.append(NoStream(), [make_event()])
+        transaction.commit()
+        types = ["User", *(f"type {number}" for number in range(20_000))]
+        assert len(transaction.read_events(aggregate_types=types, event_types=["UserRegistered", *types])) == 1
+
+    @pytest.mark.parametrize("version", [1, 2**31 - 1])
+    def test_event_versions(self, transaction: Transaction, version: int):
+        assert_given_back(transaction, make_event(event_version=version), make_event(event_version=300))
+
+    def test_bounds_that_fill_a_bigint(self, transaction: Transaction):
+        most = 2**63 - 1
+        transaction.append(NoStream(), [make_event()])
+        transaction.commit()
+        with pytest.raises(OptimisticConcurrencyError):
+            transaction.append(Exact(most), [make_event(), make_event()])
+        assert len(transaction.read_events(limit=most, up_to=most)) == 1
+        assert transaction.read_events(after=most, aggregate_types={"User"}) == []
+        assert len(transaction.read_aggregate_stream("User", "u1", from_version=0, to_version=most)) == 1
+
+
+class TestMetadata:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            10**30, -(10**300), 2**64, 0.1, 1e-300, 5e-324, 1.7976931348623157e308, 1e16, 1e22, 1e23, -0.0, 1.0, 1.50,
+            True, None, "", [], {}, [[[]]], {"a.b": {"": {" ": 1}}}, {"\U0001f40d": "\U0010ffff", "ä": "\u202e"},
+            {"b": 1, "a": {"d": 2, "c": [3, {"f": 4, "e": 5}]}}, "\\u0000", "'\"\\%s:name{}", {1: {True: None}},
+        ],
+        ids=lambda value: ascii(value)[:30],
+    )  # fmt: skip
+    def test_any_json(self, transaction: Transaction, value: Any):
+        assert_given_back(transaction, make_event(metadata={"key": value}))
+
+    def test_deep_nesting(self, transaction: Transaction):
+        value: Any = 1
+        for _ in range(400):
+            value = [{"a": value}]
+        assert_given_back(transaction, make_event(metadata={"key": value}, payload=value))
+
+    def test_a_megabyte(self, transaction: Transaction):
+        assert_given_back(transaction, make_event(metadata={str(number): "x" * 100 for number in range(10_000)}))
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            datetime.min.replace(tzinfo=UTC),
+            datetime.max.replace(tzinfo=UTC),
+            datetime(1, 1, 2, tzinfo=timezone(timedelta(hours=14))),
+            datetime(1582, 10, 10, tzinfo=UTC),
+            datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+            datetime(2026, 10, 25, 2, 30, fold=0, tzinfo=ZoneInfo("Europe/Berlin")),
+            datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
+            datetime(2026, 3, 29, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")),  # an hour that was left out
+            datetime(1800, 1, 1, tzinfo=ZoneInfo("Europe/Amsterdam")),  # an offset with seconds
+            datetime(2020, 1, 1, tzinfo=timezone(timedelta(microseconds=1))),
+        ],
+        ids=str,
+    )
+    def test_any_time(self, transaction: Transaction, moment: datetime):
+        result = transaction.append(NoStream(), [make_event(created_at=moment)])
+        (found,) = transaction.read_aggregate_stream("User", "u1")
+        assert found.created_at == moment.astimezone(UTC)
+        assert result.events == (found,)
+
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+        ],
+        ids=str,
+    )
+    def test_a_time_that_is_none_in_utc_is_refused(self, moment: datetime):
+        with pytest.raises(ValueError, match="^created_at "):
+            make_event(created_at=moment)
+
+
+@pytest.mark.parametrize(
+    "event_id",
+    [
+        uuid.UUID(int=0),
+        uuid.UUID(int=2**128 - 1),
+        uuid.UUID("c232ab00-9414-11ec-b3c8-9f6bdeced846"),
+        uuid.uuid3(uuid.NAMESPACE_DNS, "a"),
+        uuid.UUID("919108f7-52d1-4320-9bac-f847db4148a8"),
+        uuid.uuid5(uuid.NAMESPACE_DNS, "a"),
+        uuid.UUID("1ec9414c-232a-6b00-b3c8-9e6bdeced846"),
+        uuid.UUID("017f22e2-79b0-7cc3-98c4-dc0c0c07398f"),
+        uuid.UUID("320c3d4d-cc00-875b-8ec9-32d5f69181c0"),
+    ],
+    ids=lambda value: f"version {value.version}, {value.hex[:2]}",
+)
+def test_any_uuid(transaction: Transaction, event_id: uuid.UUID):
+    assert_given_back(transaction, make_event(event_id=event_id))
+
+
+def test_subclasses_of_the_types(transaction: Transaction):
+    class Kind(StrEnum):
+        USER = "the value"
+
+    class Version(IntEnum):
+        LATEST = 100_000
+
+    event = make_event(Kind.USER, aggregate_type=Kind.USER, event_type=Kind.USER, trace_id=Kind.USER)
+    other = make_event(Kind.USER, aggregate_type="the value", event_version=Version.LATEST)
+    assert_given_back(transaction, event, other, make_event("the value", aggregate_type="the value", event_version=1))
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(-1e15, 1e15) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+NAME = TEXT.filter(bool)
+EVENTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "event_type": NAME,
+            "payload": st.binary(max_size=50) | JSON,
+            "event_version": st.integers(1, 2**31 - 1),
+            "event_id": st.uuids(allow_nil=True),
+            "metadata": st.dictionaries(TEXT, JSON, max_size=3),
+            "trace_id": st.none() | TEXT,
+            "correlation_id": st.none() | TEXT,
+            "causation_id": st.none() | TEXT,
+            "created_at": st.datetimes(
+                min_value=datetime(1, 1, 3),  # noqa: DTZ001
+                max_value=datetime(9999, 12, 30),  # noqa: DTZ001
+                timezones=st.timezones() | st.just(UTC),
+            ),
+        }
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda values: values["event_id"],
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(aggregate=st.tuples(NAME, NAME), values=EVENTS)
+def test_of_any_event_what_is_read_equals_what_was_appended(transaction: Transaction, aggregate, values):
+    kind, name = aggregate
+    assert_given_back(transaction, *(Event(aggregate_type=kind, aggregate_id=name, **each) for each in values))
