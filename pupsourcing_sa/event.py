@@ -52,6 +52,8 @@ class _Immutable:
 
 
 _set = object.__setattr__
+#: A string as JSON, in quotes.
+_quote = json.encoder.encode_basestring
 
 
 def _text(name: str, value: object, *, is_optional: bool = False) -> None:
@@ -127,6 +129,7 @@ class Event(_Immutable):
     """
 
     __slots__ = (
+        "_json",
         "_metadata",
         "_metadata_json",
         "aggregate_id",
@@ -151,8 +154,9 @@ class Event(_Immutable):
     correlation_id: str | None
     causation_id: str | None
     created_at: datetime
+    _json: str
     _metadata_json: str | None
-    _metadata: Mapping[str, Any] | None
+    _metadata: Mapping[str, Any]
 
     def __init__(
         self,
@@ -189,6 +193,10 @@ class Event(_Immutable):
             raise TypeError(f"created_at must be a datetime, not {type(created_at).__name__}")
         elif created_at.utcoffset() is None:
             raise ValueError("created_at must have a time zone, such as datetime.UTC")
+        try:
+            timestamp = created_at.astimezone(UTC).isoformat()
+        except OverflowError:
+            raise ValueError(f"created_at must be between the years 1 and 9999 in UTC, not {created_at}") from None
         if isinstance(payload, (bytes, bytearray, memoryview)):
             payload = bytes(payload)
         else:
@@ -203,8 +211,19 @@ class Event(_Immutable):
         _set(self, "correlation_id", correlation_id)
         _set(self, "causation_id", causation_id)
         _set(self, "created_at", created_at)
-        _set(self, "_metadata_json", None if metadata is _NO_METADATA else _encode_metadata(metadata))
-        _set(self, "_metadata", None)
+        metadata_json = None if metadata is _NO_METADATA else _encode_metadata(metadata)
+        _set(self, "_metadata_json", metadata_json)
+        # What an append sends of it besides the payload: the rest of a JSON object, encoded here, once.
+        rest = f'"event_id":"{event_id}","event_type":{_quote(event_type)},"event_version":{event_version},'
+        if trace_id is not None:
+            rest += f'"trace_id":{_quote(trace_id)},'
+        if correlation_id is not None:
+            rest += f'"correlation_id":{_quote(correlation_id)},'
+        if causation_id is not None:
+            rest += f'"causation_id":{_quote(causation_id)},'
+        if metadata_json is not None:
+            rest += f'"metadata":{metadata_json},'
+        _set(self, "_json", f'{rest}"created_at":"{timestamp}"}}')
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -252,13 +271,14 @@ def _restore_event(state: dict[str, Any], metadata_json: str | None) -> Event:
 
 
 def _decode_metadata(event: Event | PersistedEvent, text: str | None) -> Mapping[str, Any]:
-    metadata = event._metadata
-    if metadata is None:
+    try:
+        return event._metadata
+    except AttributeError:  # not decoded yet
         value = None if text is None else json.loads(text)
         # A log that others write to may hold JSON that is no object: given as it is.
         metadata = MappingProxyType(value or {}) if isinstance(value, dict | None) else value
         _set(event, "_metadata", metadata)
-    return metadata
+        return metadata
 
 
 @final
@@ -277,7 +297,7 @@ class PersistedEvent(_Immutable):
     __slots__ = ("_metadata", "_row")
 
     _row: _Row
-    _metadata: Mapping[str, Any] | None
+    _metadata: Mapping[str, Any]
 
     def __init__(self, *, global_position: int, aggregate_version: int, **event: Any) -> None:
         for name, value in (("global_position", global_position), ("aggregate_version", aggregate_version)):
@@ -286,14 +306,12 @@ class PersistedEvent(_Immutable):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         _set(self, "_row", _row(Event(**event), global_position, aggregate_version))
-        _set(self, "_metadata", None)
 
     @classmethod
     def _from_row(cls, row: _Row) -> Self:
         """Wrap a row as the store's statements select it, in the order of `_row`."""
         event = cls.__new__(cls)
-        _set(event, "_row", row)
-        _set(event, "_metadata", None)
+        _set_row(event, row)
         return event
 
     @property
@@ -373,6 +391,10 @@ class PersistedEvent(_Immutable):
             f"aggregate_id={self.aggregate_id!r}, aggregate_version={self.aggregate_version}, "
             f"event_type={self.event_type!r}, event_id={str(self.event_id)!r}, payload=<{len(self.payload)} bytes>)"
         )
+
+
+#: Faster than object.__setattr__, which is most of what making an event costs.
+_set_row = PersistedEvent.__dict__["_row"].__set__
 
 
 def _row(event: Event, global_position: int, aggregate_version: int) -> _Row:

@@ -112,7 +112,7 @@ class Appender:
         )
 
     def append(self, connection: Connection, batch: Batch) -> AppendResult:
-        parameters = self._parameters(batch.events)
+        parameters = self._parameters([batch])
         parameters["stream_type"] = batch.aggregate_type
         parameters["stream_id"] = batch.aggregate_id
         parameters["count"] = len(batch.events)
@@ -132,15 +132,9 @@ class Appender:
         return AppendResult(tuple(row[0] for row in written), to_version - len(written), to_version, batch.events)
 
     def append_many(self, connection: Connection, batches: Sequence[Batch]) -> list[AppendResult]:
-        events = [event for batch in batches for event in batch.events]
-        check_ids(events)
-        parameters = self._parameters(events)
-        parameters["streams"] = [number for number, batch in enumerate(batches, 1) for _ in batch.events]
-        parameters["numbers"] = [number for batch in batches for number in range(1, len(batch.events) + 1)]
-        parameters["stream_types"] = [batch.aggregate_type for batch in batches]
-        parameters["stream_ids"] = [batch.aggregate_id for batch in batches]
-        parameters["expecteds"] = [batch.expected.version for batch in batches]
-        parameters["counts"] = [len(batch.events) for batch in batches]
+        check_ids([event for batch in batches for event in batch.events])
+        parameters = self._parameters(batches)
+        parameters["streams"] = _streams(enumerate(batches, 1))
         require_transaction(connection)
         try:
             with translated(self._tables.events, self._tables.aggregate_heads):
@@ -208,24 +202,23 @@ class Appender:
     def _raise_duplicates(found: Sequence[PersistedEvent], error: Exception) -> NoReturn:
         raise DuplicateEventError(event.event_id for event in found) from error
 
-    def _parameters(self, events: Sequence[Event]) -> dict[str, Any]:
-        """The columns of the events as arrays."""
-        return {
-            "event_ids": [event.event_id for event in events],
-            "event_types": [event.event_type for event in events],
-            "event_versions": [event.event_version for event in events],
-            "payloads": self._payloads(events),
-            "trace_ids": [event.trace_id for event in events],
-            "correlation_ids": [event.correlation_id for event in events],
-            "causation_ids": [event.causation_id for event in events],
-            "metadatas": [event._metadata_json for event in events],
-            "created_ats": [event.created_at for event in events],
-        }
-
-    def _payloads(self, events: Sequence[Event]) -> list[Any]:
+    def _parameters(self, batches: Sequence[Batch]) -> dict[str, Any]:
+        """The events as the statements take them: a JSON array, and their payloads in one piece."""
+        rows: list[str] = []
+        start = 1
+        for stream, batch in enumerate(batches, 1):
+            for event in batch.events:
+                if self._tables.has_json_payload:
+                    payload = f'"payload":{_json_text(event)}'
+                else:
+                    size = len(event.payload)
+                    payload = f'"start":{start},"size":{size}'
+                    start += size
+                rows.append(f'{{"stream":{stream},"number":{len(rows) + 1},{payload},{event._json}')
+        parameters: dict[str, Any] = {"events": f"[{','.join(rows)}]"}
         if not self._tables.has_json_payload:
-            return [event.payload for event in events]
-        return [_json_text(event) for event in events]
+            parameters["payloads"] = b"".join([event.payload for batch in batches for event in batch.events])
+        return parameters
 
     def aggregate_version(self, connection: Connection, aggregate_type: str, aggregate_id: str) -> int:
         names = {"stream_type": aggregate_type, "stream_id": aggregate_id}
@@ -234,14 +227,9 @@ class Appender:
     def _raise_conflict(self, connection: Connection, batches: Sequence[Batch], written: dict[int, int]) -> NoReturn:
         """Raise the conflict of the first aggregate that is not as expected, once nothing of the append is left."""
         if written:
-            undone = [batch for number, batch in enumerate(batches, 1) if number in written]
-            parameters = {
-                "stream_types": [batch.aggregate_type for batch in undone],
-                "stream_ids": [batch.aggregate_id for batch in undone],
-                "counts": [len(batch.events) for batch in undone],
-            }
+            undone = _streams((number, batches[number - 1]) for number in written)
             try:
-                connection.execute(self._statements.undo, parameters)
+                connection.execute(self._statements.undo, {"streams": undone})
             except BaseException:  # such as Ctrl-C: what could not be undone must not be committed
                 connection.invalidate()
                 raise
@@ -262,6 +250,18 @@ class Appender:
             raise DuplicateEventError([each for each in ids if str(each) in detail] or ids) from error
         if is_serialization_failure(error) or violates(error, self._unique_version, connection):
             raise batches[0].conflict(None) from error
+
+
+def _streams(numbered: Iterable[tuple[int, Batch]]) -> str:
+    """The aggregates as the statements take them."""
+    rows: list[dict[str, Any]] = []
+    before = 0
+    for number, batch in numbered:
+        row = {"stream": number, "stream_type": batch.aggregate_type, "stream_id": batch.aggregate_id}
+        row |= {"expected": batch.expected.version, "count": len(batch.events), "before": before}
+        rows.append(row)
+        before += len(batch.events)
+    return json.dumps(rows, ensure_ascii=False)
 
 
 def _json_text(event: Event) -> str:

@@ -91,7 +91,7 @@ class TestText:
         chance = random.Random(5)
         fits, too_long = ("".join(chance.choices("abcdefghijkl", k=length)) for length in (2000, 20_000))
         assert_given_back(transaction, make_event(fits))
-        with pytest.raises(Exception, match="index row .*aggregate_heads_pkey") as caught:
+        with pytest.raises(Exception, match="index row") as caught:
             transaction.append(NoStream(), [make_event(too_long)])
         assert caught.value.orig.sqlstate == "54000"
         transaction.rollback()
