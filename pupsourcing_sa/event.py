@@ -52,6 +52,7 @@ class _Immutable:
 
 
 _set = object.__setattr__
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 #: A string as JSON, in quotes.
 _quote = json.encoder.encode_basestring
 
@@ -75,7 +76,7 @@ def _text(name: str, value: object, *, is_optional: bool = False) -> None:
 
 def _encode_json(name: str, value: object) -> str:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _to_json(value)
         text.encode()
     except TypeError as error:
         raise TypeError(f"{name} must be JSON: {error}") from None

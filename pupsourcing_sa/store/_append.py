@@ -104,6 +104,8 @@ class Appender:
 
     def __init__(self, tables: EventTables, notify_channel: str | None) -> None:
         self._tables = tables
+        #: By which a session that has several binds tells that this writes to the log.
+        self.clause = tables.events.insert()
         self._statements = AppendStatements(tables, notify_channel)
         self._read = ReadStatements(tables)
         self._unique_id, self._unique_version = sorted(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, Executable, Table
+from sqlalchemy import ClauseElement, Connection, Executable
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pupsourcing_sa.errors import TransactionRequiredError
@@ -14,14 +14,21 @@ __all__ = ["SyncSession", "connection_of", "driver_rows", "require_transaction"]
 #: What every method of `EventStore` takes.
 SyncSession: TypeAlias = Session | scoped_session[Any] | Connection
 
+#: Whatever the engine or the connection says: with a server-side cursor SQLAlchemy has taken rows before we look.
+_UNBUFFERED: Final = {"stream_results": False, "yield_per": None}
 
-def connection_of(session: SyncSession, table: Table) -> Connection:
+
+def connection_of(session: SyncSession, clause: ClauseElement) -> Connection:
     """The connection of the session's current transaction, which is begun if there is none.
+
+    Args:
+        session: what the caller handed in.
+        clause: a table, or an INSERT or UPDATE of it, by which a session that has several binds chooses one.
 
     Nothing is flushed: what is pending in the session stays pending, whatever becomes of the statement.
     """
     if isinstance(session, (Session, scoped_session)):
-        return session.connection(bind_arguments={"clause": table})
+        return session.connection(bind_arguments={"clause": clause})
     if isinstance(session, Connection):
         return session
     hint = ""
@@ -45,8 +52,8 @@ def require_transaction(connection: Connection) -> None:
 
 
 def driver_rows(connection: Connection, statement: Executable, parameters: dict[str, Any]) -> list[Any]:
-    """The rows as the driver gives them; SQLAlchemy's ``Row`` objects would cost as much again as fetching."""
-    result = connection.execute(statement, parameters)
-    rows = result.cursor.fetchall()
+    """The rows as tuples of the driver; SQLAlchemy's ``Row`` objects would cost as much again as fetching."""
+    result = connection.execute(statement, parameters, execution_options=_UNBUFFERED)
+    rows = list(result.cursor.fetchall())
     result.close()
-    return list(rows)
+    return rows if not rows or type(rows[0]) is tuple else list(map(tuple, rows))  # asyncpg has records

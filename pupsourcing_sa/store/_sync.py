@@ -93,7 +93,7 @@ class EventStore:
             TablesMissingError: the log's tables do not exist.
         """
         batch = Batch.of(expected_version, events)
-        connection = connection_of(session, self.tables.events)
+        connection = connection_of(session, self._appender.clause)
         if idempotent:
             return self._appender.append_once(connection, batch)
         return self._appender.append(connection, batch)
@@ -128,7 +128,7 @@ class EventStore:
         aggregates = {(batch.aggregate_type, batch.aggregate_id) for batch in batches}
         if len(aggregates) < len(batches):
             raise ValueError("appends must name each aggregate once; put its events into one sequence")
-        return self._appender.append_many(connection_of(session, self.tables.events), batches)
+        return self._appender.append_many(connection_of(session, self._appender.clause), batches)
 
     # -- reading -----------------------------------------------------------------------------------------------
 

@@ -74,4 +74,4 @@ class Checkpoint:
         )
 
     def _connection(self, session: Session) -> Connection:
-        return connection_of(session, self._table)
+        return connection_of(session, self._update)
