@@ -4,7 +4,8 @@
 name says so). The baseline executes the very statement that the store executes, with the very parameters, on one open
 connection, and commits. Both get what they need ready-made, `Event` objects or lists of parameters, so that the ratio
 is the price of ``store.append`` and of SQLAlchemy; ``+ Events built`` adds the building of the objects to our side
-only. ``hot stream`` is many appends to one aggregate, without an expected version; all others make new aggregates.
+only; ``beside Session`` gives the baseline a `Session` as well, opened, used past Core and closed each time, so that the
+ratio is the price of the store alone. ``hot stream`` is many appends to one aggregate, without an expected version; all others make new aggregates.
 
 *Reading.* Ours is a `Session` for each call. The baseline selects the plain columns of the same rows, with psycopg's
 default loaders, into tuples, and gets the bound that our side has to find out (the stable position) as a parameter.
@@ -99,6 +100,7 @@ def _append(
     *,
     is_hot: bool = False,
     builds_events: bool = False,
+    is_beside_session: bool = False,
     opened: Callable[[Engine], Any] = Session,
 ) -> tuple[Side, Side]:
     expected = AnyVersion() if is_hot else NoStream()
@@ -117,10 +119,19 @@ def _append(
         database.psycopg.commit()
         return size
 
+    def execute_in_session(recorded: tuple[str, Any]) -> int:
+        with Session(database.engine) as session:
+            session.connection().exec_driver_sql(*recorded).cursor.fetchall()
+            session.commit()
+        return size
+
     def batches(count: int) -> list[list[Event]]:
         return list(map(batch, range(count)))
 
-    baseline = Side(lambda count: database.what_append_executes(expected, batches(count)), execute)
+    def recorded(count: int) -> Sequence[tuple[str, Any]]:
+        return database.what_append_executes(expected, batches(count))
+
+    baseline = Side(recorded, execute_in_session if is_beside_session else execute)
     return Side(range if builds_events else batches, append), baseline
 
 
@@ -178,6 +189,7 @@ for _name, _size, _goal in (("1 event", 1, 0.75), ("10 events", 10, 0.80), ("100
         f"append {_name}": Case(partial(_append, _size), goal=_goal),
         f"append {_name} + Events built": Case(partial(_append, _size, builds_events=True)),
         f"append {_name}, Connection": Case(partial(_append, _size, opened=Engine.connect)),
+        f"append {_name}, beside Session": Case(partial(_append, _size, is_beside_session=True)),
         f"append {_name}, 8 writers": Case(partial(_append, _size), writers=8),
     }
 CASES |= {
