@@ -15,7 +15,7 @@ from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
 
 __all__ = ["detail_of", "is_lost_race", "is_outage", "is_serialization_failure", "translated", "violates"]
 
-_UNDEFINED_TABLE: Final = "42P01"
+_UNDEFINED: Final = frozenset({"42P01", "3F000"})  # undefined_table, and its schema
 _READ_ONLY: Final = "25006"
 _UNIQUE_VIOLATION: Final = "23505"
 _SERIALIZATION_FAILURE: Final = "40001"
@@ -34,7 +34,7 @@ def translated(*tables: Table) -> Iterator[None]:
         yield
     except DBAPIError as error:
         state = _sqlstate(error)
-        if state == _UNDEFINED_TABLE:
+        if state in _UNDEFINED:
             names = " or ".join(table.key for table in tables)
             raise TablesMissingError(
                 f"there is no table {names} in the database, or not in this search_path: run your migrations, as in "

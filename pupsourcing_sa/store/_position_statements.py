@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     DateTime,
     FromClause,
@@ -59,6 +60,9 @@ _ACTIVITY: Final = _catalog(
     query=Text,
     xact_start=DateTime(timezone=True),
 )
+_SEQUENCES: Final = _catalog(
+    "pg_sequence", seqrelid=OID, seqcache=BigInteger, seqincrement=BigInteger, seqcycle=Boolean
+)
 _PREPARED: Final = _catalog(
     "pg_prepared_xacts", transaction=Text, gid=Text, owner=Text, prepared=DateTime(timezone=True)
 )
@@ -76,22 +80,23 @@ class PositionStatements:
 
     @cached_property
     def stable(self) -> Select[Any]:
-        """The last position issued and the stable position, with what decides whether they can be relied upon.
+        """The stable position, with what decides whether it can be relied upon.
 
-        H, the last position issued, must be read before the locks are: an append that took its mark between the two
-        would otherwise be missed. It is a subquery that cannot be merged (its output is volatile), and the smallest
-        mark is a correlated subquery on it, which PostgreSQL can only run once it has H. Both look at the server's
-        memory and not at the transaction's snapshot.
+        It is the last position in the log, or the smallest mark where one lies below. The last position must be read
+        before the locks are: an append that took its mark between the two would otherwise be missed. The transaction's
+        snapshot is older than both. The last position issued, by which marks are decoded, is read by a subquery that
+        cannot be merged (its output is volatile), and the smallest mark by a correlated subquery on that, which
+        PostgreSQL can only run once it has it.
 
-        A sequence that has issued nothing since it was created or restarted has no H. RESTART waits for the
-        transactions that use the sequence, so everything in the log is finished then, and the log's last position
-        stands in. Without the privilege to read the sequence H is NULL.
+        Not the last position issued itself: positions that were rolled back may not have reached the disk, and after a
+        crash the sequence may issue them again. What is committed has been flushed, with all that came before it.
         """
-        head = self._issued.c.position
-        smallest = select(func.min(self._mark(head))).where(self._is_mark(head)).correlate(self._issued)
+        issued = self._issued.c
+        smallest = select(func.min(self._mark(issued.position))).where(self._is_mark(issued.position))
         return select(
-            head.label("issued"),
-            func.least(head, smallest.scalar_subquery()).label("stable"),
+            func.least(issued.in_log, smallest.correlate(self._issued).scalar_subquery()).label("stable"),
+            issued.is_readable,
+            issued.is_in_order,
             func.current_setting(constant("transaction_isolation")).label("isolation"),
             func.pg_is_in_recovery().label("is_in_recovery"),
         )
@@ -129,12 +134,23 @@ class PositionStatements:
 
     @cached_property
     def _issued(self) -> FromClause:
-        events = self._events
-        sequence = sequence_of(events)
-        is_readable = func.has_sequence_privilege(sequence, constant("USAGE, SELECT"))
+        """The last position issued, the last one in the log, and what is wrong with the sequence.
+
+        A sequence that has issued nothing since it was created or restarted has no last value. RESTART waits for the
+        transactions that use the sequence, so everything in the log is finished then, and the log's last position
+        stands in. Without the privilege to read the sequence it would look the same.
+        """
+        events, sequence = self._events, sequence_of(self._events)
         in_log = func.coalesce(select(func.max(events.c.global_position)).scalar_subquery(), constant(0))
         last = func.pg_sequence_last_value(sequence, type_=BigInteger)
-        return select(func.coalesce(last, case((is_readable, in_log))).label("position")).subquery("issued")
+        c = _SEQUENCES.c
+        is_in_order = select((c.seqcache == 1) & (c.seqincrement > 0) & ~c.seqcycle).where(c.seqrelid == sequence)
+        return select(
+            func.coalesce(last, in_log).label("position"),
+            in_log.label("in_log"),
+            func.has_sequence_privilege(sequence, constant("USAGE, SELECT")).label("is_readable"),
+            is_in_order.scalar_subquery().label("is_in_order"),
+        ).subquery("issued")
 
     @staticmethod
     def _distance(head: ColumnElement[Any]) -> ColumnElement[Any]:

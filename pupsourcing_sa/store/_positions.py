@@ -60,10 +60,15 @@ class Positions:
         row = connection.execute(self._statements.stable).one()
         if row.is_in_recovery:
             raise StablePositionError("a standby does not see the locks of appends in flight; ask the primary server")
-        if row.issued is None:
+        if not row.is_readable:
             raise StablePositionError(
                 f"this role may not read the sequence of {self._events.key}.global_position, or there is none; GRANT "
                 f"SELECT on the one that pg_get_serial_sequence('{self._events.key}', 'global_position') names"
+            )
+        if not row.is_in_order:
+            raise StablePositionError(
+                f"the sequence of {self._events.key}.global_position does not issue positions in order; ALTER SEQUENCE "
+                "it to CACHE 1, INCREMENT BY 1 and NO CYCLE, while nobody appends"
             )
         if not is_bounded and row.isolation not in ("read committed", "read uncommitted"):
             raise StablePositionError(

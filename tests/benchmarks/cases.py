@@ -2,10 +2,10 @@
 
 *Appending.* Ours is a `Session`, opened, given one append, committed and closed each time (or a `Connection`, where the
 name says so). The baseline executes the very statement that the store executes, with the very parameters, on one open
-connection, and commits. Both get what they need ready-made, `Event` objects or lists of parameters, so that the ratio
-is the price of ``store.append`` and of SQLAlchemy; ``+ Events built`` adds the building of the objects to our side
-only; ``beside Session`` gives the baseline a `Session` as well, opened, used past Core and closed each time, so that the
-ratio is the price of the store alone. ``hot stream`` is many appends to one aggregate, without an expected version; all others make new aggregates.
+connection, and commits. Both get what they need ready-made, `Event` objects or parameters, so that the ratio is the
+price of ``store.append`` and of SQLAlchemy; ``+ Events built`` adds the building of the objects to our side only.
+``beside Session`` gives the baseline a `Session` as well, opened, used past Core and closed each time: the price of the
+store alone. ``hot stream`` is many appends to one aggregate, without an expected version; the others make new ones.
 
 *Reading.* Ours is a `Session` for each call. The baseline selects the plain columns of the same rows, with psycopg's
 default loaders, into tuples, and gets the bound that our side has to find out (the stable position) as a parameter.
