@@ -30,7 +30,9 @@ SESSIONS: dict[str, tuple[type[Any], str]] = {
     "session": (Session, "psycopg"),
     "connection": (Connection, "psycopg"),
     "async-session": (AsyncSession, "psycopg"),
-    "async-connection": (AsyncConnection, "asyncpg"),
+    "async-connection": (AsyncConnection, "psycopg"),
+    "asyncpg-session": (AsyncSession, "asyncpg"),
+    "asyncpg-connection": (AsyncConnection, "asyncpg"),
 }
 
 

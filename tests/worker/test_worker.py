@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
@@ -342,14 +342,13 @@ class TestRun:
         assert fleet.seen("all") == []
 
     def test_it_waits_for_a_database_that_comes_back(self, fleet: Fleet, engine: Engine):
-        worker = fleet.worker(fleet.see("all"))
+        fleet.start(fleet.worker(fleet.see("all")))
+        fleet.engine = create_engine(engine.url, poolclass=NullPool)  # for us; the worker's connections are cut
         fleet.append()
-        fleet.start(worker)
         fleet.wait(lambda: fleet.seen("all") == [1])
         for _ in range(5):
             terminated = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             fleet.query(f"{terminated} AND datname = current_database() AND backend_type = 'client backend'")
-            engine.dispose()
             fleet.append()
         fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, 6])
 
