@@ -152,13 +152,18 @@ def _demo(options: argparse.Namespace) -> int:
     from pupsourcing_sa.demo.story import run_demo
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up, as after Ctrl-C
-    is_right = run_demo(
-        console,
-        events=options.events,
-        writers=options.writers,
-        database_url=options.database_url,
-        keep=options.keep,
-    )
+    try:
+        is_right = run_demo(
+            console,
+            events=options.events,
+            writers=options.writers,
+            database_url=options.database_url,
+            keep=options.keep,
+        )
+    except (ArgumentError, ValueError) as error:
+        raise UsageError(error) from error
+    except RuntimeError as error:
+        return _complain(error, 1)
     return 0 if is_right else 1
 
 

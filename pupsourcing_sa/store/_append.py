@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import Connection
@@ -23,7 +24,7 @@ from pupsourcing_sa.tables import EventTables
 
 __all__ = ["Appender", "Batch"]
 
-#: Besides the payload, whose comparison depends on its column.
+#: Besides payload and metadata, which are compared as JSON.
 _WHAT_IT_SAYS: Final = (
     "event_id",
     "aggregate_type",
@@ -32,7 +33,6 @@ _WHAT_IT_SAYS: Final = (
     "event_version",
     "correlation_id",
     "causation_id",
-    "metadata",
 )
 
 
@@ -108,10 +108,11 @@ class Appender:
         self.clause = tables.events.insert()
         self._statements = AppendStatements(tables, notify_channel)
         self._read = ReadStatements(tables)
-        self._unique_id, self._unique_version = sorted(
-            (each for each in tables.events.constraints if isinstance(each, UniqueConstraint)),
-            key=lambda unique: len(unique.columns),
-        )
+        unique = {
+            tuple(each.columns.keys()): each for each in tables.events.constraints if isinstance(each, UniqueConstraint)
+        }
+        self._unique_id = unique["event_id",]
+        self._unique_version = unique["aggregate_type", "aggregate_id", "aggregate_version"]
 
     def append(self, connection: Connection, batch: Batch) -> AppendResult:
         parameters = self._parameters([batch])
@@ -174,31 +175,37 @@ class Appender:
         found = list(map(PersistedEvent._from_row, driver_rows(connection, self._read.by_id, ids)))
         if not found:
             return None
-        first = found[0].aggregate_version
+        first, last = found[0].aggregate_version, found[-1].aggregate_version
         is_same = len(found) == len(batch.events) and all(
             self._is_same(event, earlier) and earlier.aggregate_version == version
             for version, (event, earlier) in enumerate(zip(batch.events, found, strict=True), first)
         )
         if is_same:
-            own_append = {
+            range_ = {
                 "stream_type": batch.aggregate_type,
                 "stream_id": batch.aggregate_id,
                 "first": first,
-                "last": found[-1].aggregate_version,
+                "last": last,
             }
-            is_same = not connection.scalar(self._read.neighbours, own_append)
+            is_same = not connection.scalar(self._read.is_part_of_an_append, range_)
         if not is_same:
             return found
-        positions = tuple(event.global_position for event in found)
-        return AppendResult(positions, first - 1, found[-1].aggregate_version, batch.events)
+        result = AppendResult(tuple(event.global_position for event in found), first - 1, last, batch.events)
+        vars(result)["events"] = tuple(found)  # as the log has them, not as they were given this time
+        return result
 
     def _is_same(self, event: Event, earlier: PersistedEvent) -> bool:
         """Whether they say the same; when and in which trace they were recorded differs between two attempts."""
         if self._tables.has_json_payload:
-            is_same_payload = event.json() == earlier.json()
+            is_same_payload = _canonical(event.payload) == _canonical(earlier.payload)
         else:
             is_same_payload = event.payload == earlier.payload
-        return is_same_payload and all(getattr(event, name) == getattr(earlier, name) for name in _WHAT_IT_SAYS)
+        is_same_metadata = _canonical(event._metadata_json) == _canonical(earlier._row[11])
+        return (
+            is_same_payload
+            and is_same_metadata
+            and all(getattr(event, name) == getattr(earlier, name) for name in _WHAT_IT_SAYS)
+        )
 
     @staticmethod
     def _raise_duplicates(found: Sequence[PersistedEvent], error: Exception) -> NoReturn:
@@ -241,8 +248,9 @@ class Appender:
             if batch.expected.version not in (None, actual[number]):
                 raise batch.conflict(actual[number])
         # Another writer made it fit in the meantime. What was not written is the one that did not.
-        number = next(number for number in actual if number not in written)
-        raise batches[number - 1].conflict(actual[number])
+        unwritten = [(batch, actual[n]) for n, batch in enumerate(batches, 1) if n not in written]
+        batch, version = next((each for each in unwritten if each[0].expected.version is not None), unwritten[0])
+        raise batch.conflict(version)
 
     def _raise_meaning(self, error: DBAPIError, connection: Connection, batches: Sequence[Batch]) -> None:
         """Raise what a failed append means; return if it means nothing in particular."""
@@ -251,7 +259,10 @@ class Appender:
             detail = detail_of(error)
             raise DuplicateEventError([each for each in ids if str(each) in detail] or ids) from error
         if is_serialization_failure(error) or violates(error, self._unique_version, connection):
-            raise batches[0].conflict(None) from error
+            # Of several it is not known which one; it can only be one of which something was expected.
+            raise next((each for each in batches if each.expected.version is not None), batches[0]).conflict(
+                None
+            ) from error
 
 
 def _streams(numbered: Iterable[tuple[int, Batch]]) -> str:
@@ -264,6 +275,19 @@ def _streams(numbered: Iterable[tuple[int, Batch]]) -> str:
         rows.append(row)
         before += len(batch.events)
     return json.dumps(rows, ensure_ascii=False)
+
+
+def _canonical(text: str | bytes | None) -> Any:
+    """JSON in a form in which equal values are equal, as JSONB sees them: numbers are decimals, and no booleans."""
+
+    def tagged(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tagged(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [tagged(each) for each in value]
+        return (type(value), value)
+
+    return None if text is None else tagged(json.loads(text, parse_float=Decimal, parse_int=Decimal))
 
 
 def _json_text(event: Event) -> str:

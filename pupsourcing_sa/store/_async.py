@@ -94,7 +94,7 @@ class AsyncEventStore:
     ) -> AsyncIterator[PersistedEvent]:
         """See `EventStore.iterate_aggregate_stream`; for ``async for``."""
         arguments = (aggregate_type, aggregate_id, from_version, to_version, page_size)
-        return _iterate(session, self.sync_store.stream_pages, *arguments)
+        return _iterate(session, self.sync_store._stream_pages, *arguments)
 
     async def aggregate_version(self, session: _Session, aggregate_type: str, aggregate_id: str) -> int:
         """See `EventStore.aggregate_version`."""
@@ -138,7 +138,7 @@ class AsyncEventStore:
     ) -> AsyncIterator[PersistedEvent]:
         """See `EventStore.iterate_events`; for ``async for``."""
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        return _iterate(session, self.sync_store.pages, scope, after, up_to, page_size)
+        return _iterate(session, self.sync_store._pages, scope, after, up_to, page_size)
 
     async def latest_global_position(self, session: _Session) -> int:
         """See `EventStore.latest_global_position`."""

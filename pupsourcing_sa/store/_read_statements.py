@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     cast,
     column,
+    exists,
     func,
     literal_column,
     select,
@@ -28,6 +29,8 @@ from pupsourcing_sa.tables import EventTables
 __all__ = ["ReadStatements"]
 
 _AGGREGATE: Final = ("aggregate_type", "aggregate_id")
+#: System columns that say who inserted a row: the transaction, and its command.
+_STAMPS: Final = ("xmin", "cmin")
 
 
 class ReadStatements:
@@ -86,22 +89,44 @@ class ReadStatements:
         return select(*self._row()).where(is_wanted).order_by(c.global_position)
 
     @cached_property
-    def neighbours(self) -> Select[Any]:
-        """How many events right before and after a range of versions the same statement wrote as the range's first.
+    def is_part_of_an_append(self) -> Select[Any]:
+        """Whether the statement that wrote a range of versions also wrote the version before or after it.
 
         PostgreSQL keeps with each row which transaction inserted it, and which command of it; events are never updated.
+        That says nothing of rows that were loaded in bulk, as by a restore: there, the events of other aggregates
+        before and after in the log are from the same command, too.
         """
-        own, other = self._events.alias("own"), self._events.alias("other")
-        first, last = parameter("first", BigInteger()), parameter("last", BigInteger())
-        same_statement = [literal_column(f"other.{name}") == literal_column(f"own.{name}") for name in ("xmin", "cmin")]
+        events = self._events
+        own, last, version, place = (events.alias(name) for name in ("own", "last", "version", "place"))
+
+        def is_same_command(other: str) -> ColumnElement[bool]:
+            return and_(*(literal_column(f"{other}.{stamp}") == literal_column(f"own.{stamp}") for stamp in _STAMPS))
+
+        def is_of_aggregate(alias: FromClause) -> ColumnElement[bool]:
+            return and_(*(alias.c[name] == own.c[name] for name in _AGGREGATE))
+
+        before = select(func.max(events.c.global_position)).where(events.c.global_position < own.c.global_position)
+        after = select(func.min(events.c.global_position)).where(events.c.global_position > last.c.global_position)
+        neighbour = exists().where(
+            is_of_aggregate(version),
+            version.c.aggregate_version.in_([own.c.aggregate_version - 1, last.c.aggregate_version + 1]),
+            is_same_command("version"),
+        )
+        in_bulk = exists().where(
+            place.c.global_position.in_(
+                [before.correlate(own).scalar_subquery(), after.correlate(last).scalar_subquery()]
+            ),
+            ~is_of_aggregate(place),
+            is_same_command("place"),
+        )
         return (
-            select(func.count())
-            .select_from(own.join(other, and_(*(own.c[name] == other.c[name] for name in _AGGREGATE), *same_statement)))
+            select(and_(neighbour.correlate(own, last), ~in_bulk.correlate(own, last)))
+            .select_from(own.join(last, is_of_aggregate(last)))
             .where(
                 own.c.aggregate_type == parameter("stream_type", Text()),
                 own.c.aggregate_id == parameter("stream_id", Text()),
-                own.c.aggregate_version == first,
-                other.c.aggregate_version.in_([first - 1, last + 1]),
+                own.c.aggregate_version == parameter("first", BigInteger()),
+                last.c.aggregate_version == parameter("last", BigInteger()),
             )
         )
 

@@ -185,10 +185,10 @@ class EventStore:
             session: as for `read_aggregate_stream`, like everything but ``page_size``.
             page_size: so many events are in memory at a time.
         """
-        pages = self.stream_pages(session, aggregate_type, aggregate_id, from_version, to_version, page_size)
+        pages = self._stream_pages(session, aggregate_type, aggregate_id, from_version, to_version, page_size)
         return (event for page in pages for event in page)
 
-    def stream_pages(
+    def _stream_pages(
         self,
         session: SyncSession,
         aggregate_type: str,
@@ -197,7 +197,22 @@ class EventStore:
         to_version: int | None,
         page_size: int,
     ) -> Iterator[tuple[PersistedEvent, ...]]:
+        """Check the arguments, now and not when the first page is asked for."""
+        for name, value in (("from_version", from_version), ("to_version", to_version)):
+            _integer(name, value, default=0)
         _integer("page_size", page_size, minimum=1)
+        _stream_parameters(aggregate_type, aggregate_id)
+        return self._generate_stream(session, aggregate_type, aggregate_id, from_version, to_version, page_size)
+
+    def _generate_stream(
+        self,
+        session: SyncSession,
+        aggregate_type: str,
+        aggregate_id: str,
+        from_version: int | None,
+        to_version: int | None,
+        page_size: int,
+    ) -> Iterator[tuple[PersistedEvent, ...]]:
         while True:
             page = self.read_aggregate_stream(
                 session,
@@ -259,7 +274,7 @@ class EventStore:
         bound = _integer("up_to", up_to, default=_MAX_BIGINT)
         with self._reading(session) as connection:
             stable = self._positions.stable(connection, is_bounded=up_to is not None)
-        return self.read_stable(session, scope, after, min(bound, stable), limit, backwards=backwards)
+        return self._read_stable(session, scope, after, min(bound, stable), limit, backwards=backwards)
 
     def iterate_events(
         self,
@@ -281,22 +296,28 @@ class EventStore:
         It ends at the stable position of the moment when the first event is asked for.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        pages = self.pages(session, scope, after, up_to, page_size)
+        pages = self._pages(session, scope, after, up_to, page_size)
         return (event for page in pages for event in page)
 
-    def pages(
+    def _pages(
         self, session: SyncSession, scope: Scope, after: int, up_to: int | None, page_size: int
     ) -> Iterator[list[PersistedEvent]]:
-        after = _integer("after", after)
-        page_size = _integer("page_size", page_size, minimum=1)
+        """Check the arguments, now and not when the first page is asked for."""
+        _integer("after", after)
+        _integer("page_size", page_size, minimum=1)
         bound = _integer("up_to", up_to, default=_MAX_BIGINT)
+        return self._generate_log(session, scope, after, bound, page_size, is_bounded=up_to is not None)
+
+    def _generate_log(
+        self, session: SyncSession, scope: Scope, after: int, up_to: int, page_size: int, *, is_bounded: bool
+    ) -> Iterator[list[PersistedEvent]]:
         with self._reading(session) as connection:
-            bound = min(bound, self._positions.stable(connection, is_bounded=up_to is not None))
-        while page := self.read_stable(session, scope, after, bound, page_size):
+            bound = min(up_to, self._positions.stable(connection, is_bounded=is_bounded))
+        while page := self._read_stable(session, scope, after, bound, page_size):
             yield page
             after = page[-1].global_position
 
-    def read_stable(
+    def _read_stable(
         self, session: SyncSession, scope: Scope, after: int, up_to: int, limit: int, *, backwards: bool = False
     ) -> list[PersistedEvent]:
         """A page of the log up to a position that the caller knows to be stable in the transaction's snapshot.

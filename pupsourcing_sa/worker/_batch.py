@@ -14,6 +14,7 @@ from pupsourcing_sa.consumer import Scope, Subscription
 from pupsourcing_sa.errors import HandlerTransactionError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.store._errors import is_lost_race, is_outage
 from pupsourcing_sa.worker._checkpoints import Checkpoint
 
 __all__ = ["Batch", "BatchFailed", "Invoke", "ShuttingDown", "run_batch"]
@@ -93,21 +94,29 @@ def run_batch(
         BatchFailed: from the exception of the handler.
         ShuttingDown: ``is_aborted`` said so.
     """
-    position = checkpoint.lock(session)
-    if position is None:
+    locked = checkpoint.lock(session)
+    if locked is None:
         return None
+    position, transaction = locked
     # What was scanned before counts only if the checkpoint is where we left it.
     after = known.scanned if position == known.checkpoint else position
     up_to = min(up_to, after + window)
-    events = store.read_stable(session, scope, after, up_to, limit)
+    events = store._read_stable(session, scope, after, up_to, limit)
     scanned = events[-1].global_position if len(events) == limit else max(after, up_to)
     if events:
         with _guarded(session, subscription.name) as check:
             _handle(session, invoke, subscription, events, check, is_aborted)
-    if events or is_checkpoint_due(scanned - position):
-        checkpoint.move(session, scanned)
-        position = scanned
-    session.commit()
+    if is_aborted():
+        raise ShuttingDown
+    try:
+        if events or is_checkpoint_due(scanned - position):
+            checkpoint.move(session, scanned, transaction)
+            position = scanned
+        session.commit()
+    except Exception as error:
+        if not events or is_outage(error) or is_lost_race(error):
+            raise
+        raise BatchFailed(events, None) from error  # such as a deferred constraint
     return Batch(scanned, position, len(events))
 
 
@@ -137,7 +146,7 @@ def _handle(
         check()
     except ShuttingDown:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a handler's exit is not the worker's
         raise BatchFailed(events, current) from error
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from sqlalchemy.orm import Session
+
 from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.store._connection import connection_of, require_transaction
+from pupsourcing_sa.worker._batch import Invoke
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._execution import Execution
 from pupsourcing_sa.worker._stable import StablePosition, is_set_within
@@ -17,7 +21,12 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 
 async def look(execution: Execution, store: EventStore) -> int:
     """The stable position of this moment."""
-    return await execution("pupsourcing-dispatcher", lambda session, _: store.stable_position(session))
+
+    def work(session: Session, _: Invoke) -> int:
+        require_transaction(connection_of(session, store.tables.events))  # a batch without one would not be a batch
+        return store.stable_position(session)
+
+    return await execution("pupsourcing-dispatcher", work)
 
 
 async def dispatch(

@@ -23,7 +23,15 @@ from pupsourcing_sa.worker._batch import Invoke
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
-__all__ = ["Execution", "SessionFactory", "Work", "execution_for", "is_async_sessionmaker", "is_coroutine_function"]
+__all__ = [
+    "Execution",
+    "SessionFactory",
+    "Work",
+    "execution_for",
+    "is_async_sessionmaker",
+    "is_coroutine_function",
+    "refuse_awaitable",
+]
 
 _T = TypeVar("_T")
 
@@ -56,7 +64,7 @@ class _Threads:
         with self._factory() as session:
 
             def invoke(handler: Callable[[Any, Any], Any], argument: Any) -> None:
-                handler(session, argument)
+                refuse_awaitable(handler, handler(session, argument))
 
             return work(session, invoke)
 
@@ -103,6 +111,14 @@ def is_async_sessionmaker(factory: object) -> bool:
     """Whether it is one; without greenlet there is none, and its module cannot be imported."""
     asyncio_extension = sys.modules.get("sqlalchemy.ext.asyncio")
     return asyncio_extension is not None and isinstance(factory, asyncio_extension.async_sessionmaker)
+
+
+def refuse_awaitable(handler: object, result: object) -> None:
+    """Complain of a handler whose result nobody would wait for."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{handler!r} gave an awaitable, and is not a coroutine function: declare it with async def")
 
 
 def is_coroutine_function(handler: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
-from pupsourcing_sa.worker._execution import Work, is_coroutine_function
+from pupsourcing_sa.worker._execution import Work, is_coroutine_function, refuse_awaitable
 
 __all__ = ["Greenlets"]
 
@@ -34,7 +34,7 @@ class Greenlets:
         if is_coroutine_function(handler):
             await_only(handler(session, argument))
         else:
-            handler(session.sync_session, argument)
+            refuse_awaitable(handler, handler(session.sync_session, argument))
 
     async def close(self) -> None:
         engine = self._factory.kw.get("bind")

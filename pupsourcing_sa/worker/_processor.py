@@ -74,6 +74,14 @@ class Processor:
         self._outages = 0  # in a row, of anything else
         self._details = {"consumer": subscription.name, "partition": scope.partition}
 
+    async def look(self) -> int:
+        """Where the checkpoint is.
+
+        Raises:
+            TablesMissingError: the worker's tables do not exist.
+        """
+        return await self._execution(self.name, lambda session, _: self._checkpoint.read(session))
+
     async def run(self, stable: StablePosition) -> None:
         """Follow the log until the worker stops. Failures are tried again, for ever."""
         while not self._stopping.is_set():
@@ -92,21 +100,30 @@ class Processor:
 
     async def drain(self, up_to: int) -> None:
         """Process everything up to a stable position. An event that fails ends it; its exception is raised."""
+        failure: Exception | None = None
         while self._known.scanned < up_to and not self._stopping.is_set():
             try:
                 is_ours = await self._run_batch(up_to, lambda passed: passed > 0)
             except ShuttingDown:
                 return
-            except BatchFailed as failure:
-                if is_lost_race(failure.__cause__) or self._narrow_down(failure):
+            except Exception as error:
+                cause = error.__cause__ if isinstance(error, BatchFailed) else error
+                if is_lost_race(cause) or (isinstance(error, BatchFailed) and self._narrow_down(error)):
                     continue
-                cause = failure.__cause__ or failure
-                cause.add_note(f"while consumer {self._subscription.name!r} handled {failure.event!r}")
-                raise cause from None
+                failure = error  # raised outside of this block, which would become part of its traceback
+            if failure is not None:
+                raise self._unwrapped(failure)
             if not is_ours:  # another process is at work on it, perhaps up to where we want it
-                if await self._execution(self.name, lambda session, _: self._checkpoint.read(session)) >= up_to:
+                if await self.look() >= up_to:
                     return
                 await is_set_within(self._stopping, self._config.poll_interval)
+
+    def _unwrapped(self, error: Exception) -> BaseException:
+        """What the handler raised, with a note of the event."""
+        if not isinstance(error, BatchFailed) or error.__cause__ is None:
+            return error
+        error.__cause__.add_note(f"while consumer {self._subscription.name!r} handled {error.event!r}")
+        return error.__cause__
 
     async def _run_batch(self, up_to: int, is_checkpoint_due: Callable[[int], bool]) -> bool:
         """Run one batch; tell whether the checkpoint was ours to move."""
@@ -175,14 +192,12 @@ class Processor:
                 "retry_after": delay,
             },
         )
-        await self._record(event.global_position, self._failures, "".join(traceback.format_exception(cause)), delay)
+        await self._record(event.global_position, "".join(traceback.format_exception(cause)), delay)
         return delay
 
-    async def _record(self, position: int, attempts: int, text: str, delay: float) -> None:
+    async def _record(self, position: int, text: str, delay: float) -> None:
         def work(session: Session, _: Invoke) -> None:
-            self._checkpoint.record_failure(
-                session, position=position, attempts=attempts, error=text, retry_after=delay
-            )
+            self._checkpoint.record_failure(session, position=position, error=text, retry_after=delay)
             session.commit()
 
         try:

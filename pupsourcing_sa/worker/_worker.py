@@ -6,7 +6,8 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -81,7 +82,8 @@ class Worker:
         self.tables = tables or WorkerTables(schema=self.store.tables.events.schema)
         self._session_factory = session_factory
         self._subscriptions = _checked(consumers, is_async=is_async)
-        self._lock = threading.Lock()  # guards the two below, because stop() is called from anywhere
+        # Guards the two below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
+        self._lock = threading.RLock()
         self._stop_requested = False
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -136,29 +138,38 @@ class Worker:
             if self._running is not None:
                 raise RuntimeError("the worker is running already")
             self._running = loop, stopping
-            if self._stop_requested:
+            if self._stop_requested and not drain:
                 stopping.set()
-        execution = execution_for(self._session_factory, self.config.concurrency)
-        handled_signals = self._handle_signals(loop) if owns_loop else []
         try:
-            await self._run(execution, stopping, drain=drain)
+            # The dispatcher has a slot of its own: it looks at the log also while every other is in a long batch.
+            execution = execution_for(self._session_factory, self.config.concurrency)
+            lookout = execution_for(self._session_factory, 1)
+            try:
+                with self._handling_signals(loop, is_wanted=owns_loop and not drain):
+                    await self._run(execution, lookout, stopping, drain=drain)
+            finally:
+                if owns_loop:
+                    await execution.close()
         finally:
-            for number in handled_signals:
-                loop.remove_signal_handler(number)
             with self._lock:
                 self._running, self._stop_requested = None, False
-            if owns_loop:
-                await execution.close()
 
-    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        if threading.current_thread() is not threading.main_thread():
-            return []  # Python delivers signals to the main thread only
-        handled = [signal.SIGINT, signal.SIGTERM]
-        for number in handled:
+    @contextmanager
+    def _handling_signals(self, loop: asyncio.AbstractEventLoop, *, is_wanted: bool) -> Iterator[None]:
+        if not is_wanted or threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread only
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
             loop.add_signal_handler(number, self.stop)
-        return handled
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
 
-    async def _run(self, execution: Execution, stopping: asyncio.Event, *, drain: bool) -> None:
+    async def _run(self, execution: Execution, lookout: Execution, stopping: asyncio.Event, *, drain: bool) -> None:
         is_aborted = threading.Event()
         processors = [
             Processor(
@@ -174,7 +185,7 @@ class Worker:
             for subscription in self._subscriptions
             for partition in range(subscription.scope.partitions)
         ]
-        position = await self._first_look(execution, stopping, is_patient=not drain)
+        position = await self._first_look(lookout, processors[0], stopping, is_patient=not drain)
         if position is None:
             return
         stable = StablePosition()
@@ -184,7 +195,7 @@ class Worker:
             loops = [asyncio.create_task(each.drain(position), name=each.name) for each in processors]
         else:
             loops = [asyncio.create_task(each.run(stable), name=each.name) for each in processors]
-            watch = dispatch(execution, self.store, stable, self.config, stopping)
+            watch = dispatch(lookout, self.store, stable, self.config, stopping)
             loops.append(asyncio.create_task(watch, name="pupsourcing-dispatcher"))
         shutdown = asyncio.create_task(
             self._shut_down(stopping, stable, is_aborted, loops), name="pupsourcing-shutdown"
@@ -199,17 +210,34 @@ class Worker:
             _logger.info("worker stopped", extra={"worker": str(self.id)})
         _raise_failures([error for error in outcomes if isinstance(error, Exception)])
 
-    async def _first_look(self, execution: Execution, stopping: asyncio.Event, *, is_patient: bool) -> int | None:
+    async def _first_look(
+        self, lookout: Execution, processor: Processor, stopping: asyncio.Event, *, is_patient: bool
+    ) -> int | None:
         """The stable position; whatever an outage does not explain is a reason not to start."""
-        while not stopping.is_set():
-            try:
-                return await look(execution, self.store)
-            except Exception as error:
-                if not is_patient or not is_outage(error):
-                    raise
-                _logger.warning("database is not available; will try again", exc_info=True)
+        stopped = asyncio.create_task(stopping.wait(), name="pupsourcing-stopped")
+        try:
+            while not stopping.is_set():
+                looking = asyncio.create_task(self._look(lookout, processor), name="pupsourcing-first-look")
+                await asyncio.wait({looking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not looking.done():
+                    looking.cancel()  # it may be waiting for a server that is not there
+                    return None
+                error = looking.exception()
+                if error is None:
+                    return looking.result()
+                # asyncpg raises the operating system's own errors when it cannot connect.
+                if not is_patient or not (is_outage(error) or isinstance(error, OSError)):
+                    raise error
+                _logger.warning("database is not available; will try again", exc_info=error)
                 await is_set_within(stopping, self.config.retry_delay)
+        finally:
+            stopped.cancel()
         return None
+
+    async def _look(self, lookout: Execution, processor: Processor) -> int:
+        position = await look(lookout, self.store)
+        await processor.look()  # are the worker's tables there as well?
+        return position
 
     async def _shut_down(
         self,

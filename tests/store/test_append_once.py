@@ -97,6 +97,41 @@ def test_several_appends_of_one_transaction_are_told_apart(log: Log, two):
     assert transaction.append(Exact(1), two[1:], idempotent=True).global_positions == second.global_positions
 
 
+def test_content_is_compared_as_jsonb_sees_it(log: Log):
+    event = make_event(metadata={"float": 1.2345678901234567e17, "flag": True})
+    transaction = log.begin()
+    first = transaction.append(NoStream(), [event])
+    again = transaction.append(NoStream(), [event], idempotent=True)
+    assert again.global_positions == first.global_positions
+    other = make_event(event_id=event.event_id, metadata={"float": 1.2345678901234567e17, "flag": 1})
+    with pytest.raises(DuplicateEventError):
+        transaction.append(NoStream(), [other], idempotent=True)
+
+
+def test_the_result_has_the_events_of_the_log(log: Log):
+    event = make_event(trace_id="first")
+    transaction = log.begin()
+    transaction.append(NoStream(), [event])
+    again = transaction.append(NoStream(), [make_event(event_id=event.event_id, trace_id="second")], idempotent=True)
+    assert again.events == transaction.read_aggregate_stream("User", "u1").events
+    assert again.events[0].trace_id == "first"
+
+
+def test_a_log_that_was_restored_in_one_go(engine, plain_log: Log):
+    """There, every row is from one command, and says nothing of which append it was in."""
+    transaction = plain_log.begin()
+    for number in range(3):
+        transaction.append(AnyVersion(), [make_event("other")])
+        event = make_event()
+        first = transaction.append(Exact(number), [event])
+    transaction.commit()
+    transaction.execute("CREATE TEMPORARY TABLE dump AS SELECT * FROM events")
+    transaction.execute("TRUNCATE events")
+    transaction.execute("INSERT INTO events OVERRIDING SYSTEM VALUE SELECT * FROM dump ORDER BY global_position")
+    transaction.commit()
+    assert transaction.append(Exact(2), [event], idempotent=True).global_positions == first.global_positions
+
+
 def test_a_conflict_is_still_a_conflict(log: Log, two):
     transaction = log.begin()
     transaction.append(NoStream(), [make_event()])

@@ -178,6 +178,14 @@ class TestLog:
         with pytest.raises(error, match=message):
             scoped.read_events(**options)
 
+    def test_iterating_complains_at_once(self, plain_log: Log):
+        session = plain_log.begin().session
+        for options in ({"page_size": 0}, {"after": -1}, {"up_to": -1}):
+            with pytest.raises(ValueError, match=next(iter(options))):
+                plain_log.store.iterate_events(session, **options)
+        with pytest.raises(ValueError, match="page_size"):
+            plain_log.store.iterate_aggregate_stream(session, "User", "u1", page_size=0)
+
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     def test_an_old_snapshot_needs_a_bound(self, engine, plain_log: Log, level: str):
         store = plain_log.store

@@ -19,7 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, PersistedEvent, WorkerTables, consumer
-from pupsourcing_sa.errors import HandlerTransactionError, StablePositionError, TablesMissingError
+from pupsourcing_sa.errors import (
+    HandlerTransactionError,
+    StablePositionError,
+    TablesMissingError,
+    TransactionRequiredError,
+)
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from tests.fix_store import make_async_engine, make_event, make_tables
 
@@ -92,9 +97,13 @@ class Fleet:
                 self.store.append(session, AnyVersion(), [make_event(**{"aggregate_id": f"u{count % 5}"} | event)])
             session.commit()
 
-    def query(self, sql: str, **parameters: Any) -> list[Any]:
+    def query(self, sql: str, *, commit: bool = False, **parameters: Any) -> list[Any]:
         with self.engine.connect() as connection:
-            return list(connection.execute(text(sql), parameters).all())
+            result = connection.execute(text(sql), parameters)
+            rows = list(result.all()) if result.returns_rows else []
+            if commit:
+                connection.commit()
+            return rows
 
     def seen(self, name: str) -> list[int]:
         return [
@@ -261,7 +270,9 @@ class TestRun:
             worker.run()
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_signals_stop_it(self, fleet: Fleet, number: signal.Signals):
+    def test_signals_stop_it(self, fleet: Fleet, number: signal.Signals, request: pytest.FixtureRequest):
+        before = signal.signal(number, lambda *_: None)
+        request.addfinalizer(lambda: signal.signal(number, before))
         before = signal.getsignal(number)
         worker = fleet.worker(fleet.see("all", check=lambda event: os.kill(os.getpid(), number)))
         fleet.append()
@@ -322,6 +333,33 @@ class TestRun:
         fleet.wait(lambda: fleet.attempts("batches") > 0)
         assert fleet.seen("batches") == [1, 2, 3, 4, 5, 6]
         assert fleet.checkpoint("batches").failed_position == 7
+
+    def test_a_failure_of_the_first_event_of_a_new_consumer_is_recorded(self, fleet: Fleet):
+        def fail(event: PersistedEvent) -> None:
+            raise ZeroDivisionError
+
+        fleet.append()
+        fleet.start(fleet.worker(fleet.see("new", check=fail)))
+        fleet.wait(lambda: fleet.attempts("new") >= 3)
+        assert (fleet.checkpoint("new").last_position, fleet.checkpoint("new").failed_position) == (0, 1)
+
+    def test_what_fails_with_the_commit_is_narrowed_down_as_well(self, fleet: Fleet):
+        fleet.query("ALTER TABLE seen ADD UNIQUE (position) DEFERRABLE INITIALLY DEFERRED", commit=True)
+        fleet.query("INSERT INTO seen (consumer, position) VALUES ('other', 4)", commit=True)
+        fleet.append(6)
+        fleet.start(fleet.worker(fleet.see("failing")))
+        fleet.wait(lambda: fleet.attempts("failing") >= 1)
+        assert fleet.seen("failing") == [1, 2, 3]
+        assert fleet.checkpoint("failing").failed_position == 4
+
+    def test_a_handler_that_exits_does_not_end_the_worker(self, fleet: Fleet):
+        def leave(event: PersistedEvent) -> None:
+            raise SystemExit(3)
+
+        fleet.append()
+        fleet.start(fleet.worker(fleet.see("leaving", check=leave), fleet.see("other")))
+        fleet.wait(lambda: fleet.attempts("leaving") >= 1 and fleet.seen("other") == [1])
+        assert "SystemExit: 3" in fleet.checkpoint("leaving").error
 
     def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(self, fleet: Fleet):
         is_in_batch, may_end = threading.Event(), threading.Event()
@@ -407,6 +445,26 @@ class TestHandlersTransaction:
 
         self.drain(sync_fleet, misbehave)
 
+    def test_a_commit_by_sql_is_noticed(self, sync_fleet: Fleet):
+        @consumer("sneaky")
+        def handle(session: Session, event: PersistedEvent) -> None:
+            session.execute(text("COMMIT"))
+
+        sync_fleet.append()
+        with pytest.raises(HandlerTransactionError, match="perhaps by executing COMMIT"):
+            sync_fleet.worker(handle).drain()
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_a_result_that_nobody_would_wait_for_is_refused(self, engine: Engine, is_async: bool):
+        fleet = Fleet(engine, is_async=is_async)
+
+        async def work() -> None: ...
+
+        fleet.append()
+        with pytest.raises(TypeError, match="declare it with async def"):
+            fleet.worker(consumer("lost")(lambda session, event: work())).drain()
+        assert fleet.checkpoint("lost") is None
+
     def test_an_asynchronous_commit_is_refused(self, engine: Engine):
         fleet = Fleet(engine, is_async=True)
 
@@ -463,6 +521,22 @@ class TestArguments:
         good = consumer("good")(lambda session, event: None)
         with pytest.raises(TablesMissingError, match="events"):
             Worker(sessionmaker(engine), EventStore(), [good]).run()
+
+    def test_missing_tables_of_the_worker(self, engine: Engine):
+        good = consumer("good")(lambda session, event: None)
+        store = EventStore(make_tables(engine))
+        with pytest.raises(TablesMissingError, match="consumer_checkpoints"):
+            Worker(sessionmaker(engine), store, [good]).run()
+
+    @pytest.mark.parametrize("drain", [True, False])
+    def test_a_connection_without_transactions(self, engine: Engine, drain: bool):
+        fleet = Fleet(engine, is_async=False)
+        fleet.append()
+        factory = sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"))
+        worker = Worker(factory, fleet.store, [fleet.see("all")])
+        with pytest.raises(TransactionRequiredError, match="AUTOCOMMIT"):
+            worker.drain() if drain else worker.run()
+        assert fleet.seen("all") == []
 
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
