@@ -33,12 +33,18 @@ async def dispatch(
     execution: Execution, store: EventStore, stable: StablePosition, config: WorkerConfig, stopping: asyncio.Event
 ) -> None:
     """Look at the log until the worker stops, soon again while it moves and less often while it does not."""
-    pause = config.poll_interval
+    pause, failures = config.poll_interval, 0
     while not stopping.is_set():
+        has_moved = False
         try:
             has_moved = stable.publish(await look(execution, store))
         except Exception:
-            _logger.warning("cannot read the stable position; will try again", exc_info=True)
-            has_moved = False
+            if not failures:  # once for each outage
+                _logger.warning("cannot read the stable position; will try again", exc_info=True)
+            failures += 1
+        else:
+            if failures:
+                _logger.info("can read the stable position again", extra={"failures": failures})
+            failures = 0
         pause = config.poll_interval if has_moved else min(pause * 2, config.max_poll_interval)
         await is_set_within(stopping, pause)
