@@ -85,6 +85,11 @@ def _encode_json(name: str, value: object) -> str:
     return text
 
 
+def has_nul(text: str) -> bool:
+    """Whether a string in JSON has a NUL character, which JSONB cannot store."""
+    return "\\u0000" in text.replace("\\\\", "")  # an escaped backslash before u0000 is no NUL
+
+
 def _encode_metadata(metadata: object) -> str | None:
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
@@ -94,7 +99,7 @@ def _encode_metadata(metadata: object) -> str | None:
         if not isinstance(key, str):
             raise TypeError(f"metadata keys must be str, not {type(key).__name__}")
     text = _encode_json("metadata", dict(metadata))
-    if "\\u0000" in text.replace("\\\\", ""):  # an escaped backslash before u0000 is no NUL
+    if has_nul(text):
         raise ValueError("metadata must not contain NUL characters, which JSONB cannot store")
     return text
 

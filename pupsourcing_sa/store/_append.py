@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import UniqueConstraint
 
 from pupsourcing_sa.errors import DuplicateEventError, NoEventsError, OptimisticConcurrencyError
-from pupsourcing_sa.event import AppendResult, Event, PersistedEvent
+from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, has_nul
 from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._connection import driver_rows, require_transaction
@@ -167,7 +167,9 @@ class Appender:
             earlier = self._earlier(connection, batch)
             if earlier is None:
                 raise
-            return earlier if isinstance(earlier, AppendResult) else self._raise_duplicates(earlier, error)
+            if isinstance(earlier, AppendResult):
+                return earlier
+            raise DuplicateEventError(event.event_id for event in earlier) from error
 
     def _earlier(self, connection: Connection, batch: Batch) -> AppendResult | list[PersistedEvent] | None:
         """The result of the append that wrote the same events; else those of the same ids, if there are any."""
@@ -206,10 +208,6 @@ class Appender:
             and is_same_metadata
             and all(getattr(event, name) == getattr(earlier, name) for name in _WHAT_IT_SAYS)
         )
-
-    @staticmethod
-    def _raise_duplicates(found: Sequence[PersistedEvent], error: Exception) -> NoReturn:
-        raise DuplicateEventError(event.event_id for event in found) from error
 
     def _parameters(self, batches: Sequence[Batch]) -> dict[str, Any]:
         """The events as the statements take them: a JSON array, and their payloads in one piece."""
@@ -278,7 +276,7 @@ def _streams(numbered: Iterable[tuple[int, Batch]]) -> str:
 
 
 def _canonical(text: str | bytes | None) -> Any:
-    """JSON in a form in which equal values are equal, as JSONB sees them: numbers are decimals, and no booleans."""
+    """JSON in a form in which equal values are equal, as JSONB sees them: numbers are decimals, and true is not 1."""
 
     def tagged(value: Any) -> Any:
         if isinstance(value, dict):
@@ -297,7 +295,7 @@ def _json_text(event: Event) -> str:
         json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise ValueError(f"payload of event {event.event_id} must be JSON for a JSONB column: {error}") from None
-    if "\\u0000" in text.replace("\\\\", ""):
+    if has_nul(text):
         raise ValueError(f"payload of event {event.event_id} has a NUL character, which JSONB cannot store")
     return text
 

@@ -113,7 +113,8 @@ class EventStore:
             A result for each aggregate, in the order given.
 
         Raises:
-            OptimisticConcurrencyError: as for `append`; it names the first aggregate that is not at its version.
+            OptimisticConcurrencyError: as for `append`; it names the first aggregate that is not at its version. Where
+                a lost race ends the transaction that is not known: it is the first of which something is expected.
             NoEventsError: ``appends`` is empty, or one of them has no events.
             ValueError: an aggregate comes twice.
             DuplicateEventError, TransactionRequiredError, TypeError, TablesMissingError: as for `append`.
