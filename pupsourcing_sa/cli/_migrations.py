@@ -1,0 +1,11 @@
+"""The commands ``pupsourcing-sa init``, ``template-path`` and ``sql``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to the parser's."""
