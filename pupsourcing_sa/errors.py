@@ -11,6 +11,8 @@
      ├── StablePositionError               this session cannot tell which events are stable
      ├── TablesMissingError                the migrations have not been run
      ├── TableNameError                    (also a ValueError) the name belongs to another table
+     ├── PartitionsError                   (also a ValueError) the tables have another number of partitions
+     ├── PartitionParkedError              a drain met a partition that is parked on a failing event
      ├── HandlerTransactionError           a handler committed or rolled back its session
      ├── ImportFailed                      a line of an import is bad
      ├── MissingExtraError                 (also an ImportError) an optional dependency is not installed
@@ -37,6 +39,8 @@ __all__ = [
     "MissingExtraError",
     "NoEventsError",
     "OptimisticConcurrencyError",
+    "PartitionParkedError",
+    "PartitionsError",
     "PupsourcingError",
     "StablePositionError",
     "TableNameError",
@@ -117,6 +121,51 @@ class TablesMissingError(PupsourcingError):
 
 class TableNameError(PupsourcingError, ValueError):
     """The table name belongs to another table."""
+
+
+class PartitionsError(PupsourcingError, ValueError):
+    """The tables have another number of partitions for a consumer than its code.
+
+    Attributes:
+        consumer: name of the consumer.
+        declared: how many partitions it has in the code.
+        existing: how many it has in the tables.
+    """
+
+    def __init__(self, consumer: str, declared: int, existing: int) -> None:
+        self.consumer = consumer
+        self.declared = declared
+        self.existing = existing
+        super().__init__(
+            f"consumer {consumer!r} has partitions = {declared}, but its checkpoints are those of {existing}, and each "
+            f"of them stands for another share of the aggregates: set partitions = {existing}, or give the consumer "
+            "another name, under which it begins anew"
+        )
+
+    def __reduce__(self) -> tuple[type[PartitionsError], tuple[object, ...]]:
+        return type(self), (self.consumer, self.declared, self.existing)
+
+
+class PartitionParkedError(PupsourcingError):
+    """The partition is parked: it waits until somebody has dealt with the event that failed.
+
+    Attributes:
+        consumer: name of the consumer.
+        partition: the partition, from 0.
+        position: global position of the event that failed.
+    """
+
+    def __init__(self, consumer: str, partition: int, position: int) -> None:
+        self.consumer = consumer
+        self.partition = partition
+        self.position = position
+        super().__init__(
+            f"partition {partition} of consumer {consumer!r} is parked on the event at {position}: deal with what its "
+            "checkpoint says in the column error, then set its parked_at to NULL"
+        )
+
+    def __reduce__(self) -> tuple[type[PartitionParkedError], tuple[object, ...]]:
+        return type(self), (self.consumer, self.partition, self.position)
 
 
 class HandlerTransactionError(PupsourcingError):
