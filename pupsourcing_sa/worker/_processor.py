@@ -8,12 +8,14 @@ import random
 import time
 import traceback
 from collections.abc import Callable
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Scope, Subscription
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.store._errors import is_lost_race, is_outage
+from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker._backoff import delay_after, limit_after
 from pupsourcing_sa.worker._batch import Batch, BatchFailed, Invoke, ShuttingDown, run_batch
 from pupsourcing_sa.worker._checkpoints import Checkpoint
@@ -44,6 +46,8 @@ class Processor:
         config: the worker's settings.
         stopping: set when no new batch is to be begun.
         is_aborted: whether a running batch is to be rolled back.
+        hooks: what is told of batches and failures.
+        worker_id: the node that the partition is assigned to; ``None`` if there is none.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class Processor:
         config: WorkerConfig,
         stopping: asyncio.Event,
         is_aborted: Callable[[], bool],
+        hooks: Hooks = NO_TELEMETRY,
+        worker_id: UUID | None = None,
     ) -> None:
         self.name = f"pupsourcing-{subscription.name}-{scope.partition}"
         self._subscription = subscription
@@ -67,6 +73,8 @@ class Processor:
         self._config = config
         self._stopping = stopping
         self._is_aborted = is_aborted
+        self._hooks = hooks
+        self._worker_id = worker_id
         self._known = Batch(scanned=0, checkpoint=-1, handled=0)  # nothing yet: no checkpoint lies before the log
         self._moved_at = time.monotonic()
         self._limit = config.batch_size
@@ -85,7 +93,7 @@ class Processor:
     async def run(self, stable: StablePosition) -> None:
         """Follow the log until the worker stops. Failures are tried again, for ever."""
         while not self._stopping.is_set():
-            up_to = await stable.beyond(self._known.scanned)
+            up_to = await stable.beyond(self._known.scanned, self._stopping)
             if self._stopping.is_set():
                 return
             try:

@@ -23,21 +23,27 @@ class StablePosition:
         if position <= self.value:
             return False
         self.value = position
-        self._wake()
+        self.wake()
         return True
 
     def close(self) -> None:
         """Let everyone go who waits, now and from now on."""
         self._is_closed = True
-        self._wake()
+        self.wake()
 
-    async def beyond(self, position: int) -> int:
-        """The stable position, once it lies beyond this one or nobody is to wait any more."""
-        while self.value <= position and not self._is_closed:
+    async def beyond(self, position: int, stopping: asyncio.Event | None = None) -> int:
+        """The stable position, once it lies beyond this one or nobody is to wait any more.
+
+        Args:
+            position: what has been scanned.
+            stopping: set, and followed by `wake`, when this one is not to wait any more.
+        """
+        while self.value <= position and not self._is_closed and not (stopping and stopping.is_set()):
             await self._moved.wait()
         return self.value
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have everyone look again at what they wait for."""
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 

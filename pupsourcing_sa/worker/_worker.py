@@ -1,14 +1,10 @@
-"""The worker itself: checks what it is given, starts the loops, stops them."""
+"""The worker itself: checks what it is given, runs, and stops."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Coroutine, Iterable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,24 +12,21 @@ from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.store import AsyncEventStore, EventStore
-from pupsourcing_sa.store._errors import is_outage
 from pupsourcing_sa.tables import WorkerTables
-from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.telemetry import Hooks, Telemetry
 from pupsourcing_sa.worker._config import WorkerConfig
-from pupsourcing_sa.worker._dispatcher import dispatch, look
+from pupsourcing_sa.worker._drain import run_drain
 from pupsourcing_sa.worker._execution import (
-    Execution,
     SessionFactory,
     execution_for,
     is_async_sessionmaker,
     is_coroutine_function,
 )
-from pupsourcing_sa.worker._processor import Processor
-from pupsourcing_sa.worker._stable import StablePosition, is_set_within
+from pupsourcing_sa.worker._node import run_node
+from pupsourcing_sa.worker._run import Run
+from pupsourcing_sa.worker._signals import handling_signals
 
 __all__ = ["Worker"]
-
-_logger = logging.getLogger("pupsourcing_sa.worker")
 
 
 class Worker:
@@ -46,6 +39,7 @@ class Worker:
         consumers: one or more, with different names.
         tables: where checkpoints are kept; by default tables with the default names in the schema of the log.
         config: settings; `WorkerConfig` has the defaults.
+        telemetry: what is called around everything that the worker does; see `pupsourcing_sa.telemetry`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -63,6 +57,7 @@ class Worker:
         *,
         tables: WorkerTables | None = None,
         config: WorkerConfig | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         is_async = is_async_sessionmaker(session_factory)
         if not is_async and not isinstance(session_factory, sessionmaker):
@@ -81,7 +76,10 @@ class Worker:
         self.store = store.sync_store if isinstance(store, AsyncEventStore) else store
         self.tables = tables or WorkerTables(schema=self.store.tables.events.schema)
         self._session_factory = session_factory
-        self._subscriptions = _checked(consumers, is_async=is_async)
+        self._consumers = tuple(_listed(consumers))
+        self._subscriptions = _checked(self._consumers, is_async=is_async)
+        self._telemetry = telemetry
+        self._hooks = Hooks(telemetry)
         # Guards the two below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
         self._lock = threading.RLock()
         self._stop_requested = False
@@ -91,6 +89,21 @@ class Worker:
     def consumers(self) -> tuple[str, ...]:
         """The names of the consumers, sorted."""
         return tuple(subscription.name for subscription in self._subscriptions)
+
+    def replace(self, *, more_consumers: Iterable[object] = (), config: WorkerConfig | None = None) -> Worker:
+        """A worker like this one, with more consumers or other settings.
+
+        Raises:
+            TypeError, ValueError: as for a new worker.
+        """
+        return Worker(
+            self._session_factory,
+            self.store,
+            [*self._consumers, *_listed(more_consumers)],
+            tables=self.tables,
+            config=config or self.config,
+            telemetry=self._telemetry,
+        )
 
     def run(self) -> None:
         """Run until SIGINT, SIGTERM or `stop`. Blocks; in a running event loop use `serve`.
@@ -141,122 +154,34 @@ class Worker:
             if self._stop_requested and not drain:
                 stopping.set()
         try:
-            # The dispatcher has a slot of its own: it looks at the log also while every other is in a long batch.
-            execution = execution_for(self._session_factory, self.config.concurrency)
-            lookout = execution_for(self._session_factory, 1)
+            batches, lookout, coordination = (
+                execution_for(self._session_factory, concurrency) for concurrency in (self.config.concurrency, 1, 1)
+            )
+            run = Run(
+                worker_id=self.id,
+                store=self.store,
+                tables=self.tables,
+                subscriptions={each.name: each for each in self._subscriptions},
+                config=self.config,
+                hooks=self._hooks,
+                batches=batches,
+                lookout=lookout,
+                coordination=coordination,
+                stopping=stopping,
+                is_aborted=threading.Event(),
+            )
             try:
-                with self._handling_signals(loop, is_wanted=owns_loop and not drain):
-                    await self._run(execution, lookout, stopping, drain=drain)
+                if drain:
+                    await run_drain(run)
+                else:
+                    with handling_signals(self.stop, self.config.shutdown_timeout, is_wanted=owns_loop):
+                        await run_node(run)
             finally:
                 if owns_loop:
-                    await execution.close()
+                    await batches.close()
         finally:
             with self._lock:
                 self._running, self._stop_requested = None, False
-
-    @contextmanager
-    def _handling_signals(self, loop: asyncio.AbstractEventLoop, *, is_wanted: bool) -> Iterator[None]:
-        if not is_wanted or threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread only
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            loop.add_signal_handler(number, self.stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
-
-    async def _run(self, execution: Execution, lookout: Execution, stopping: asyncio.Event, *, drain: bool) -> None:
-        is_aborted = threading.Event()
-        processors = [
-            Processor(
-                subscription,
-                replace(subscription.scope, partition=partition),
-                Checkpoint(self.tables, subscription.name, partition),
-                execution=execution,
-                store=self.store,
-                config=self.config,
-                stopping=stopping,
-                is_aborted=is_aborted.is_set,
-            )
-            for subscription in self._subscriptions
-            for partition in range(subscription.scope.partitions)
-        ]
-        position = await self._first_look(lookout, processors[0], stopping, is_patient=not drain)
-        if position is None:
-            return
-        stable = StablePosition()
-        stable.publish(position)
-        _logger.info("worker started", extra={"worker": str(self.id), "consumers": self.consumers})
-        if drain:
-            loops = [asyncio.create_task(each.drain(position), name=each.name) for each in processors]
-        else:
-            loops = [asyncio.create_task(each.run(stable), name=each.name) for each in processors]
-            watch = dispatch(lookout, self.store, stable, self.config, stopping)
-            loops.append(asyncio.create_task(watch, name="pupsourcing-dispatcher"))
-        shutdown = asyncio.create_task(
-            self._shut_down(stopping, stable, is_aborted, loops), name="pupsourcing-shutdown"
-        )
-        try:
-            outcomes = await asyncio.gather(*loops, return_exceptions=True)
-        finally:
-            is_aborted.set()
-            for task in (shutdown, *loops):
-                task.cancel()
-            await asyncio.gather(shutdown, *loops, return_exceptions=True)
-            _logger.info("worker stopped", extra={"worker": str(self.id)})
-        _raise_failures([error for error in outcomes if isinstance(error, Exception)])
-
-    async def _first_look(
-        self, lookout: Execution, processor: Processor, stopping: asyncio.Event, *, is_patient: bool
-    ) -> int | None:
-        """The stable position; whatever an outage does not explain is a reason not to start."""
-        stopped = asyncio.create_task(stopping.wait(), name="pupsourcing-stopped")
-        try:
-            while not stopping.is_set():
-                looking = asyncio.create_task(self._look(lookout, processor), name="pupsourcing-first-look")
-                await asyncio.wait({looking, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if not looking.done():
-                    looking.cancel()  # it may be waiting for a server that is not there
-                    return None
-                error = looking.exception()
-                if error is None:
-                    return looking.result()
-                # asyncpg raises the operating system's own errors when it cannot connect.
-                if not is_patient or not (is_outage(error) or isinstance(error, OSError)):
-                    raise error
-                _logger.warning("database is not available; will try again", exc_info=error)
-                await is_set_within(stopping, self.config.retry_delay)
-        finally:
-            stopped.cancel()
-        return None
-
-    async def _look(self, lookout: Execution, processor: Processor) -> int:
-        position = await look(lookout, self.store)
-        await processor.look()  # are the worker's tables there as well?
-        return position
-
-    async def _shut_down(
-        self,
-        stopping: asyncio.Event,
-        stable: StablePosition,
-        is_aborted: threading.Event,
-        loops: list[asyncio.Task[None]],
-    ) -> None:
-        """Once a stop is asked for: let the running batches finish, then roll them back, then leave them behind."""
-        await stopping.wait()
-        stable.close()
-        _, running = await asyncio.wait(loops, timeout=self.config.shutdown_timeout)
-        if running:
-            names = sorted(task.get_name() for task in running)
-            _logger.error("batches did not finish in time; rolling them back", extra={"processors": names})
-            is_aborted.set()  # a thread sees it before its next event
-            _, running = await asyncio.wait(running, timeout=1.0)
-            for task in running:
-                task.cancel()
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} consumers={self.consumers!r}>"
@@ -269,9 +194,13 @@ def _run_in_new_loop(main: Coroutine[Any, Any, None], in_loop: str) -> None:
     asyncio.run(main)
 
 
-def _checked(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscription, ...]:
+def _listed(consumers: object) -> Iterable[object]:
     if isinstance(consumers, (str, bytes)) or not isinstance(consumers, Iterable):
         raise TypeError(f"consumers must be a list of consumers, not {type(consumers).__name__}; write [consumer]")
+    return consumers
+
+
+def _checked(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscription, ...]:
     subscriptions = sorted(map(Subscription.of, consumers), key=lambda each: each.name)
     if not subscriptions:
         raise ValueError("consumers must not be empty")
@@ -285,10 +214,3 @@ def _checked(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscripti
                 f"the handler of consumer {each.name!r} is a coroutine function, which needs an async_sessionmaker"
             )
     return tuple(subscriptions)
-
-
-def _raise_failures(failures: list[Exception]) -> None:
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        raise ExceptionGroup("several consumers failed", failures)

@@ -1,0 +1,53 @@
+"""A run that processes everything there is and returns. It is no node, and goes side by side with any."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pupsourcing_sa.worker._dispatcher import look
+from pupsourcing_sa.worker._membership import Membership
+from pupsourcing_sa.worker._run import Run
+
+__all__ = ["run_drain"]
+
+
+async def run_drain(run: Run) -> None:
+    """Process everything up to the stable position of this moment.
+
+    Raises:
+        Exception: whatever a handler raised; an ``ExceptionGroup`` when several consumers failed.
+    """
+    membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
+    position = await look(run.lookout, run.store)
+    await run.coordinate(membership.declare)
+    with run.announced():
+        await _drain(run, position)
+
+
+async def _drain(run: Run, position: int) -> None:
+    tasks: set[asyncio.Task[None]] = set()
+    for name, subscription in run.subscriptions.items():
+        for number in range(subscription.scope.partitions):
+            processor = run.processor((name, number), run.stopping, worker_id=None)
+            tasks.add(asyncio.create_task(processor.drain(position), name=processor.name))
+    shutdown = asyncio.create_task(_shut_down(run, tasks), name="pupsourcing-shutdown")
+    try:
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        run.is_aborted.set()
+        for task in (shutdown, *tasks):
+            task.cancel()
+        await asyncio.gather(shutdown, *tasks, return_exceptions=True)
+    failures = [error for error in outcomes if isinstance(error, Exception)]
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise ExceptionGroup("several consumers failed", failures)
+
+
+async def _shut_down(run: Run, tasks: set[asyncio.Task[None]]) -> None:
+    """Once a stop is asked for: let the running batches finish, then roll them back."""
+    await run.stopping.wait()
+    _, running = await asyncio.wait(tasks, timeout=run.config.shutdown_timeout)
+    if running:
+        await run.roll_back(running)

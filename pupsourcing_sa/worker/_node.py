@@ -1,0 +1,120 @@
+"""A run as one node among others: join, follow the assignments, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa.worker._crew import Crew
+from pupsourcing_sa.worker._dispatcher import dispatch, look
+from pupsourcing_sa.worker._membership import Membership
+from pupsourcing_sa.worker._plan import Partition
+from pupsourcing_sa.worker._run import Run
+from pupsourcing_sa.worker._stable import StablePosition, is_set_within
+
+__all__ = ["run_node"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
+_T = TypeVar("_T")
+
+
+async def run_node(run: Run) -> None:
+    """Be a node until the run is to end.
+
+    Raises:
+        TablesMissingError, PartitionsError, StablePositionError: a reason not to start.
+    """
+    await _Node(run).run()
+
+
+class _Node:
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._details = {"worker": str(run.worker_id)}
+        self._membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
+        self._failures = 0  # to coordinate, in a row
+
+    async def run(self) -> None:
+        run, stable = self._run, StablePosition()
+        started = await run.unless_stopped(self._start)
+        if started is None:
+            return
+        position, partitions = started
+        stable.publish(position)
+        crew = Crew(
+            str(run.worker_id),
+            lambda partition, stopping: run.processor(partition, stopping, worker_id=run.worker_id),
+            stable,
+            run.hooks,
+        )
+        with run.announced():
+            crew.adjust(partitions)
+            watch = dispatch(run.lookout, run.store, stable, run.config, run.stopping)
+            dispatcher = asyncio.create_task(watch, name="pupsourcing-dispatcher")
+            try:
+                await self._follow(crew)
+                await self._finish(crew)
+            finally:
+                run.is_aborted.set()
+                tasks = {dispatcher, *crew.tasks}
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._attempt(self._membership.leave)
+
+    async def _start(self) -> tuple[int, set[Partition]]:
+        position = await look(self._run.lookout, self._run.store)
+        return position, await self._run.coordinate(self._membership.join)
+
+    async def _follow(self, crew: Crew) -> None:
+        """Run what is assigned, until the run is to end."""
+        while not await is_set_within(self._run.stopping, self._run.config.rebalance_interval):
+            partitions = await self._attempt(self._tick)
+            if partitions is not None and not self._run.stopping.is_set():
+                crew.adjust(partitions)
+
+    def _tick(self, session: Session) -> set[Partition]:
+        partitions = self._membership.tick(session)
+        if partitions is not None:
+            return partitions
+        session.rollback()
+        partitions = self._membership.join(session)
+        _logger.warning("node had been taken for dead; it has joined again", extra=self._details)
+        self._run.hooks.event("worker.rejoined", **self._details)
+        return partitions
+
+    async def _finish(self, crew: Crew) -> None:
+        """Let the running batches end, while others take the partitions over."""
+        run = self._run
+        crew.dismiss_all()
+        await asyncio.sleep(0)
+        ends_at = asyncio.get_running_loop().time() + run.config.shutdown_timeout
+        if crew.tasks:
+            await self._attempt(self._membership.retire)
+        while crew.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(crew.tasks, timeout=min(left, run.config.heartbeat_interval))
+            if crew.tasks:
+                await self._attempt(self._membership.tick)  # to stay alive
+        if crew.tasks:
+            await run.roll_back(crew.tasks)
+
+    async def _attempt(self, work: Callable[[Session], _T]) -> _T | None:
+        """Coordinate; ``None`` if that is not possible now. The processors go on in the meantime."""
+        try:
+            async with asyncio.timeout(self._run.config.heartbeat_timeout):
+                result = await self._run.coordinate(work)
+        except Exception as error:
+            if not self._failures:  # once for each outage
+                _logger.warning(
+                    "cannot coordinate with other nodes; will try again", exc_info=error, extra=self._details
+                )
+            self._failures += 1
+            return None
+        if self._failures:
+            _logger.info("can coordinate again", extra=self._details | {"failures": self._failures})
+        self._failures = 0
+        return result

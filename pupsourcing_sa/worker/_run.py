@@ -1,0 +1,140 @@
+"""What one run of a worker consists of, whether it is one node among others or drains the log and returns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.store._errors import is_lost_race, is_outage
+from pupsourcing_sa.tables import WorkerTables
+from pupsourcing_sa.telemetry import Hooks
+from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._config import WorkerConfig
+from pupsourcing_sa.worker._execution import Execution
+from pupsourcing_sa.worker._plan import Partition
+from pupsourcing_sa.worker._processor import Processor
+from pupsourcing_sa.worker._stable import is_set_within
+
+__all__ = ["Run"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
+_T = TypeVar("_T")
+
+#: How long a batch that was told to roll back has for it, before it is left behind.
+_GRACE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Shared by all parts of a run.
+
+    Attributes:
+        worker_id: the worker's.
+        store: where the events are.
+        tables: where the nodes, assignments and checkpoints are.
+        subscriptions: the consumers, by name.
+        config: the worker's settings.
+        hooks: what is told of everything.
+        batches: runs batches, so many at a time.
+        lookout: runs the dispatcher's looks; apart from the batches, so that it never waits for one.
+        coordination: runs the transactions of the node; for the same reason.
+        stopping: set when the run is to end.
+        is_aborted: set when running batches are to be rolled back.
+    """
+
+    worker_id: UUID
+    store: EventStore
+    tables: WorkerTables
+    subscriptions: Mapping[str, Subscription]
+    config: WorkerConfig
+    hooks: Hooks
+    batches: Execution
+    lookout: Execution
+    coordination: Execution
+    stopping: asyncio.Event
+    is_aborted: threading.Event
+
+    def processor(self, partition: Partition, stopping: asyncio.Event, *, worker_id: UUID | None) -> Processor:
+        """The processor of a partition.
+
+        Args:
+            partition: the partition.
+            stopping: set when it is not to begin another batch.
+            worker_id: the node that the partition is assigned to; ``None`` if there is none.
+        """
+        name, number = partition
+        subscription = self.subscriptions[name]
+        return Processor(
+            subscription,
+            replace(subscription.scope, partition=number),
+            Checkpoint(self.tables, name, number),
+            execution=self.batches,
+            store=self.store,
+            config=self.config,
+            stopping=stopping,
+            is_aborted=self.is_aborted.is_set,
+            hooks=self.hooks,
+            worker_id=worker_id,
+        )
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Say that the worker starts, and that it has stopped."""
+        details = {"worker": str(self.worker_id)}
+        names = tuple(self.subscriptions)
+        _logger.info("worker started", extra=details | {"consumers": names})
+        self.hooks.event("worker.started", **details, consumers=names)
+        try:
+            yield
+        finally:
+            _logger.info("worker stopped", extra=details)
+            self.hooks.event("worker.stopped", **details)
+
+    async def coordinate(self, work: Callable[[Session], _T]) -> _T:
+        """Run a transaction of the node."""
+        return await self.coordination("pupsourcing-coordination", lambda session, _: work(session))
+
+    async def unless_stopped(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T | None:
+        """The result of the work, once there is a database to do it with; ``None`` if the run is to end before.
+
+        Raises:
+            Exception: whatever is not explained by an outage; it is a reason not to start.
+        """
+        stopped = asyncio.create_task(self.stopping.wait(), name="pupsourcing-stopped")
+        try:
+            while not self.stopping.is_set():
+                task = asyncio.create_task(work(), name="pupsourcing-start")
+                await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not task.done():
+                    task.cancel()  # it may be waiting for a server that is not there
+                    return None
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                # asyncpg raises the operating system's own errors when it cannot connect.
+                if not (is_outage(error) or is_lost_race(error) or isinstance(error, OSError)):
+                    raise error
+                _logger.warning("database is not available; will try again", exc_info=error)
+                await is_set_within(self.stopping, self.config.retry_delay)
+        finally:
+            stopped.cancel()
+        return None
+
+    async def roll_back(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Have running batches rolled back; leave behind those that do not come to it."""
+        names = sorted(task.get_name() for task in tasks)
+        _logger.error("batches did not finish in time; rolling them back", extra={"processors": names})
+        self.is_aborted.set()  # a thread sees it before its next event
+        _, running = await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
+        for task in running:
+            task.cancel()

@@ -1,0 +1,61 @@
+"""SIGINT and SIGTERM, while a worker runs in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+__all__ = ["handling_signals"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+#: Beyond the shutdown's own time: rolling back, leaving, closing connections.
+_MARGIN_SECONDS: Final = 5.0
+
+
+@contextmanager
+def handling_signals(stop: Callable[[], None], shutdown_timeout: float, *, is_wanted: bool = True) -> Iterator[None]:
+    """Stop at the first signal; a second one ends the process at once.
+
+    A handler that blocks the event loop itself, as a coroutine can, keeps the worker from stopping. The process is then
+    ended when the time for the shutdown is over, as by a crash: what is not committed is rolled back by the server.
+
+    Args:
+        stop: called once.
+        shutdown_timeout: how long stopping may take, in seconds.
+        is_wanted: whether to handle signals at all.
+    """
+    if not is_wanted or threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread only
+        return
+    before: dict[signal.Signals, Any] = {}
+    watchdog = threading.Timer(shutdown_timeout + _MARGIN_SECONDS, _leave)
+    watchdog.daemon = True
+
+    def handle(number: int, frame: object) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        watchdog.start()
+        stop()
+
+    # Not by the event loop, which does not come to it while a handler blocks it.
+    for each in _SIGNALS:
+        before[each] = signal.signal(each, handle)
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _leave() -> None:
+    _logger.critical("a handler blocks the event loop; the process ends without it")
+    logging.shutdown()
+    os._exit(1)

@@ -1,0 +1,283 @@
+"""Nodes and their assignments, one transaction after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Thread
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import WorkerTables, consumer
+from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.errors import PartitionsError, TablesMissingError, TransactionRequiredError
+from pupsourcing_sa.telemetry import Hooks
+from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker._membership import Membership
+
+_T = TypeVar("_T")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def span(self, name: str, data: dict[str, Any]) -> Any:
+        raise ZeroDivisionError("hooks that fail are left alone")
+
+    def event(self, name: str, data: dict[str, Any]) -> None:
+        self.events.append((name, data))
+
+
+class Group:
+    """A worker group, and the nodes that a test plays."""
+
+    def __init__(self, engine: Engine, tables: WorkerTables) -> None:
+        self.engine = engine
+        self.tables = tables
+        self.clock = Clock()
+        self.recorder = Recorder()
+        tables.metadata.create_all(engine)
+
+    def node(self, **partitions: int) -> tuple[UUID, Membership]:
+        subscriptions = [
+            Subscription.of(consumer(name, partitions=count)(lambda session, event: None))
+            for name, count in partitions.items()
+        ]
+        worker_id = uuid4()
+        hooks = Hooks(self.recorder)
+        return worker_id, Membership(self.tables, worker_id, subscriptions, WorkerConfig(), hooks, self.clock)
+
+    def do(self, work: Callable[[Session], _T]) -> _T:
+        with Session(self.engine) as session:
+            return work(session)
+
+    def assigned(self) -> dict[tuple[str, int], UUID | None]:
+        table = self.tables.consumer_assignments
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(table.c.consumer_name, table.c.partition, table.c.worker_id))
+            return {(name, number): worker_id for name, number, worker_id in rows}
+
+    def nodes(self) -> set[UUID]:
+        with self.engine.connect() as connection:
+            return set(connection.scalars(select(self.tables.worker_nodes.c.worker_id)))
+
+    def age(self, worker_id: UUID, seconds: float) -> None:
+        table = self.tables.worker_nodes
+        with self.engine.begin() as connection:
+            past = func.clock_timestamp() - timedelta(seconds=seconds)
+            connection.execute(table.update().where(table.c.worker_id == worker_id).values(heartbeat_at=past))
+
+
+@pytest.fixture(params=["default", "custom"])
+def group(request: pytest.FixtureRequest, engine: Engine) -> Group:
+    names = {} if request.param == "default" else {"worker_nodes": 'No"des', "consumer_assignments": "Zuweisungen ä"}
+    return Group(engine, WorkerTables(**names))
+
+
+def test_a_node_alone_has_everything_at_once(group: Group):
+    node, membership = group.node(a=2, b=1)
+    assert group.do(membership.join) == {("a", 0), ("a", 1), ("b", 0)}
+    assert set(group.assigned().values()) == {node}
+
+
+def test_who_joins_shares_and_who_was_there_hears_of_it(group: Group):
+    first, membership = group.node(a=4)
+    group.do(membership.join)
+    second, other = group.node(a=4)
+    taken = group.do(other.join)
+    assert len(taken) == 2
+    assert group.do(membership.tick) == {("a", number) for number in range(4)} - taken
+    assert sorted(map(str, group.assigned().values())) == sorted([str(first), str(second)] * 2)
+
+
+def test_a_consumer_goes_to_nodes_that_know_it(group: Group):
+    old, membership = group.node(a=2)
+    group.do(membership.join)
+    _, other = group.node(a=2, b=2)
+    assert {name for name, _ in group.do(other.join)} == {"b"}
+    group.do(other.leave)
+    assert group.assigned() == {("a", 0): old, ("a", 1): old, ("b", 0): None, ("b", 1): None}
+    assert group.do(membership.tick) == {("a", 0), ("a", 1)}
+
+
+def test_a_silent_node_is_removed_and_joins_again(group: Group):
+    silent, membership = group.node(a=2)
+    group.do(membership.join)
+    alive, other = group.node(a=2)
+    group.do(other.join)
+    group.age(silent, 7)
+    assert len(group.do(other.tick)) == 1
+    group.age(silent, 9)
+    assert len(group.do(other.tick)) == 2
+    assert group.nodes() == {alive}
+    assert group.recorder.events == [("worker.node_removed", {"worker": str(alive), "node": str(silent)})]
+    group.clock.seconds += 3  # a heartbeat is due
+    assert group.do(membership.tick) is None
+    assert len(group.do(membership.join)) == 1
+    assert group.nodes() == {silent, alive}
+
+
+def test_heartbeats_keep_a_node_alive(group: Group):
+    node, membership = group.node(a=1)
+    group.do(membership.join)
+    group.age(node, 5)
+    group.clock.seconds += 1
+    group.do(membership.tick)  # not due yet
+    group.clock.seconds += 1
+    group.do(membership.tick)
+    age = select(func.clock_timestamp() - group.tables.worker_nodes.c.heartbeat_at)
+    with group.engine.connect() as connection:
+        assert connection.scalar(age) < timedelta(seconds=5)
+
+
+def test_nobody_is_taken_for_dead_right_after_an_outage(group: Group):
+    other, _ = group.node(a=2)
+    node, membership = group.node(a=2)
+    group.do(_.join)
+    group.do(membership.join)
+    for each in (node, other):
+        group.age(each, 60)
+    group.clock.seconds += 60  # nobody could write for a minute
+    group.do(membership.tick)
+    assert group.nodes() == {node, other}
+    for _ in range(4):
+        group.clock.seconds += 2
+        group.do(membership.tick)
+    assert group.nodes() == {node}  # it could have, for eight seconds
+
+
+def test_a_retired_node_stays_alive_and_has_nothing(group: Group):
+    leaving, membership = group.node(a=2)
+    staying, other = group.node(a=2)
+    group.do(membership.join)
+    group.do(other.join)
+    group.do(membership.retire)
+    assert set(group.assigned().values()) == {staying}
+    assert group.do(membership.tick) == set()
+    assert group.nodes() == {leaving, staying}
+    group.do(membership.leave)
+    assert group.nodes() == {staying}
+
+
+def test_who_leaves_hands_over_at_once(group: Group):
+    _, membership = group.node(a=3)
+    staying, other = group.node(a=3)
+    group.do(membership.join)
+    group.do(other.join)
+    group.do(membership.leave)
+    assert set(group.assigned().values()) == {staying}
+
+
+def test_a_parked_partition_is_assigned_and_not_run(group: Group):
+    node, membership = group.node(a=2)
+    group.do(membership.join)
+    table = group.tables.consumer_checkpoints
+    park = table.update().where(table.c.partition == 1)
+    with group.engine.begin() as connection:
+        connection.execute(park.values(parked_at=func.now()))
+    assert group.do(membership.tick) == {("a", 0)}
+    assert group.assigned()["a", 1] == node
+    with group.engine.begin() as connection:
+        connection.execute(park.values(parked_at=None))
+    assert group.do(membership.tick) == {("a", 0), ("a", 1)}
+
+
+@pytest.mark.parametrize("method", ["join", "declare"])
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (1, 2)])
+def test_another_number_of_partitions_is_refused(group: Group, before: int, after: int, method: str):
+    _, membership = group.node(a=before, b=1)
+    group.do(membership.join)
+    found = group.assigned()
+    _, other = group.node(a=after, c=1)
+    with pytest.raises(PartitionsError, match=f"set partitions = {before}") as caught:
+        group.do(getattr(other, method))
+    assert (caught.value.consumer, caught.value.declared, caught.value.existing) == ("a", after, before)
+    assert group.assigned() == found  # nothing of c either
+
+
+def test_a_deleted_checkpoint_is_no_other_number(group: Group):
+    _, membership = group.node(a=3)
+    group.do(membership.join)
+    with group.engine.begin() as connection:
+        connection.execute(group.tables.consumer_checkpoints.delete())
+    assert len(group.do(membership.join)) == 3
+
+
+def test_two_nodes_that_differ_do_not_both_find_what_they_want(group: Group):
+    """Without the leader's lock, each adds its rows to the other's."""
+    outcomes: list[Any] = []
+
+    def join(count: int) -> None:
+        _, membership = group.node(a=count)
+        try:
+            outcomes.append(len(group.do(membership.join)))
+        except PartitionsError as error:
+            outcomes.append(error)
+
+    threads = [Thread(target=join, args=(count,)) for count in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(isinstance(outcome, PartitionsError) for outcome in outcomes) == 3
+    assert [len(group.assigned())] == [outcome for outcome in outcomes if isinstance(outcome, int)]
+
+
+def test_while_there_is_a_leader_the_others_go_on(group: Group):
+    _, membership = group.node(a=2)
+    group.do(membership.join)
+    with Session(group.engine) as leader:
+        membership._nodes.lead(leader.connection())
+        group.clock.seconds += 2
+        assert len(group.do(membership.tick)) == 2
+
+
+def test_the_server_ends_a_leader_that_stands_still(group: Group):
+    _, membership = group.node(a=1)
+    group.do(membership.join)
+    with Session(group.engine) as leader:
+        membership._nodes.limit_idleness(leader.connection(), 0.05)
+        membership._nodes.lead(leader.connection())
+        group.do(membership.retire)  # waits for the lock, until the server has ended its holder
+        with pytest.raises(DBAPIError):
+            leader.connection().execute(select(1))
+
+
+def test_groups_do_not_know_of_each_other(engine: Engine):
+    for number in (1, 2):
+        names = ("worker_nodes", "consumer_assignments", "consumer_checkpoints")
+        group = Group(engine, WorkerTables(**{name: f"{name}_{number}" for name in names}))
+        node, membership = group.node(a=2)
+        assert len(group.do(membership.join)) == 2
+        assert group.nodes() == {node}
+
+
+def test_missing_tables(engine: Engine):
+    group = Group(engine, WorkerTables())
+    group.tables.metadata.drop_all(engine)
+    _, membership = group.node(a=1)
+    with pytest.raises(TablesMissingError, match="worker_nodes"):
+        group.do(membership.join)
+
+
+def test_autocommit_is_refused(group: Group):
+    _, membership = group.node(a=1)
+    with (
+        Session(group.engine.execution_options(isolation_level="AUTOCOMMIT")) as session,
+        pytest.raises(TransactionRequiredError),
+    ):
+        membership.join(session)
