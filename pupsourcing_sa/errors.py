@@ -7,6 +7,8 @@
      │    ├── NoEventsError                (also a ValueError)
      │    ├── OptimisticConcurrencyError   the aggregate is not at the expected version
      │    ├── DuplicateEventError          an event id is in the log already
+     │    ├── KeyTooLongError              (also a ValueError) an aggregate's type or id does not fit into an index
+     │    ├── StaleHeadsError              the log has events that aggregate_heads does not know
      │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only
      ├── StablePositionError               this session cannot tell which events are stable
      ├── TablesMissingError                the migrations have not been run
@@ -36,6 +38,7 @@ __all__ = [
     "DuplicateEventError",
     "HandlerTransactionError",
     "ImportFailed",
+    "KeyTooLongError",
     "MissingExtraError",
     "NoEventsError",
     "OptimisticConcurrencyError",
@@ -43,6 +46,7 @@ __all__ = [
     "PartitionsError",
     "PupsourcingError",
     "StablePositionError",
+    "StaleHeadsError",
     "TableNameError",
     "TablesMissingError",
     "TemplateError",
@@ -105,6 +109,56 @@ class DuplicateEventError(AppendError):
 
     def __reduce__(self) -> tuple[type[DuplicateEventError], tuple[object, ...]]:
         return type(self), (self.event_ids,)
+
+
+class KeyTooLongError(AppendError, ValueError):
+    """An aggregate's type or id, or a correlation id, is too long for an index; the transaction is over.
+
+    Attributes:
+        aggregate_type: type of the aggregate.
+        aggregate_id: id of the aggregate.
+        name: what is too long: ``aggregate_type``, ``aggregate_id`` or ``correlation_id``.
+        size: how long it is, in bytes.
+    """
+
+    def __init__(self, aggregate_type: str, aggregate_id: str, name: str, size: int) -> None:
+        self.aggregate_type = aggregate_type
+        self.aggregate_id = aggregate_id
+        self.name = name
+        self.size = size
+        type_, id_ = (each if len(each) <= 60 else f"{each[:60]}…" for each in (aggregate_type, aggregate_id))
+        super().__init__(
+            f"{type_} {id_!r}: {name} is too long, with {size} bytes; an index of PostgreSQL has room for about 2,600 "
+            "bytes, compressed, of aggregate_type and aggregate_id together, or of a correlation_id: use a shorter "
+            "one, such as a digest of it"
+        )
+
+    def __reduce__(self) -> tuple[type[KeyTooLongError], tuple[object, ...]]:
+        return type(self), (self.aggregate_type, self.aggregate_id, self.name, self.size)
+
+
+class StaleHeadsError(AppendError):
+    """The log has events that the table of aggregate heads does not know, as after a restore without it.
+
+    To try again does not help: rebuild the heads, as docs/howto/append.md shows. The transaction is over.
+
+    Attributes:
+        aggregates: (type, id) of the aggregate concerned; of all in the append where the server does not say which.
+        table: the table of heads.
+    """
+
+    def __init__(self, aggregates: Iterable[tuple[str, str]], table: str) -> None:
+        self.aggregates = tuple(aggregates)
+        self.table = table
+        names = ", ".join(f"{type_} {id_!r}" for type_, id_ in self.aggregates[:5])
+        names += ", …" if len(self.aggregates) > 5 else ""
+        super().__init__(
+            f"the log has events of {names} that {table} does not know, as after a restore without it; to try again "
+            f"does not help: rebuild {table} from the events, as docs/howto/append.md shows"
+        )
+
+    def __reduce__(self) -> tuple[type[StaleHeadsError], tuple[object, ...]]:
+        return type(self), (self.aggregates, self.table)
 
 
 class TransactionRequiredError(AppendError):

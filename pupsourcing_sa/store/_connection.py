@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import ClauseElement, Connection, Executable
+from sqlalchemy import ClauseElement, Connection, CursorResult, Executable
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pupsourcing_sa.errors import TransactionRequiredError
 
-__all__ = ["SyncSession", "connection_of", "driver_rows", "require_transaction"]
+__all__ = ["UNBUFFERED", "SyncSession", "connection_of", "driver_rows", "fetched", "require_transaction"]
 
 #: What every method of `EventStore` takes.
 SyncSession: TypeAlias = Session | scoped_session[Any] | Connection
 
 #: Whatever the engine or the connection says: with a server-side cursor SQLAlchemy has taken rows before we look.
-_UNBUFFERED: Final = {"stream_results": False, "yield_per": None}
+UNBUFFERED: Final = {"stream_results": False, "yield_per": None}
 
 
 def connection_of(session: SyncSession, clause: ClauseElement) -> Connection:
@@ -53,7 +53,11 @@ def require_transaction(connection: Connection) -> None:
 
 def driver_rows(connection: Connection, statement: Executable, parameters: dict[str, Any]) -> list[Any]:
     """The rows as tuples of the driver; SQLAlchemy's ``Row`` objects would cost as much again as fetching."""
-    result = connection.execute(statement, parameters, execution_options=_UNBUFFERED)
+    return fetched(connection.execute(statement, parameters, execution_options=UNBUFFERED))
+
+
+def fetched(result: CursorResult[Any]) -> list[Any]:
+    """All rows of a result as the driver has them, and the cursor closed."""
     rows = list(result.cursor.fetchall())
     result.close()
     return rows if not rows or type(rows[0]) is tuple else list(map(tuple, rows))  # asyncpg has records

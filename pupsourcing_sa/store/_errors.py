@@ -13,11 +13,21 @@ from sqlalchemy.schema import Constraint
 
 from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
 
-__all__ = ["detail_of", "is_lost_race", "is_outage", "is_serialization_failure", "translated", "violates"]
+__all__ = [
+    "detail_of",
+    "exceeds_a_limit",
+    "is_lost_race",
+    "is_outage",
+    "is_serialization_failure",
+    "raise_common",
+    "translated",
+    "violates",
+]
 
 _UNDEFINED: Final = frozenset({"42P01", "3F000"})  # undefined_table, and its schema
 _READ_ONLY: Final = "25006"
 _UNIQUE_VIOLATION: Final = "23505"
+_PROGRAM_LIMIT_EXCEEDED: Final = "54000"
 _SERIALIZATION_FAILURE: Final = "40001"
 _DEADLOCK_DETECTED: Final = "40P01"
 _OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})  # shut down, crashed, starting up; no free slot
@@ -33,18 +43,28 @@ def translated(*tables: Table) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        state = _sqlstate(error)
-        if state in _UNDEFINED:
-            names = " or ".join(table.key for table in tables)
-            raise TablesMissingError(
-                f"there is no table {names} in the database, or not in this search_path: run your migrations, as in "
-                "`alembic upgrade head`"
-            ) from error
-        if state == _READ_ONLY:
-            raise TransactionRequiredError(
-                "this transaction is read-only: append in one that can write, on the primary server"
-            ) from error
+        raise_common(error, *tables)
         raise
+
+
+def raise_common(error: DBAPIError, *tables: Table) -> None:
+    """Raise our error for a mistake that every statement can run into; return if it is none.
+
+    Args:
+        error: what the database said.
+        tables: what the statement needs.
+    """
+    state = _sqlstate(error)
+    if state in _UNDEFINED:
+        names = " or ".join(table.key for table in tables)
+        raise TablesMissingError(
+            f"there is no table {names} in the database, or not in this search_path: run your migrations, as in "
+            "`alembic upgrade head`"
+        ) from error
+    if state == _READ_ONLY:
+        raise TransactionRequiredError(
+            "this transaction is read-only: append in one that can write, on the primary server"
+        ) from error
 
 
 def is_lost_race(error: BaseException | None) -> bool:
@@ -55,6 +75,11 @@ def is_lost_race(error: BaseException | None) -> bool:
 def is_serialization_failure(error: DBAPIError) -> bool:
     """Whether somebody else committed what this transaction's snapshot does not have."""
     return _sqlstate(error) == _SERIALIZATION_FAILURE
+
+
+def exceeds_a_limit(error: DBAPIError) -> bool:
+    """Whether something is larger than PostgreSQL can hold, such as a value than an entry of an index."""
+    return _sqlstate(error) == _PROGRAM_LIMIT_EXCEEDED
 
 
 def is_outage(error: BaseException | None) -> bool:

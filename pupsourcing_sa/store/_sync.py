@@ -12,7 +12,8 @@ from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import NoEventsError
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
-from pupsourcing_sa.store._append import Appender, Batch
+from pupsourcing_sa.store._append import Append
+from pupsourcing_sa.store._appender import Appender
 from pupsourcing_sa.store._connection import SyncSession, connection_of, driver_rows
 from pupsourcing_sa.store._errors import translated
 from pupsourcing_sa.store._positions import BlockingAppend, Positions
@@ -88,15 +89,17 @@ class EventStore:
             DuplicateEventError: an event id comes twice, or is in the log already. In the latter case the transaction
                 is over, unless ``idempotent`` was asked for.
             NoEventsError: ``events`` is empty.
+            KeyTooLongError: the aggregate's type and id, or a correlation id, do not fit into an index.
+            StaleHeadsError: the log has events that its table of heads does not know.
             TransactionRequiredError: the connection is in AUTOCOMMIT mode, or the transaction is read-only.
             TypeError, ValueError: an argument is wrong, or the events are of several aggregates.
             TablesMissingError: the log's tables do not exist.
         """
-        batch = Batch.of(expected_version, events)
+        append = Append.of(expected_version, events)
         connection = connection_of(session, self._appender.clause)
         if idempotent:
-            return self._appender.append_once(connection, batch)
-        return self._appender.append(connection, batch)
+            return self._appender.append_once(connection, append)
+        return self._appender.append(connection, append)
 
     def append_many(
         self, session: SyncSession, appends: Iterable[tuple[ExpectedVersion, Iterable[Event]]]
@@ -117,19 +120,20 @@ class EventStore:
                 a lost race ends the transaction that is not known: it is the first of which something is expected.
             NoEventsError: ``appends`` is empty, or one of them has no events.
             ValueError: an aggregate comes twice.
-            DuplicateEventError, TransactionRequiredError, TypeError, TablesMissingError: as for `append`.
+            DuplicateEventError, KeyTooLongError, StaleHeadsError, TransactionRequiredError, TypeError,
+            TablesMissingError: as for `append`.
         """
-        batches = []
+        checked = []
         for each in appends:
             if not isinstance(each, tuple) or len(each) != 2:
                 raise TypeError(f"appends must contain tuples (expected_version, events), not {each!r}")
-            batches.append(Batch.of(*each))
-        if not batches:
+            checked.append(Append.of(*each))
+        if not checked:
             raise NoEventsError
-        aggregates = {(batch.aggregate_type, batch.aggregate_id) for batch in batches}
-        if len(aggregates) < len(batches):
+        aggregates = {(append.aggregate_type, append.aggregate_id) for append in checked}
+        if len(aggregates) < len(checked):
             raise ValueError("appends must name each aggregate once; put its events into one sequence")
-        return self._appender.append_many(connection_of(session, self._appender.clause), batches)
+        return self._appender.append_many(connection_of(session, self._appender.clause), checked)
 
     # -- reading -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import time
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, DuplicateEventError, Exact, NoEventsError, NoStream, OptimisticConcurrencyError
@@ -113,22 +114,30 @@ def test_one_round_trip(engine, plain_log: Log):
     assert len(set(statements)) == 1
 
 
-def test_no_deadlock_and_nothing_lost_whatever_the_order(engine, plain_log: Log):
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_no_deadlock_and_nothing_lost_whatever_the_order(engine, plain_log: Log, level: str):
     """New and existing aggregates, in every order: each of the writers gets through, or loses and says so."""
     store, outcomes = plain_log.store, []
+    at_level = engine.execution_options(isolation_level=level)
 
     def write(chance: random.Random) -> None:
         for _ in range(40):
             names = chance.sample([f"u{number}" for number in range(25)], k=5)
             expected = chance.choice([AnyVersion(), AnyVersion(), NoStream()])
-            with Session(engine) as session:
+            with Session(at_level) as session:
                 try:
                     store.append_many(session, [(expected, [make_event(name)] * 1) for name in names])
                     time.sleep(chance.uniform(0, 0.002))
                     session.commit()
                     outcomes.append("won")
-                except OptimisticConcurrencyError:
-                    session.commit()  # of nothing
+                except OptimisticConcurrencyError as error:
+                    if error.actual is None:
+                        assert level != "READ COMMITTED"
+                    else:
+                        session.commit()  # of nothing
+                    outcomes.append("lost")
+                except OperationalError as error:  # at the commit, as SERIALIZABLE may
+                    assert (level, error.orig.sqlstate) == ("SERIALIZABLE", "40001")
                     outcomes.append("lost")
 
     threads = [threading.Thread(target=write, args=(random.Random(number),)) for number in range(8)]
@@ -137,6 +146,7 @@ def test_no_deadlock_and_nothing_lost_whatever_the_order(engine, plain_log: Log)
     for thread in threads:
         thread.join()
     assert len(outcomes) == 8 * 40, "a writer failed with something else, such as a deadlock"
+    assert "won" in outcomes
     with engine.connect() as connection:
         counted = text("SELECT aggregate_id, count(*), max(aggregate_version) FROM events GROUP BY aggregate_id")
         found = {row[0]: (row[1], row[2]) for row in connection.execute(counted)}

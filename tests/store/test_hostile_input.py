@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from pupsourcing_sa import AnyVersion, Event, Exact, NoStream, OptimisticConcurrencyError, PersistedEvent
+from pupsourcing_sa.errors import KeyTooLongError
 from tests.fix_store import SESSIONS, Log, Transaction, make_event, make_tables
 
 HOSTILE_TEXTS = [
@@ -87,16 +89,44 @@ class TestText:
         empty = make_event(trace_id="", correlation_id="", causation_id="")
         assert_given_back(transaction, empty, make_event(), make_event(trace_id="NULL"))
 
-    def test_an_id_longer_than_an_index_can_hold(self, transaction: Transaction):
+    def test_a_key_longer_than_an_index_can_hold(self, transaction: Transaction):
         chance = random.Random(5)
-        fits, too_long = ("".join(chance.choices("abcdefghijkl", k=length)) for length in (2000, 20_000))
-        assert_given_back(transaction, make_event(fits))
-        with pytest.raises(Exception, match="index row") as caught:
-            transaction.append(NoStream(), [make_event(too_long)])
-        assert caught.value.orig.sqlstate == "54000"
+
+        def text(length: int) -> str:
+            return "".join(chance.choices("abcdefghijkl", k=length))
+
+        assert_given_back(transaction, make_event(text(2000)))
+        # The second has no room in a page, which PostgreSQL finds out elsewhere.
+        for name, size in [("aggregate_id", 6000), ("aggregate_id", 50_000), ("aggregate_type", 6000)]:
+            event = make_event(**{"aggregate_id": "u1", name: text(size)})
+            for append in (
+                lambda event: transaction.append(NoStream(), [event]),
+                lambda event: transaction.append(NoStream(), [event], idempotent=True),
+                lambda event: transaction.append_many([(AnyVersion(), [make_event("u0")]), (NoStream(), [event])]),
+            ):
+                with pytest.raises(KeyTooLongError, match=f"{name} is too long, with {size} bytes") as caught:
+                    append(event)
+                assert (caught.value.aggregate_type, caught.value.aggregate_id) == (
+                    event.aggregate_type,
+                    event.aggregate_id,
+                )
+                assert (caught.value.name, caught.value.size) == (name, size)
+                assert len(str(caught.value)) < 500
+                assert caught.value.__cause__.orig.sqlstate == "54000"
+                transaction.rollback()
+            assert transaction.read_aggregate_stream(event.aggregate_type, event.aggregate_id).is_empty
+        with pytest.raises(KeyTooLongError, match="User 'u1': correlation_id is too long"):
+            transaction.append(NoStream(), [make_event(), make_event(correlation_id=text(6000))])
         transaction.rollback()
-        assert transaction.read_aggregate_stream("User", too_long).is_empty
         assert transaction.latest_global_position() == 0
+
+    def test_other_limits_are_not_mistaken_for_it(self, transaction: Transaction):
+        transaction.execute("CREATE INDEX ON events (trace_id)")
+        transaction.commit()
+        trace = "".join(random.Random(5).choices("abcdefghijkl", k=6000))
+        with pytest.raises(DBAPIError) as caught:
+            transaction.append(NoStream(), [make_event(trace_id=trace)])
+        assert caught.value.orig.sqlstate == "54000"
 
 
 class TestSizes:

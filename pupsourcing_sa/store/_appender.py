@@ -1,0 +1,170 @@
+"""Appending: the statements executed, conflicts and what the database refuses made errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import UniqueConstraint
+
+from pupsourcing_sa.errors import DuplicateEventError, KeyTooLongError, OptimisticConcurrencyError, StaleHeadsError
+from pupsourcing_sa.event import AppendResult
+from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
+from pupsourcing_sa.store._append_statements import AppendStatements
+from pupsourcing_sa.store._compiled import CompiledStatements
+from pupsourcing_sa.store._connection import require_transaction
+from pupsourcing_sa.store._earlier import EarlierAppends
+from pupsourcing_sa.store._errors import (
+    detail_of,
+    exceeds_a_limit,
+    is_serialization_failure,
+    raise_common,
+    violates,
+)
+from pupsourcing_sa.tables import EventTables
+
+__all__ = ["Appender"]
+
+#: What an entry of a btree index has room for is a third of a page, 2,704 bytes, less what else is in it.
+_LONGEST_KEY: Final = 2500
+
+
+class Appender:
+    """Executes what appends to one log.
+
+    Args:
+        tables: the log.
+        notify_channel: a channel that every append notifies, or ``None``.
+    """
+
+    def __init__(self, tables: EventTables, notify_channel: str | None) -> None:
+        self._tables = tables
+        self._has_json_payload = tables.has_json_payload
+        #: By which a session that has several binds tells that this writes to the log.
+        self.clause = tables.events.insert()
+        self._statements = AppendStatements(tables, notify_channel)
+        self._compiled = CompiledStatements()
+        self._earlier = EarlierAppends(tables)
+        unique = {
+            tuple(each.columns.keys()): each for each in tables.events.constraints if isinstance(each, UniqueConstraint)
+        }
+        self._unique_id = unique["event_id",]
+        self._unique_version = unique["aggregate_type", "aggregate_id", "aggregate_version"]
+
+    def append(self, connection: Connection, append: Append) -> AppendResult:
+        expected, events = append.expected, append.events
+        parameters = event_parameters([append], has_json_payload=self._has_json_payload)
+        parameters["stream_type"] = append.aggregate_type
+        parameters["stream_id"] = append.aggregate_id
+        parameters["count"] = len(events)
+        if expected.version:
+            parameters["expected_version"] = expected.version
+        require_transaction(connection)
+        try:
+            written = self._compiled.rows(connection, self._statements.one(expected), parameters)
+        except DBAPIError as error:
+            self._raise_meaning(error, connection, [append])
+            raise
+        if not written:
+            raise append.conflict(self.aggregate_version(connection, append.aggregate_type, append.aggregate_id))
+        written.sort()
+        to_version: int = written[-1][1]
+        return AppendResult(tuple([row[0] for row in written]), to_version - len(written), to_version, events)
+
+    def append_many(self, connection: Connection, appends: Sequence[Append]) -> list[AppendResult]:
+        check_ids([event for append in appends for event in append.events])
+        parameters = event_parameters(appends, has_json_payload=self._has_json_payload)
+        parameters["streams"] = stream_parameter(enumerate(appends, 1))
+        require_transaction(connection)
+        try:
+            rows = self._compiled.rows(connection, self._statements.many, parameters)
+        except DBAPIError as error:
+            self._raise_meaning(error, connection, appends)
+            raise
+        if not rows or rows[0][2] is None:
+            self._raise_conflict(connection, appends, {number: version for number, version, _ in rows})
+        positions: dict[int, list[int]] = {number: [] for number in range(1, len(appends) + 1)}
+        versions: dict[int, int] = {}
+        for number, version, position in sorted(rows):
+            positions[number].append(position)
+            versions[number] = version
+        return [
+            AppendResult(
+                tuple(positions[number]), versions[number] - len(append.events), versions[number], append.events
+            )
+            for number, append in enumerate(appends, 1)
+        ]
+
+    def append_once(self, connection: Connection, append: Append) -> AppendResult:
+        """Append, or find that an earlier append wrote the same events; in a savepoint, to be able to look."""
+        require_transaction(connection)
+        try:
+            with connection.begin_nested():
+                return self.append(connection, append)
+        except (DuplicateEventError, OptimisticConcurrencyError, StaleHeadsError) as error:
+            earlier = self._earlier.same_as(connection, append)
+            if earlier is None:
+                raise
+            if isinstance(earlier, AppendResult):
+                return earlier
+            raise DuplicateEventError(event.event_id for event in earlier) from error
+
+    def aggregate_version(self, connection: Connection, aggregate_type: str, aggregate_id: str) -> int:
+        names = {"stream_type": aggregate_type, "stream_id": aggregate_id}
+        return connection.scalar(self._statements.aggregate_version, names) or 0
+
+    def _raise_conflict(self, connection: Connection, appends: Sequence[Append], written: dict[int, int]) -> NoReturn:
+        """Raise the conflict of the first aggregate that is not as expected, once nothing of the append is left."""
+        if written:
+            undone = stream_parameter((number, appends[number - 1]) for number in written)
+            try:
+                connection.execute(self._statements.undo, {"streams": undone})
+            except BaseException:  # such as Ctrl-C: what could not be undone must not be committed
+                connection.invalidate()
+                raise
+        actual = {}
+        for number, append in enumerate(appends, 1):
+            actual[number] = self.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
+            if append.expected.version not in (None, actual[number]):
+                raise append.conflict(actual[number])
+        # Another writer made it fit in the meantime. What was not written is the one that did not.
+        unwritten = [(append, actual[n]) for n, append in enumerate(appends, 1) if n not in written]
+        append, version = next((each for each in unwritten if each[0].expected.version is not None), unwritten[0])
+        raise append.conflict(version)
+
+    def _raise_meaning(self, error: DBAPIError, connection: Connection, appends: Sequence[Append]) -> None:
+        """Raise what a failed append means; return if it means nothing in particular."""
+        if violates(error, self._unique_id, connection):
+            ids = [event.event_id for append in appends for event in append.events]
+            detail = detail_of(error)
+            raise DuplicateEventError([each for each in ids if str(each) in detail] or ids) from error
+        if violates(error, self._unique_version, connection):
+            # Not a race: who lost one has waited for the head's row, and then got no row of it or a 40001.
+            names = [(append.aggregate_type, append.aggregate_id) for append in appends]
+            detail = detail_of(error)
+            told = [each for each in names if f"({each[0]}, {each[1]}, " in detail]
+            raise StaleHeadsError(told or names, self._tables.aggregate_heads.key) from error
+        if is_serialization_failure(error):
+            # Of several it is not known which one; it can only be one of which something was expected.
+            expecting = (each for each in appends if each.expected.version is not None)
+            raise next(expecting, appends[0]).conflict(None) from error
+        if exceeds_a_limit(error):
+            _raise_too_long(error, appends)
+        raise_common(error, self._tables.events, self._tables.aggregate_heads)
+
+
+def _raise_too_long(error: DBAPIError, appends: Sequence[Append]) -> None:
+    """Name the longest of the values that are in an index; return if none of them is too long."""
+    # Measured here and not in advance: what compresses well may be longer.
+    sizes: list[tuple[int, int, str, Append]] = []
+    for append in appends:
+        type_, id_ = len(append.aggregate_type.encode()), len(append.aggregate_id.encode())
+        sizes.append((type_ + id_, max(type_, id_), "aggregate_id" if id_ >= type_ else "aggregate_type", append))
+        for event in append.events:
+            size = len((event.correlation_id or "").encode())
+            sizes.append((size, size, "correlation_id", append))
+    key, size, name, append = max(sizes, key=lambda each: each[0])
+    if key > _LONGEST_KEY:
+        raise KeyTooLongError(append.aggregate_type, append.aggregate_id, name, size) from error
