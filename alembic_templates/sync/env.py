@@ -2,11 +2,12 @@
 
 import os
 from logging.config import fileConfig
+from typing import Any
 
 from alembic import context
 from sqlalchemy import MetaData, engine_from_config, pool
 
-from pupsourcing_sa import EventTables, WorkerTables
+from pupsourcing_sa import EventTables, WorkerTables, migrations
 
 config = context.config
 
@@ -27,6 +28,18 @@ target_metadata = MetaData()
 EventTables(target_metadata)
 WorkerTables(target_metadata)
 
+# The operations that migrations have besides Alembic's own, for guards and for logs that another program created.
+migrations.register()
+
+options: dict[str, Any] = {
+    "target_metadata": target_metadata,
+    "autogenerate_plugins": ["alembic.autogenerate.*", "pupsourcing_sa"],
+    # When tables are in other schemas than the database's default:
+    # "include_schemas": True,
+    # To create indexes of a log that is in use, without stopping who appends to it; they get a revision of their own:
+    # "process_revision_directives": migrations.concurrent_indexes,
+}
+
 if url := os.environ.get("DATABASE_URL"):
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
 
@@ -35,9 +48,9 @@ def run_migrations_offline() -> None:
     """Print the SQL, as with ``alembic upgrade head --sql``, without a connection."""
     context.configure(
         url=config.get_main_option("sqlalchemy.url"),
-        target_metadata=target_metadata,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
+        **options,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -49,7 +62,7 @@ def run_migrations_online() -> None:
         config.get_section(config.config_ini_section, {}), prefix="sqlalchemy.", poolclass=pool.NullPool
     )
     with engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=target_metadata)
+        context.configure(connection=connection, **options)
         with context.begin_transaction():
             context.run_migrations()
 

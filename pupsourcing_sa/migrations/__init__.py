@@ -1,33 +1,26 @@
-"""Alembic: the event log's tables are in the application's own migrations."""
+"""Alembic: the event log's tables are in the application's own migrations.
+
+Tables on ``target_metadata`` are all that autogenerate needs. `register` adds what tables cannot say: the guards of a
+log, and what it takes to adopt a log that another program created. ``env.py`` calls it and lists the plugin::
+
+    from pupsourcing_sa import migrations
+
+    migrations.register()
+    context.configure(
+        connection=connection,
+        target_metadata=target_metadata,
+        autogenerate_plugins=["alembic.autogenerate.*", "pupsourcing_sa"],
+    )
+
+Nothing here needs Alembic to be installed but `register` and `concurrent_indexes`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final
+from pupsourcing_sa.migrations._concurrent_indexes import concurrent_indexes
+from pupsourcing_sa.migrations._filters import all_but
+from pupsourcing_sa.migrations._plugin import register
+from pupsourcing_sa.migrations._sql_script import sql_script
+from pupsourcing_sa.migrations._templates import template_directory
 
-from pupsourcing_sa.errors import TemplateError
-
-__all__ = ["template_directory"]
-
-_PACKAGE: Final = Path(__file__).parent.parent
-
-
-def template_directory(name: str = "sync") -> Path:
-    """A complete Alembic environment for ``alembic init``, with the tables of this library.
-
-    Args:
-        name: ``"sync"``, or ``"async"`` for an asyncio engine.
-
-    Returns:
-        The directory, to be given as ``alembic init --template <directory> migrations``.
-
-    Raises:
-        TemplateError: there is no template of that name.
-    """
-    # In a wheel they are inside the package; in a checkout, which an editable install uses, beside it.
-    candidates = (_PACKAGE / "alembic_templates", _PACKAGE.parent / "alembic_templates")
-    templates = next((directory for directory in candidates if directory.is_dir()), candidates[0])
-    known = sorted(path.parent.name for path in templates.glob("*/script.py.mako"))
-    if name not in known:
-        raise TemplateError(f"there is no Alembic template {name!r}; there are {', '.join(known) or 'none'}")
-    return templates / name
+__all__ = ["all_but", "concurrent_indexes", "register", "sql_script", "template_directory"]

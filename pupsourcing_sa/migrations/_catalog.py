@@ -1,0 +1,91 @@
+"""What autogenerate asks the database, because Alembic does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Dialect, FromClause, Integer, Select, Text, column, select, table
+from sqlalchemy.dialects.postgresql import CHAR, OID
+
+from pupsourcing_sa.tables._guards import Guard, known_guards
+
+__all__ = ["FoundGuard", "TableKey", "found_guards", "table_key"]
+
+#: A schema, None for the default one, and the name of a table in it.
+TableKey = tuple[str | None, str]
+
+
+def table_key(dialect: Dialect, schema: str | None, name: str) -> TableKey:
+    """By what a table is the same, on the metadata and as Alembic reflects it: without a schema in the default one."""
+    return None if schema == dialect.default_schema_name else schema, name
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGuard:
+    """A guard in the database.
+
+    Attributes:
+        schema: of the log.
+        table_name: the log.
+        name: of the guard.
+        guard: the version that it is; None for what no version made, or what somebody disabled.
+    """
+
+    schema: str
+    table_name: str
+    name: str
+    guard: Guard | None
+
+
+def _catalog(name: str, **columns: Any) -> FromClause:
+    return table(name, *(column(each, type_) for each, type_ in columns.items()), schema="pg_catalog")
+
+
+_TRIGGERS: Final = _catalog(
+    "pg_trigger", tgname=Text, tgrelid=OID, tgfoid=OID, tgtype=Integer, tgenabled=CHAR, tgqual=Text
+)
+_TABLES: Final = _catalog("pg_class", oid=OID, relname=Text, relnamespace=OID)
+_FUNCTIONS: Final = _catalog("pg_proc", oid=OID, proname=Text, pronamespace=OID, prosrc=Text)
+_SCHEMAS: Final = _catalog("pg_namespace", oid=OID, nspname=Text)
+
+
+def _guard_triggers() -> Select[Any]:
+    """The triggers that have the names of guards, with what they do; by a scan of pg_trigger."""
+    schema, function_schema = _SCHEMAS.alias("schema"), _SCHEMAS.alias("function_schema")
+    return (
+        select(
+            schema.c.nspname.label("schema"),
+            _TABLES.c.relname.label("table_name"),
+            _TRIGGERS.c.tgname.label("trigger_name"),
+            _TRIGGERS.c.tgtype.label("trigger_type"),
+            # O and A fire for those who write; D is disabled, and R fires for replication only.
+            (_TRIGGERS.c.tgenabled.in_(["O", "A"]) & _TRIGGERS.c.tgqual.is_(None)).label("is_firing"),
+            function_schema.c.nspname.label("function_schema"),
+            _FUNCTIONS.c.proname.label("function_name"),
+            _FUNCTIONS.c.prosrc.label("body"),
+        )
+        .join(_TABLES, _TABLES.c.oid == _TRIGGERS.c.tgrelid)
+        .join(schema, schema.c.oid == _TABLES.c.relnamespace)
+        .join(_FUNCTIONS, _FUNCTIONS.c.oid == _TRIGGERS.c.tgfoid)
+        .join(function_schema, function_schema.c.oid == _FUNCTIONS.c.pronamespace)
+        .where(_TRIGGERS.c.tgname.in_({guard.trigger_name for guard in known_guards()}))
+    )
+
+
+def found_guards(connection: Connection) -> list[FoundGuard]:
+    """The guards of all logs in the database."""
+    found = []
+    for row in connection.execute(_guard_triggers()):
+        versions = [guard for guard in known_guards() if guard.trigger_name == row.trigger_name]
+        is_ours = row.is_firing and row.function_schema == row.schema
+        same = (
+            guard
+            for guard in versions
+            if is_ours
+            and guard.function_name(row.table_name) == row.function_name
+            and guard.trigger_type == row.trigger_type
+            and guard.body == row.body
+        )
+        found.append(FoundGuard(row.schema, row.table_name, versions[0].name, next(same, None)))
+    return found

@@ -1,0 +1,89 @@
+"""The statements that make a log which another program created one of ours, without rewriting it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from sqlalchemy import Table
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+
+__all__ = ["AlterLogSequence", "RenameLogConstraint"]
+
+# A sequence cannot change from one kind to the other: the new one goes on where the old one was, for the same roles.
+# What ALTER TABLE takes, ACCESS EXCLUSIVE, is taken first, so that nobody is issued a position in between.
+_REPLACE_SEQUENCE: Final = """\
+DO $do$
+DECLARE
+    log CONSTANT text := $name${log}$name$;
+    sequence CONSTANT text := pg_get_serial_sequence(log, 'global_position');
+    last bigint;
+    is_called boolean;
+    privileges text[];
+    roles text[];
+BEGIN
+    IF sequence IS NULL THEN
+        RAISE EXCEPTION USING MESSAGE = 'global_position of ' || log || ' has no sequence of its own',
+            HINT = 'ALTER SEQUENCE ... OWNED BY makes it the column''s own.';
+    END IF;
+    LOCK TABLE {log} IN ACCESS EXCLUSIVE MODE;
+    EXECUTE 'SELECT last_value, is_called FROM ' || sequence INTO last, is_called;
+    SELECT array_agg(privilege_type), array_agg(CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
+        INTO privileges, roles
+        FROM pg_class, aclexplode(relacl) WHERE oid = sequence::regclass;
+{replace}
+    PERFORM setval(pg_get_serial_sequence(log, 'global_position'), last, is_called);
+    FOR i IN 1 .. coalesce(cardinality(privileges), 0) LOOP
+        EXECUTE 'GRANT ' || privileges[i] || ' ON SEQUENCE ' || pg_get_serial_sequence(log, 'global_position')
+            || ' TO ' || roles[i];
+    END LOOP;
+END
+$do$"""
+_BY: Final = {
+    "identity": """\
+    ALTER TABLE {log} ALTER COLUMN global_position DROP DEFAULT;
+    EXECUTE 'DROP SEQUENCE ' || sequence;
+    ALTER TABLE {log} ALTER COLUMN global_position ADD GENERATED ALWAYS AS IDENTITY;""",
+    "serial": """\
+    ALTER TABLE {log} ALTER COLUMN global_position DROP IDENTITY;
+    EXECUTE 'CREATE SEQUENCE ' || sequence;
+    EXECUTE 'ALTER SEQUENCE ' || sequence || ' OWNED BY ' || log || '.global_position';
+    EXECUTE 'ALTER TABLE ' || log || ' ALTER COLUMN global_position SET DEFAULT nextval('
+        || quote_literal(sequence) || ')';""",
+}
+
+
+class AlterLogSequence(ExecutableDDLElement):
+    """Have a log's positions issued by an identity (GENERATED ALWAYS), or by what BIGSERIAL makes.
+
+    Takes ACCESS EXCLUSIVE on the log, for moments: no row is read.
+    """
+
+    def __init__(self, log: Table, to: Literal["identity", "serial"]) -> None:
+        self.log = log
+        self.to = to
+
+
+@compiles(AlterLogSequence)
+def _compile_alter_log_sequence(element: AlterLogSequence, compiler: Any, **kw: Any) -> str:
+    log = compiler.preparer.format_table(element.log)
+    return _REPLACE_SEQUENCE.format(log=log, replace=_BY[element.to].format(log=log))
+
+
+class RenameLogConstraint(ExecutableDDLElement):
+    """Rename a constraint, and the index that it has.
+
+    Takes ACCESS EXCLUSIVE on the table, for moments: no row is read.
+    """
+
+    def __init__(self, table: Table, old_name: str, new_name: str) -> None:
+        self.table = table
+        self.old_name = old_name
+        self.new_name = new_name
+
+
+@compiles(RenameLogConstraint)
+def _compile_rename_log_constraint(element: RenameLogConstraint, compiler: Any, **kw: Any) -> str:
+    preparer = compiler.preparer
+    names = f"{preparer.quote(element.old_name)} TO {preparer.quote(element.new_name)}"
+    return f"ALTER TABLE {preparer.format_table(element.table)} RENAME CONSTRAINT {names}"

@@ -1,0 +1,53 @@
+"""The tables as a SQL script, for those who do not use Alembic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sqlalchemy import Table
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+
+from pupsourcing_sa.tables import EventTables, WorkerTables
+from pupsourcing_sa.tables._guard_statements import replace_guard
+from pupsourcing_sa.tables._guards import current_guards
+
+__all__ = ["sql_script"]
+
+_HEADER: Final = """\
+-- The tables of pupsourcing_sa. It can be run again: what is there already stays as it is, but for guards, which are
+-- replaced. Schemas have to be there.
+BEGIN;
+SET LOCAL client_min_messages = warning;
+"""
+
+
+def sql_script(*tables: EventTables | WorkerTables) -> str:
+    """The DDL of tables of ours as a script for ``psql``, in one transaction.
+
+    Args:
+        tables: what to create, as in ``sql_script(EventTables(schema="shop"), WorkerTables(schema="shop"))``.
+
+    >>> from pupsourcing_sa import EventTables
+    >>> print(sql_script(EventTables()).splitlines()[5])
+    CREATE TABLE IF NOT EXISTS events (
+    """
+    if not tables:
+        raise ValueError("tables must name what to create, as in sql_script(EventTables(), WorkerTables())")
+    dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]  # a percent sign is nothing special there
+    statements = (str(statement.compile(dialect=dialect)).strip() for each in tables for statement in _statements(each))
+    text = "\n".join(line.rstrip() for line in ";\n\n".join(statements).splitlines())
+    return f"{_HEADER}\n{text};\n\nCOMMIT;\n"
+
+
+def _statements(tables: EventTables | WorkerTables) -> Iterator[ExecutableDDLElement]:
+    for table in vars(tables).values():  # in the order of their creation, which is that of their foreign keys
+        if not isinstance(table, Table):
+            continue
+        yield CreateTable(table, if_not_exists=True)
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            yield CreateIndex(index, if_not_exists=True)
+    if isinstance(tables, EventTables) and tables.is_guarded:
+        for guard in current_guards():
+            yield from replace_guard(guard, tables.events)

@@ -1,0 +1,121 @@
+"""The event log's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Identity, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeEngine, to_instance
+
+from pupsourcing_sa.errors import TableNameError
+from pupsourcing_sa.tables._declared import DeclaredTables, timestamp
+from pupsourcing_sa.tables._guard_statements import LISTENERS
+from pupsourcing_sa.tables._guards import GUARDED_KEY, is_guarded
+from pupsourcing_sa.tables._naming import Naming
+
+__all__ = ["EventTables"]
+
+
+class EventTables(DeclaredTables):
+    """The event log: the tables ``events`` and ``aggregate_heads``.
+
+    Args:
+        metadata: where the tables are put, usually ``Base.metadata``; a new one by default.
+        schema: schema of both; by default the metadata's.
+        events: name of the log, which has one row for each event.
+        aggregate_heads: name of the table with the current version of each aggregate.
+        payload: type of the payload's column: ``LargeBinary`` (BYTEA, the default) holds any bytes; ``JSONB`` can be
+            queried, and takes payloads that are JSON only.
+        guarded: whether triggers refuse UPDATE, DELETE and TRUNCATE of the log, unless the transaction has said
+            ``SET LOCAL pupsourcing_sa.allow_rewrite = 'on'``, and take the low-water mark for SQL that inserts into it
+            past the store. ``create_all()`` creates them with the table; for Alembic see
+            `pupsourcing_sa.migrations.register`.
+
+    Raises:
+        TableNameError: the metadata has a table of that name which is not ours, or which was declared with another
+            ``payload`` or ``guarded``.
+
+    Called again with the same arguments, it gives the same tables.
+
+    >>> EventTables(schema="shop")
+    EventTables(events='shop.events', aggregate_heads='shop.aggregate_heads')
+    """
+
+    events: Table
+    aggregate_heads: Table
+
+    #: Whether the payload's column is JSONB.
+    has_json_payload: bool
+    #: Whether the log has guards.
+    is_guarded: bool
+
+    def __init__(
+        self,
+        metadata: MetaData | None = None,
+        *,
+        schema: str | None = None,
+        events: str = "events",
+        aggregate_heads: str = "aggregate_heads",
+        payload: type[LargeBinary | JSONB] | LargeBinary | JSONB = LargeBinary,
+        guarded: bool = False,
+    ) -> None:
+        super().__init__(metadata, schema)
+        type_ = to_instance(payload)
+        if not isinstance(type_, (LargeBinary, JSONB)):
+            raise TypeError(f"payload must be LargeBinary or sqlalchemy.dialects.postgresql.JSONB, not {payload!r}")
+        self.has_json_payload = isinstance(type_, JSONB)
+        if not isinstance(guarded, bool):
+            raise TypeError(f"guarded must be a bool, not {type(guarded).__name__}")
+        self.is_guarded = guarded
+        self.events = self._table(
+            "events",
+            events,
+            partial(_events, type_),
+            info={GUARDED_KEY: guarded},
+            listeners=LISTENERS if guarded else (),
+        )
+        if isinstance(self.events.c.payload.type, JSONB) != self.has_json_payload:
+            raise TableNameError(f"the metadata has {self.events.key!r} already, with another type of payload")
+        if is_guarded(self.events) != guarded:
+            raise TableNameError(
+                f"the metadata has {self.events.key!r} already, with guarded={not guarded}; say the same everywhere"
+            )
+        self.aggregate_heads = self._table("aggregate_heads", aggregate_heads, _aggregate_heads)
+
+
+def _events(payload: TypeEngine[Any], named: Naming) -> Sequence[SchemaItem]:
+    return (
+        # ALWAYS, and the sequence's cache left at 1: positions are issued in order, by the sequence and nothing else.
+        Column("global_position", BigInteger, Identity(always=True), nullable=False),
+        Column("aggregate_type", Text, nullable=False),
+        Column("aggregate_id", Text, nullable=False),
+        Column("aggregate_version", BigInteger, nullable=False),
+        Column("event_id", Uuid, nullable=False),
+        Column("event_type", Text, nullable=False),
+        Column("event_version", Integer, nullable=False, server_default=text("1")),
+        Column("payload", payload, nullable=False),
+        Column("trace_id", Text),
+        Column("correlation_id", Text),
+        Column("causation_id", Text),
+        Column("metadata", JSONB),
+        timestamp("created_at"),
+        named.primary_key("global_position"),
+        named.unique("event_id"),
+        named.unique("aggregate_type", "aggregate_id", "aggregate_version"),
+        named.index("aggregate_type", "global_position"),
+        named.index("correlation_id", "global_position", postgresql_where=text("correlation_id IS NOT NULL")),
+    )
+
+
+def _aggregate_heads(named: Naming) -> Sequence[SchemaItem]:
+    return (
+        Column("aggregate_type", Text, nullable=False),
+        Column("aggregate_id", Text, nullable=False),
+        Column("aggregate_version", BigInteger, nullable=False),
+        timestamp("updated_at"),
+        named.primary_key("aggregate_type", "aggregate_id"),
+    )

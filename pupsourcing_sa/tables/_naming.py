@@ -1,0 +1,52 @@
+"""Names of constraints and indexes: ours, unless the ``MetaData``'s own convention has a rule for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import Column, ForeignKeyConstraint, Index, MetaData, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy.schema import SchemaItem
+
+__all__ = ["MAX_NAME_BYTES", "Naming", "bounded_name"]
+
+#: PostgreSQL cuts longer names off, in bytes.
+MAX_NAME_BYTES: Final = 63
+
+
+def bounded_name(table: str, suffix: str) -> str:
+    """``<table>_<suffix>`` within PostgreSQL's limit, distinct for distinct tables."""
+    name = f"{table}_{suffix}"
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    end = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}_{suffix.rpartition('_')[2]}"
+    return table.encode()[: MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
+
+
+class Naming:
+    """Names for constraints and indexes, unless the ``MetaData``'s own convention names them."""
+
+    def __init__(self, metadata: MetaData, table: str) -> None:
+        self._convention: Mapping[Any, Any] = metadata.naming_convention
+        self._table = table
+
+    def __call__(self, kind: str, kind_class: type[SchemaItem], suffix: str) -> str | None:
+        convention = self._convention.get(kind, self._convention.get(kind_class))
+        is_default = kind == "ix" and convention == "ix_%(column_0_label)s"  # every MetaData has this one
+        if convention is None or is_default or "%(constraint_name)s" in str(convention):
+            return bounded_name(self._table, suffix)
+        return None
+
+    def primary_key(self, *columns: str) -> PrimaryKeyConstraint:
+        return PrimaryKeyConstraint(*columns, name=self("pk", PrimaryKeyConstraint, "pkey"))
+
+    def unique(self, *columns: str) -> UniqueConstraint:
+        return UniqueConstraint(*columns, name=self("uq", UniqueConstraint, f"{'_'.join(columns)}_key"))
+
+    def index(self, *columns: str, **options: Any) -> Index:
+        return Index(self("ix", Index, f"{'_'.join(columns)}_idx"), *columns, **options)
+
+    def foreign_key(self, column: str, target: Column[Any], *, ondelete: str) -> ForeignKeyConstraint:
+        name = self("fk", ForeignKeyConstraint, f"{column}_fkey")
+        return ForeignKeyConstraint([column], [target], name=name, ondelete=ondelete)

@@ -1,0 +1,214 @@
+"""Projects that use Alembic: a directory with an environment in it, a database, and commands as users type them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import alembic
+import psycopg
+import pytest
+import sqlalchemy
+from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.operations import Operations
+from alembic.operations.ops import DowngradeOps, UpgradeOps
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, MetaData, make_url, text
+from sqlalchemy.dialects import postgresql
+
+from pupsourcing_sa.migrations import register, template_directory
+
+__all__ = ["Autogenerate", "Project", "index_files"]
+
+#: Everything that a migration can make, as PostgreSQL itself describes it; in every schema that is not its own.
+_DESCRIPTION = text(
+    """
+    WITH schemas AS (
+        SELECT oid FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)'
+    )
+    SELECT c.oid::regclass::text AS object, concat_ws(' ', c.relkind, a.attname, format_type(a.atttypid, a.atttypmod),
+        a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid)) AS definition
+    FROM pg_class AS c
+        LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+        LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    WHERE c.relnamespace IN (SELECT oid FROM schemas)
+    UNION ALL
+    SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) || ' ' || indisvalid::text FROM pg_index
+    WHERE indexrelid::regclass::text !~ '^pg_'
+    UNION ALL
+    SELECT conrelid::regclass::text, conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace IN (SELECT oid FROM schemas)
+    UNION ALL
+    SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) || ' ' || tgenabled::text FROM pg_trigger
+    WHERE NOT tgisinternal
+    UNION ALL
+    SELECT oid::regprocedure::text, prosrc FROM pg_proc WHERE pronamespace IN (SELECT oid FROM schemas)
+    """
+)
+
+
+class Project:
+    """A directory with an Alembic environment in it, and a database."""
+
+    def __init__(self, directory: Path, database: Engine) -> None:
+        self.directory = directory
+        self.database = database
+        self.url = database.url.render_as_string(hide_password=False)
+
+    def alembic(self, *arguments: str) -> str:
+        """Run ``alembic``, which has to succeed without a warning; gives its output."""
+        done = self.try_alembic(*arguments)
+        assert done.returncode == 0, f"alembic {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def try_alembic(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "alembic", *arguments],
+            cwd=self.directory,
+            env={**os.environ, "DATABASE_URL": self.url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def add_to(self, models: str, *, template: str = "generic", plugin: bool = True, **options: str) -> None:
+        """Make it an application with models and with an environment from a template of Alembic's own.
+
+        Args:
+            models: the module with the models, which has ``target_metadata``.
+            template: of Alembic.
+            plugin: whether ``env.py`` uses our plugin.
+            options: more for ``context.configure()``, as they are written in Python.
+        """
+        (self.directory / "models.py").write_text(models)
+        self.alembic("init", "--template", template, "migrations")
+        self.replace("alembic.ini", "driver://user:pass@localhost/dbname", self.url.replace("%", "%%"))
+        imports = "from models import target_metadata"
+        if plugin:
+            imports += "\nfrom pupsourcing_sa import migrations\nmigrations.register()"
+            options["autogenerate_plugins"] = "['alembic.autogenerate.*', 'pupsourcing_sa']"
+        self.replace("migrations/env.py", "target_metadata = None", imports)
+        arguments = ", ".join(
+            f"{name}={value}" for name, value in {"target_metadata": "target_metadata", **options}.items()
+        )
+        self.replace("migrations/env.py", "target_metadata=target_metadata", arguments)
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        file = self.directory / path
+        content = file.read_text()
+        assert old in content
+        file.write_text(content.replace(old, new))
+
+    def revise(self, message: str, *options: str) -> str:
+        """Have autogenerate write a revision; gives its text, or those of several one after the other."""
+        versions = self.directory / "migrations" / "versions"
+        before = set(versions.glob("*.py"))
+        self.alembic("revision", "--autogenerate", "--message", message, *options)
+        return "\n".join(sorted(path.read_text() for path in set(versions.glob("*.py")) - before))
+
+    def differences(self) -> str:
+        """What ``alembic check`` would have autogenerate do; empty when it has nothing to do."""
+        done = self.try_alembic("check")
+        found = re.search(r"New upgrade operations detected: (.*)", done.stdout + done.stderr)
+        assert bool(found) == bool(done.returncode), done.stdout + done.stderr
+        return found[1] if found else ""
+
+    def execute(self, *statements: str) -> None:
+        """Run SQL, which may be several statements in each, without SQLAlchemy."""
+        url = make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def execute_output(self, sql: str) -> None:
+        """Run what ``alembic --sql`` printed, one statement after the other as ``psql`` does."""
+        self.execute(*sql.split(";\n\n"))
+
+    def objects(self) -> list[tuple[str, str]]:
+        """What is in the database, but for what Alembic keeps there itself."""
+        with self.database.connect() as connection:
+            rows = [(row.object, row.definition) for row in connection.execute(_DESCRIPTION)]
+        return sorted(row for row in rows if not re.match(r'(\w+\.|"\w+"\.)?alembic_version', row[0]))
+
+    def migrate(self) -> list[tuple[str, str]]:
+        """Go once through all that is done with migrations; what they made in the database."""
+        before = self.objects()
+        self.revise("the beginning")
+        self.alembic("upgrade", "head")
+        self.alembic("check")  # fails when another autogenerate would find something
+        made = self.objects()
+        sql = self.alembic("upgrade", "head", "--sql")
+        self.alembic("downgrade", "base")
+        assert self.objects() == before
+
+        version_table = re.search(r"CREATE TABLE (\S*alembic_version)", sql)
+        assert version_table
+        self.execute(f"DROP TABLE {version_table[1]}")
+        self.execute_output(sql)
+        assert self.objects() == made
+        return made
+
+
+class Autogenerate:
+    """Autogenerate in this process, for what needs no project: what it finds, as the text of a migration."""
+
+    def __init__(self, engine: Engine, metadata: MetaData | list[MetaData], **options: Any) -> None:
+        register()
+        self._engine = engine
+        self._metadata = metadata
+        self._options = {
+            "target_metadata": metadata,
+            "autogenerate_plugins": ["alembic.autogenerate.*", "pupsourcing_sa"],
+            **options,
+        }
+
+    def upgrade(self) -> str:
+        """What there is to do; empty when there is nothing."""
+        return self._find()[0]
+
+    def downgrade(self) -> str:
+        return self._find()[1]
+
+    def _find(self) -> tuple[str, str]:
+        with self._engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts=self._options)
+            script = produce_migrations(context, self._metadata)
+            upgrade, downgrade = script.upgrade_ops, script.downgrade_ops
+            assert upgrade is not None
+            assert downgrade is not None
+            return self._render(upgrade, context), self._render(downgrade, context)
+
+    def _render(self, operations: UpgradeOps | DowngradeOps, context: MigrationContext) -> str:
+        lines = textwrap.dedent(f"    {render_python_code(operations, migration_context=context)}").splitlines()
+        return "\n".join(line for line in lines if not line.startswith("#") and line != "pass")
+
+    def execute(self, migration: str) -> None:
+        """Run the text of a migration."""
+        with self._engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts=self._options)
+            with context.begin_transaction(), Operations.context(context):
+                exec(migration, {"op": alembic.op, "sa": sqlalchemy, "postgresql": postgresql})
+
+
+def index_files(engine: Engine, table: str) -> dict[str, int]:
+    """The indexes of a table, and the files that they are in: another file is another index."""
+    sql = "SELECT c.relname, c.relfilenode FROM pg_index JOIN pg_class AS c ON c.oid = indexrelid WHERE indrelid = "
+    with engine.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(text(f"{sql} CAST(:table AS regclass)"), {"table": table})}
+
+
+@pytest.fixture
+def project(tmp_path: Path, database: Engine) -> Project:
+    return Project(tmp_path, database)
+
+
+@pytest.fixture
+def new_project(project: Project) -> Project:
+    """A project made from our template, with the tables of the defaults."""
+    project.alembic("init", "--template", str(template_directory("sync")), "migrations")
+    return project

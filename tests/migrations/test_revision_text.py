@@ -1,0 +1,26 @@
+"""The text of the revision that autogenerate writes, all of it.
+
+To accept a change, read the difference; then run this with ``PUPSOURCING_ACCEPT=1`` and read it again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pupsourcing_sa.migrations import template_directory
+from tests.fix_alembic import Project
+
+_EXPECTED = Path(__file__).parent / "revision.txt"
+
+
+def test_the_first_revision_of_a_guarded_log(project: Project) -> None:
+    project.alembic("init", "--template", str(template_directory("sync")), "migrations")
+    project.replace("migrations/env.py", "EventTables(target_metadata)", "EventTables(target_metadata, guarded=True)")
+    text = project.revise("create the event log", "--rev-id", "0001")
+    text = re.sub(r"Create Date: .*", "Create Date: 2025-03-01 12:00:00.000000", text)
+    text = re.sub(r" +$", "", text, flags=re.MULTILINE)
+    if os.environ.get("PUPSOURCING_ACCEPT"):
+        _EXPECTED.write_text(text)
+    assert text == _EXPECTED.read_text()

@@ -1,0 +1,78 @@
+"""Each released version's tables, with data in them, become those of this version by the user's own autogenerate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import EventStore, EventTables, Exact
+from pupsourcing_sa.migrations import template_directory
+from tests.fix_alembic import Project
+from tests.fix_store import make_event
+
+RELEASED = Path(__file__).parent / "released"
+VERSIONS = sorted(path.name for path in RELEASED.iterdir())
+
+
+def restore(project: Project, version: str, *, guarded: bool) -> None:
+    """The project as the version left it: its revision, which the database is at, and its tables with data."""
+    project.alembic("init", "--template", str(template_directory("sync")), "migrations")
+    revision = (RELEASED / version / "0001_event_log.txt").read_text()
+    (project.directory / "migrations" / "versions" / "0001_event_log.py").write_text(revision)
+    if guarded:
+        project.replace(
+            "migrations/env.py", "EventTables(target_metadata)", "EventTables(target_metadata, guarded=True)"
+        )
+    project.execute((RELEASED / version / "dump.sql").read_text())
+
+
+@pytest.mark.parametrize("guarded", [False, True], ids=["", "guarded"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_upgrade_with_data_in_it(project: Project, version: str, guarded: bool) -> None:
+    restore(project, version, guarded=guarded)
+    before = project.objects()
+
+    project.revise("upgrade the event log")
+    project.alembic("upgrade", "head")
+
+    assert project.differences() == ""
+    upgraded = project.objects()
+    store = EventStore()
+    with Session(project.database) as session:
+        events = store.read_events(session)
+        assert [(each.global_position, each.aggregate_id, each.event_type) for each in events] == [
+            (1, "ann", "UserRegistered"),
+            (2, "ann", "UserRenamed"),
+            (3, "bob", "UserRegistered"),
+            (5, "ann", "UserRenamed"),
+        ]
+        assert events[0].json() == {"email": "ann@example.org"}
+        assert events[0].metadata == {"by": "signup"}
+        assert (events[0].trace_id, events[0].correlation_id, events[0].causation_id) == ("t1", "c1", "k1")
+        assert store.append(session, Exact(3), [make_event("ann")]).global_positions == (6,)
+        checkpoints = session.execute(
+            text("SELECT consumer_name, last_position, failed_position, attempts FROM consumer_checkpoints ORDER BY 1")
+        )
+        assert [tuple(row) for row in checkpoints] == [("mails", 2, 3, 2), ("user_count", 3, None, 0)]
+        session.commit()
+
+    project.alembic("downgrade", "-1")
+    assert project.objects() == before
+    project.alembic("upgrade", "head")
+    assert project.objects() == upgraded
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_its_own_migration_still_runs(project: Project, version: str) -> None:
+    """On a new database, as every developer of the application does with it."""
+    project.alembic("init", "--template", str(template_directory("sync")), "migrations")
+    revision = (RELEASED / version / "0001_event_log.txt").read_text()
+    (project.directory / "migrations" / "versions" / "0001_event_log.py").write_text(revision)
+    project.alembic("upgrade", "head")
+    made = project.objects()
+    project.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", (RELEASED / version / "dump.sql").read_text())
+    assert {name for name, _ in project.objects()} == {name for name, _ in made}
+    assert EventTables().events.name in {name for name, _ in made}
