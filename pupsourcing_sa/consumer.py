@@ -11,6 +11,9 @@ Optional attributes of a consumer:
 ``partitions``       into how many shares the aggregates are split by the hash of their id, 1 by default; each share
                      keeps a checkpoint of its own, and one share at a time keeps the order of an aggregate's events
 ``handle_batch``     called with a list of events instead of ``handle`` with each
+``batch_size``       at most so many events are handled in one transaction; otherwise what the worker's settings say
+``max_attempts``     after so many failed attempts at an event its partition is parked: it stands still until somebody
+                     has dealt with the event. Otherwise it is tried again for ever
 ==================  ==================================================================================================
 """
 
@@ -19,13 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import update_wrapper
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from pupsourcing_sa.event import PersistedEvent
 
 __all__ = ["Consumer", "Handler", "Scope", "Subscription", "consumer"]
 
 _MAX_PARTITIONS: Final = 2**15
+_MAX_INTEGER: Final = 2**31 - 1  # what the table's column holds
 
 
 class Handler(Protocol):
@@ -109,6 +113,8 @@ class Subscription:
     scope: Scope
     handle: Callable[[Any, PersistedEvent], Any] | None
     handle_batch: Callable[[Any, Sequence[PersistedEvent]], Any] | None
+    batch_size: int | None = None
+    max_attempts: int | None = None
 
     @classmethod
     def of(cls, consumer: object) -> Subscription:
@@ -132,18 +138,37 @@ class Subscription:
         handle, handle_batch = getattr(consumer, "handle", None), getattr(consumer, "handle_batch", None)
         if not callable(handle_batch) and not callable(handle):
             raise TypeError(f"consumer {name!r} needs a method handle(session, event) or handle_batch(session, events)")
-        partitions = getattr(consumer, "partitions", 1)
-        if not isinstance(partitions, int) or isinstance(partitions, bool):
-            raise TypeError(f"partitions of consumer {name!r} must be an int, not {type(partitions).__name__}")
-        if not 1 <= partitions <= _MAX_PARTITIONS:
-            raise ValueError(
-                f"partitions of consumer {name!r} must be between 1 and {_MAX_PARTITIONS}, not {partitions}"
-            )
+        partitions = _integer(consumer, name, "partitions", 1, most=_MAX_PARTITIONS)
         scope = Scope.of(
             aggregate_types=getattr(consumer, "aggregate_types", None),
             event_types=getattr(consumer, "event_types", None),
         )
-        return cls(name, replace(scope, partitions=partitions), handle, handle_batch)
+        return cls(
+            name,
+            replace(scope, partitions=partitions),
+            handle,
+            handle_batch,
+            batch_size=_integer(consumer, name, "batch_size", None),
+            max_attempts=_integer(consumer, name, "max_attempts", None),
+        )
+
+
+_Default = TypeVar("_Default", int, None)
+
+
+def _integer(
+    consumer: object, name: str, attribute: str, default: _Default, *, most: int = _MAX_INTEGER
+) -> int | _Default:
+    """An attribute of a consumer that is a number from 1; ``None`` is allowed where it is the default."""
+    value = getattr(consumer, attribute, default)
+    if value is None and default is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool):
+        expected = "an int or None" if default is None else "an int"
+        raise TypeError(f"{attribute} of consumer {name!r} must be {expected}, not {type(value).__name__}")
+    if not 1 <= value <= most:
+        raise ValueError(f"{attribute} of consumer {name!r} must be between 1 and {most}, not {value}")
+    return value
 
 
 class _FunctionConsumer:
@@ -156,11 +181,15 @@ class _FunctionConsumer:
         aggregate_types: Iterable[str] | None,
         event_types: Iterable[str] | None,
         partitions: int,
+        batch_size: int | None,
+        max_attempts: int | None,
     ) -> None:
         self.name = name
         self.aggregate_types = aggregate_types
         self.event_types = event_types
         self.partitions = partitions
+        self.batch_size = batch_size
+        self.max_attempts = max_attempts
         self.handle = handle
         update_wrapper(self, handle)
 
@@ -177,6 +206,8 @@ def consumer(
     aggregate_types: Iterable[str] | None = None,
     event_types: Iterable[str] | None = None,
     partitions: int = 1,
+    batch_size: int | None = None,
+    max_attempts: int | None = None,
 ) -> Callable[[Handler], _FunctionConsumer]:
     """Make a consumer of a handler function.
 
@@ -185,6 +216,10 @@ def consumer(
         aggregate_types: only events of these types of aggregate; all by default.
         event_types: only events of these types; all by default.
         partitions: into how many shares the aggregates are split, 1 or more.
+        batch_size: at most so many events are handled in one transaction, 1 or more; as the worker's settings say by
+            default.
+        max_attempts: after so many failed attempts at an event its partition is parked, 1 or more; by default the event
+            is tried again for ever.
 
     Raises:
         TypeError: an argument has the wrong type, or what is decorated is not a function.
@@ -203,7 +238,7 @@ def consumer(
     def decorate(handle: Handler) -> _FunctionConsumer:
         if not callable(handle) or isinstance(handle, type):
             raise TypeError(f"@consumer({name!r}) decorates a function, not {handle!r}")
-        made = _FunctionConsumer(handle, name, aggregate_types, event_types, partitions)
+        made = _FunctionConsumer(handle, name, aggregate_types, event_types, partitions, batch_size, max_attempts)
         Subscription.of(made)
         return made
 

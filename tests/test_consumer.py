@@ -20,6 +20,22 @@ def test_a_function_becomes_a_consumer_and_stays_callable():
     assert found.scope == Scope(("User",), ("A", "B"), partitions=4)
 
 
+def test_batch_size_and_attempts():
+    class OrderView:
+        name = "order_view"
+        batch_size = 500
+        max_attempts = 1
+
+        def handle(self, session, event): ...
+
+    found = Subscription.of(OrderView())
+    assert (found.batch_size, found.max_attempts) == (500, 1)
+    found = Subscription.of(consumer("count", batch_size=2**31 - 1, max_attempts=5)(lambda session, event: None))
+    assert (found.batch_size, found.max_attempts) == (2**31 - 1, 5)
+    found = Subscription.of(consumer("count")(lambda session, event: None))
+    assert (found.batch_size, found.max_attempts) == (None, None)
+
+
 def test_any_object_with_a_name_and_a_handler_is_a_consumer():
     class OrderView:
         name = "order_view"
@@ -57,7 +73,13 @@ def test_mistakes_are_named():
         ({"name": "a", "event_types": {5}}, TypeError, "event_types must contain str only"),
         ({"name": "a", "event_types": {"\0"}}, ValueError, "event_types must not contain NUL"),
         ({"name": "a", "partitions": 0}, ValueError, "partitions of consumer 'a' must be between 1"),
-        ({"name": "a", "partitions": "2"}, TypeError, "partitions of consumer 'a' must be an int"),
+        ({"name": "a", "partitions": "2"}, TypeError, "partitions of consumer 'a' must be an int, not str"),
+        ({"name": "a", "partitions": None}, TypeError, "partitions of consumer 'a' must be an int, not NoneType"),
+        ({"name": "a", "batch_size": 0}, ValueError, "batch_size of consumer 'a' must be between 1"),
+        ({"name": "a", "batch_size": 2.0}, TypeError, "batch_size of consumer 'a' must be an int or None, not float"),
+        ({"name": "a", "max_attempts": 0}, ValueError, "max_attempts of consumer 'a' must be between 1"),
+        ({"name": "a", "max_attempts": True}, TypeError, "max_attempts of consumer 'a' must be an int or None"),
+        ({"name": "a", "max_attempts": 2**31}, ValueError, "max_attempts of consumer 'a' must be between 1 and 2147"),
     ]:
         with pytest.raises(error, match=message):
             consumer(**given)(lambda session, event: None)

@@ -95,6 +95,7 @@ class PositionStatements:
         smallest = select(func.min(self._mark(issued.position))).where(self._is_mark(issued.position))
         return select(
             func.least(issued.in_log, smallest.correlate(self._issued).scalar_subquery()).label("stable"),
+            issued.in_log.label("head"),
             issued.is_readable,
             issued.is_in_order,
             func.current_setting(constant("transaction_isolation")).label("isolation"),

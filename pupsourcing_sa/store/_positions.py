@@ -51,7 +51,11 @@ class Positions:
         self._statements = PositionStatements(tables)
 
     def stable(self, connection: Connection, *, is_bounded: bool) -> int:
-        """The stable position.
+        """The stable position; see `look`."""
+        return self.look(connection, is_bounded=is_bounded)[0]
+
+    def look(self, connection: Connection, *, is_bounded: bool) -> tuple[int, int]:
+        """The stable position, and the last position in the log.
 
         Args:
             connection: a connection.
@@ -75,8 +79,7 @@ class Positions:
                 f"under {row.isolation.upper()} this transaction's snapshot may be older than the events that have "
                 "become stable since; read under READ COMMITTED, or give up_to=, a stable_position() from before it"
             )
-        stable: int = row.stable
-        return stable
+        return row.stable, row.head
 
     def blocking(self, connection: Connection) -> list[BlockingAppend]:
         return [BlockingAppend(**row) for row in connection.execute(self._statements.blocking).mappings()]

@@ -346,6 +346,11 @@ class EventStore:
 
     # -- positions ---------------------------------------------------------------------------------------------
 
+    def _look(self, session: SyncSession) -> tuple[int, int]:
+        """The stable position, and the last position in the log: the worker's look, in one statement."""
+        with self._reading(session) as connection:
+            return self._positions.look(connection, is_bounded=True)
+
     def latest_global_position(self, session: SyncSession) -> int:
         """The highest position in the log as this transaction sees it, 0 when the log is empty.
 

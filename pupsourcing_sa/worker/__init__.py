@@ -1,7 +1,8 @@
 """The worker: runs consumers, each in transactions that also move its checkpoint.
 
-One event loop runs one *dispatcher*, which watches the log's stable position, and one *processor* for each partition of
-each consumer. They share two things: the stable position, whose moves wake the processors up, and the tables.
+A process is a *node* among others. Its event loop runs one *dispatcher*, which watches the log's stable position, one
+*processor* for each partition that is assigned to the node, and what keeps it a node. They share two things: the
+stable position, whose moves wake the processors up, and the tables.
 
 A batch is one transaction of one processor::
 
@@ -20,6 +21,29 @@ with growing pauses. Other consumers go on meanwhile.
 from __future__ import annotations
 
 from pupsourcing_sa.worker._config import WorkerConfig
+from pupsourcing_sa.worker._findings import Finding, StatusLimits, diagnose
+from pupsourcing_sa.worker._status import (
+    ConsumerStatus,
+    FailingEvent,
+    NodeStatus,
+    PartitionStatus,
+    Status,
+    read_status,
+    read_status_async,
+)
 from pupsourcing_sa.worker._worker import Worker
 
-__all__ = ["Worker", "WorkerConfig"]
+__all__ = [
+    "ConsumerStatus",
+    "FailingEvent",
+    "Finding",
+    "NodeStatus",
+    "PartitionStatus",
+    "Status",
+    "StatusLimits",
+    "Worker",
+    "WorkerConfig",
+    "diagnose",
+    "read_status",
+    "read_status_async",
+]

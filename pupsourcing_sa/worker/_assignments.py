@@ -68,7 +68,13 @@ class Assignments:
             for number in range(count)
         ]
         for table in (self._checkpoints, self._table):
-            connection.execute(insert(table).on_conflict_do_nothing(), rows)
+            # ON CONFLICT alone would wait for whoever has moved a checkpoint and not committed that, dead or alive.
+            there = {
+                (name, number) for name, number in connection.execute(select(table.c.consumer_name, table.c.partition))
+            }
+            missing = [row for row in rows if (row["consumer_name"], row["partition"]) not in there]
+            if missing:
+                connection.execute(insert(table).on_conflict_do_nothing(), missing)
 
     def all(self, connection: Connection) -> dict[Partition, UUID | None]:
         """The node of every partition."""

@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, func, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Select,
+    bindparam,
+    cast,
+    exists,
+    extract,
+    func,
+    literal,
+    null,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import HandlerTransactionError
 from pupsourcing_sa.store._connection import connection_of, require_transaction
 from pupsourcing_sa.store._errors import translated
+from pupsourcing_sa.store._log import constant
 from pupsourcing_sa.tables import WorkerTables
 
-__all__ = ["Checkpoint"]
+__all__ = ["APPLICATION_PREFIX", "Checkpoint", "Failure", "Locked"]
+
+#: How a node's transaction calls itself while it holds a checkpoint, followed by the node's id; for all to see in
+#: ``pg_stat_activity``, to roles without any privilege as well.
+APPLICATION_PREFIX: Final = "pupsourcing-sa "
+
+#: Longer errors, which quote what somebody sent, are cut in the middle.
+_MAX_ERROR: Final = 20_000
+
+
+class Locked(NamedTuple):
+    """A checkpoint as it is when a transaction has locked it.
+
+    Attributes:
+        position: up to here, included, everything is done.
+        failed_position: the event that fails, or ``None``.
+        attempts: how often it has failed.
+        is_parked: whether the partition is to stand still.
+        retry_after: the event is due in so many seconds, by the database's clock; 0 when it is, or nothing fails.
+        transaction: id of the transaction that has the lock.
+    """
+
+    position: int
+    failed_position: int | None
+    attempts: int
+    is_parked: bool
+    retry_after: float
+    transaction: int
+
+
+class Failure(NamedTuple):
+    """What was recorded about a failed attempt.
+
+    Attributes:
+        attempts: how many there were, by whatever process.
+        retry_after: the next one is due in so many seconds; ``None`` if the partition is parked.
+    """
+
+    attempts: int
+    retry_after: float | None
 
 
 class Checkpoint:
@@ -26,69 +83,144 @@ class Checkpoint:
     """
 
     def __init__(self, tables: WorkerTables, consumer_name: str, partition: int) -> None:
+        self.tables = tables
+        self.consumer_name = consumer_name
+        self.partition = partition
         table = self._table = tables.consumer_checkpoints
-        self._key = {"consumer_name": consumer_name, "partition": partition}
         is_ours = (table.c.consumer_name == consumer_name) & (table.c.partition == partition)
-        self._lock = select(table.c.last_position).where(is_ours).with_for_update(skip_locked=True)
+        self._lock = self._locking(is_ours)
+        self._lock_by_name = self._lock.add_columns(
+            func.set_config("application_name", bindparam("application_name"), true())
+        )
         self._read = select(table.c.last_position).where(is_ours)
-        self._create = insert(table).values(self._key).on_conflict_do_nothing().returning(table.c.last_position)
+        # ON CONFLICT alone would wait for whoever has moved a row that is there, and has not committed that.
+        absent = select(literal(consumer_name), literal(partition)).where(~exists().where(is_ours))
+        created = insert(table).from_select(["consumer_name", "partition"], absent)
+        self._create = created.on_conflict_do_nothing().returning(table.c.partition)
         self._update = table.update().where(is_ours)
-        # Of the transaction, also when it was ended and begun by SQL that SQLAlchemy does not look into.
-        self._transaction = select(func.txid_current(type_=BigInteger))
+        self._move = self._update.where(func.txid_current(type_=BigInteger) == bindparam("own_transaction")).values(
+            last_position=bindparam("position"),
+            updated_at=func.now(),
+            attempts=constant(0),
+            failed_position=null(),
+            error=null(),
+            failed_at=null(),
+            retry_at=null(),
+            parked_at=null(),
+        )
 
-    def lock(self, session: Session) -> tuple[int, int] | None:
-        """Lock it until the end of the transaction, creating it if need be.
+    def _locking(self, is_ours: Any) -> Select[Any]:
+        """The row, locked. What is outside of the subquery is evaluated for a row that has been locked, only then."""
+        c = self._table.c
+        row = (
+            select(c.last_position, c.failed_position, c.attempts, c.parked_at, c.retry_at)
+            .where(is_ours)
+            .with_for_update(skip_locked=True)
+            .subquery("locked")
+        ).c
+        remaining = cast(extract("epoch", row.retry_at - func.now()), Double)
+        return select(
+            row.last_position,
+            row.failed_position,
+            row.attempts,
+            row.parked_at.is_not(None),
+            func.greatest(remaining, 0.0, type_=Double),  # which ignores NULL
+            # Of the transaction, also when it was ended and begun by SQL that SQLAlchemy does not look into.
+            func.txid_current(type_=BigInteger),
+        )
+
+    def lock(self, session: Session, *, worker_id: UUID | None = None) -> Locked | None:
+        """Lock it until the end of the transaction. One that does not exist is created, and committed, first.
+
+        Args:
+            session: whose transaction.
+            worker_id: the node whose name the transaction is to bear, so that others can tell who holds it.
 
         Returns:
-            Its position, and the id of the transaction that has locked it; ``None`` when somebody else has it.
+            ``None`` when somebody else has it.
         """
-        connection = self._connection(session)
+        found = self._try_lock(session, worker_id)
+        if found is None and self._is_created(session):
+            session.commit()  # nobody else can see who holds a row that is not committed
+            found = self._try_lock(session, worker_id)
+        return found
+
+    def _try_lock(self, session: Session, worker_id: UUID | None) -> Locked | None:
+        connection = self.connection(session)
         require_transaction(connection)
         with translated(self._table):
-            position: int | None = connection.scalar(self._lock)
-            if position is None:
-                position = connection.scalar(self._create)
-        return None if position is None else (position, connection.scalars(self._transaction).one())
+            if worker_id is None:
+                row = connection.execute(self._lock).one_or_none()
+            else:
+                names = {"application_name": f"{APPLICATION_PREFIX}{worker_id}"}
+                row = connection.execute(self._lock_by_name, names).one_or_none()
+        return None if row is None else Locked(*row[:6])
+
+    def _is_created(self, session: Session) -> bool:
+        return self.connection(session).scalar(self._create) is not None
 
     def read(self, session: Session) -> int:
         """Its position without locking it; 0 when it does not exist."""
         with translated(self._table):
-            return self._connection(session).scalar(self._read) or 0
+            return self.connection(session).scalar(self._read) or 0
 
     def move(self, session: Session, position: int, transaction: int) -> None:
         """Move it in the transaction that locked it; whatever failed before has not failed this time."""
-        healthy = dict.fromkeys(("failed_position", "error", "failed_at", "retry_at", "parked_at"))
-        update = self._update.where(func.txid_current(type_=BigInteger) == transaction).values(
-            last_position=position, updated_at=func.now(), attempts=0, **healthy
-        )
-        if self._connection(session).execute(update).rowcount != 1:
+        parameters = {"position": position, "own_transaction": transaction}
+        if self.connection(session).execute(self._move, parameters).rowcount != 1:
             raise HandlerTransactionError(
-                f"the checkpoint {self._key} is not locked by this transaction any more: a handler of the batch ended "
-                "the transaction, perhaps by executing COMMIT, or somebody deleted the checkpoint"
+                f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r} is not locked by "
+                "this transaction any more: a handler of the batch ended the transaction, perhaps by executing COMMIT, "
+                "or somebody deleted the checkpoint"
             )
 
-    def record_failure(self, session: Session, *, position: int, error: str, retry_after: float) -> None:
+    def record_failure(
+        self,
+        session: Session,
+        *,
+        position: int,
+        error: str,
+        delay: Callable[[int], float],
+        max_attempts: int | None = None,
+    ) -> Failure | None:
         """Show what failed, how often, with what, and when it is tried again; the position stays where it is.
 
-        The batch that would have created the checkpoint may be the one that failed. A checkpoint that has passed the
-        event in the meantime, by another process, is left alone.
+        Args:
+            session: whose transaction.
+            position: the event that failed.
+            error: with what.
+            delay: how many seconds to wait after so many failures.
+            max_attempts: after so many the partition is parked; ``None`` for never.
+
+        Returns:
+            ``None``, with nothing recorded, when somebody else is at work on the partition, has passed the event, or
+            has parked the partition.
         """
-        table = self._table
-        failure = {
-            "failed_position": position,
-            "error": error.replace("\0", "\N{SYMBOL FOR NULL}"),
-            "failed_at": func.now(),
-            "retry_at": func.now() + timedelta(seconds=retry_after),
-        }
-        self._connection(session).execute(
-            insert(table)
-            .values(**self._key, **failure, attempts=1)
-            .on_conflict_do_update(
-                index_elements=[table.c.consumer_name, table.c.partition],
-                set_=failure | {"attempts": table.c.attempts + 1},
-                where=table.c.last_position < position,
+        found = self.lock(session)
+        if found is None or found.is_parked or found.position >= position:
+            return None
+        attempts = found.attempts + 1 if found.failed_position == position else 1
+        is_parked = max_attempts is not None and attempts >= max_attempts
+        retry_after = None if is_parked else delay(attempts)
+        self.connection(session).execute(
+            self._update.values(
+                failed_position=position,
+                attempts=attempts,
+                error=_storable(error),
+                failed_at=func.now(),
+                retry_at=null() if retry_after is None else func.now() + timedelta(seconds=retry_after),
+                parked_at=func.now() if is_parked else null(),
             )
         )
+        return Failure(attempts, retry_after)
 
-    def _connection(self, session: Session) -> Connection:
+    def connection(self, session: Session) -> Connection:
+        """The session's connection to the checkpoint, whichever else it has."""
         return connection_of(session, self._update)
+
+
+def _storable(error: str) -> str:
+    """An error as PostgreSQL can store it: no NUL, no halves of surrogate pairs, and not of any length."""
+    if len(error) > _MAX_ERROR:
+        error = f"{error[: _MAX_ERROR // 2]}\n…\n{error[-_MAX_ERROR // 2 :]}"
+    return error.replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="backslashreplace").decode()

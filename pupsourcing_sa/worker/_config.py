@@ -34,7 +34,7 @@ class WorkerConfig:
         max_retry_delay: up to this.
         stall_warning: a stable position that stands still for so long, while there are events above it, is reported
             together with the transaction that holds it back.
-        shutdown_timeout: how long `stop` lets running batches finish before they are rolled back.
+        shutdown_timeout: how long running batches may go on after a stop was asked for, before they are rolled back.
     """
 
     batch_size: int = 100

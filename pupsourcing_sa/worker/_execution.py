@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa.worker._batch import Invoke
+from pupsourcing_sa.worker._batch import Bind
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -36,14 +36,14 @@ __all__ = [
 _T = TypeVar("_T")
 
 SessionFactory: TypeAlias = "sessionmaker[Any] | async_sessionmaker[Any]"
-Work: TypeAlias = Callable[[Session, Invoke], _T]
+Work: TypeAlias = Callable[[Session, Bind], _T]
 
 
 class Execution(Protocol):
     """Runs database work in a session of its own."""
 
     async def __call__(self, name: str, work: Work[_T]) -> _T:
-        """Run ``work(session, invoke)``; the name is the thread's or task's, for those who look at a process."""
+        """Run ``work(session, bind)``; the name is the thread's or task's, for those who look at a process."""
 
     async def close(self) -> None:
         """Close connections that cannot be used outside this event loop."""
@@ -63,10 +63,15 @@ class _Threads:
     def _run(self, work: Work[_T]) -> _T:
         with self._factory() as session:
 
-            def invoke(handler: Callable[[Any, Any], Any], argument: Any) -> None:
-                refuse_awaitable(handler, handler(session, argument))
+            def bind(handler: Callable[[Any, Any], Any]) -> Callable[[Any], None]:
+                def call(argument: Any) -> None:
+                    result = handler(session, argument)
+                    if result is not None:
+                        refuse_awaitable(handler, result)
 
-            return work(session, invoke)
+                return call
+
+            return work(session, bind)
 
     async def close(self) -> None:
         pass

@@ -26,17 +26,23 @@ class Greenlets:
 
     async def __call__(self, name: str, work: Work[_T]) -> _T:
         async with self._slots, self._factory() as session:
-            result: _T = await session.run_sync(work, partial(self._invoke, session))
+            result: _T = await session.run_sync(work, partial(_bound, session))
             return result
-
-    @staticmethod
-    def _invoke(session: AsyncSession, handler: Callable[[Any, Any], Any], argument: Any) -> None:
-        if is_coroutine_function(handler):
-            await_only(handler(session, argument))
-        else:
-            refuse_awaitable(handler, handler(session.sync_session, argument))
 
     async def close(self) -> None:
         engine = self._factory.kw.get("bind")
         if isinstance(engine, AsyncEngine):
             await engine.dispose()
+
+
+def _bound(session: AsyncSession, handler: Callable[[Any, Any], Any]) -> Callable[[Any], None]:
+    if is_coroutine_function(handler):
+
+        def call(argument: Any) -> None:
+            await_only(handler(session, argument))
+    else:
+
+        def call(argument: Any) -> None:
+            refuse_awaitable(handler, handler(session.sync_session, argument))
+
+    return call

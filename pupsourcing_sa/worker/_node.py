@@ -53,11 +53,21 @@ class _Node:
         )
         with run.announced():
             crew.adjust(partitions)
-            watch = dispatch(run.lookout, run.store, stable, run.config, run.stopping)
+            watch = dispatch(
+                run.lookout,
+                run.store,
+                stable,
+                run.config,
+                run.stopping,
+                worker_id=run.worker_id,
+                hooks=run.hooks,
+            )
             dispatcher = asyncio.create_task(watch, name="pupsourcing-dispatcher")
+            dispatcher.add_done_callback(lambda _: run.stopping.set())  # nothing would move without it
             try:
                 await self._follow(crew)
                 await self._finish(crew)
+                await dispatcher
             finally:
                 run.is_aborted.set()
                 tasks = {dispatcher, *crew.tasks}

@@ -10,7 +10,6 @@ Tamir, "Semi-matchings for bipartite graphs and load balancing", 2006).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 from uuid import UUID
@@ -83,22 +82,25 @@ def plan(
 
 
 def _evening_moves(nodes: Sequence[_Node]) -> list[_Move]:
-    """The shortest chain of moves from a fuller node to one that has at least two partitions less; empty if none."""
-    emptiest = min((node.load for node in nodes), default=0)
-    for start in sorted(nodes, key=lambda node: -node.load):
-        if start.load < emptiest + 2:
+    """The moves along a chain from a fuller node to the emptiest that it reaches, if that has at least two less."""
+    by_load = sorted(nodes, key=lambda node: node.load)
+    for start in reversed(by_load):
+        if start.load < by_load[0].load + 2:
             break
         came_by: dict[UUID, _Move | None] = {start.worker_id: None}
-        reached = deque([start])
-        while reached:
-            source = reached.popleft()
-            for target in nodes:
-                if target.worker_id in came_by or (moved := source.best_for(target)) is None:
-                    continue
-                came_by[target.worker_id] = (moved, source, target)
-                if target.load <= start.load - 2:
-                    return _back_from(target, came_by)
-                reached.append(target)
+        end = start
+        reached = [start]
+        for source in reached:  # in the order of their distance; those that it reaches are added
+            for target in by_load:
+                if target.worker_id not in came_by and (moved := source.best_for(target)) is not None:
+                    came_by[target.worker_id] = (moved, source, target)
+                    reached.append(target)
+                    # Of equals the nearest. A fuller one would have to give again what it was given.
+                    end = min(end, target, key=lambda node: node.load)
+                if end.load == by_load[0].load:
+                    return _back_from(end, came_by)
+        if end.load <= start.load - 2:
+            return _back_from(end, came_by)
     return []
 
 

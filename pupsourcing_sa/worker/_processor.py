@@ -1,26 +1,54 @@
-"""The processor: runs the batches of one partition of one consumer, one after the other."""
+"""The processor: runs the batches of one partition of one consumer, one after the other.
+
+What a processor does next::
+
+            ┌────────────── nothing new: wait for the stable position ◀──────────────────┐
+            ▼                                                                            │
+         batch ── committed ─────────────────────────────────────────── more? ── no ─────┘
+            ├──── locked by somebody else ────────── end it if it is dead; wait, again
+            ├──── lost connection, deadlock … ────── wait, again; nothing is counted
+            ├──── failed, not known by which event ─ again with fewer events
+            ├──── failed by its only event ───────── count it in the table; wait, again
+            │                                        or park: the processor ends
+            └──── parked ─────────────────────────── the processor ends
+
+What is known of a failing event is in the table and survives the process: whoever runs the partition next tries it
+alone, when it is due.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-import traceback
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Scope, Subscription
+from pupsourcing_sa.errors import PartitionParkedError
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._errors import is_lost_race, is_outage
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
-from pupsourcing_sa.worker._backoff import delay_after, limit_after
-from pupsourcing_sa.worker._batch import Batch, BatchFailed, Invoke, ShuttingDown, run_batch
+from pupsourcing_sa.worker._backoff import limit_after
+from pupsourcing_sa.worker._batch import (
+    Batch,
+    BatchDisturbed,
+    BatchFailed,
+    Bind,
+    RetryLater,
+    Share,
+    ShuttingDown,
+    run_batch,
+)
 from pupsourcing_sa.worker._checkpoints import Checkpoint
 from pupsourcing_sa.worker._config import WorkerConfig
+from pupsourcing_sa.worker._disturbances import is_lost_race
 from pupsourcing_sa.worker._execution import Execution
+from pupsourcing_sa.worker._failures import Failures
+from pupsourcing_sa.worker._holders import Holders, is_privilege_missing
 from pupsourcing_sa.worker._stable import StablePosition, is_set_within
 
 __all__ = ["Processor"]
@@ -28,10 +56,12 @@ __all__ = ["Processor"]
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
 #: A batch looks at so many positions at the most, so that a rare scope does not scan the whole log in one transaction.
-_WINDOW = 100_000
+_WINDOW: Final = 100_000
 #: The checkpoint moves over positions that hold nothing of the scope after so many of them, or so many seconds.
-_IDLE_POSITIONS = 10_000
-_IDLE_SECONDS = 5.0
+_IDLE_POSITIONS: Final = 10_000
+_IDLE_SECONDS: Final = 5.0
+#: Batches follow one another for so many seconds before others, who wait for one of the `concurrency` slots, get it.
+_TURN_SECONDS: Final = 0.1
 
 
 class Processor:
@@ -44,10 +74,11 @@ class Processor:
         execution: runs database work.
         store: where the events are.
         config: the worker's settings.
-        stopping: set when no new batch is to be begun.
+        stopping: set when no new batch is to be begun, and the running one is to end with the event it is at.
         is_aborted: whether a running batch is to be rolled back.
         hooks: what is told of batches and failures.
         worker_id: the node that the partition is assigned to; ``None`` if there is none.
+        clock: seconds, as of ``time.monotonic``.
     """
 
     def __init__(
@@ -63,24 +94,25 @@ class Processor:
         is_aborted: Callable[[], bool],
         hooks: Hooks = NO_TELEMETRY,
         worker_id: UUID | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = f"pupsourcing-{subscription.name}-{scope.partition}"
-        self._subscription = subscription
-        self._scope = scope
-        self._checkpoint = checkpoint
+        self._share = Share(subscription, scope, store, checkpoint, worker_id, is_aborted)
+        self._holders = Holders(checkpoint)
         self._execution = execution
-        self._store = store
         self._config = config
         self._stopping = stopping
-        self._is_aborted = is_aborted
         self._hooks = hooks
-        self._worker_id = worker_id
-        self._known = Batch(scanned=0, checkpoint=-1, handled=0)  # nothing yet: no checkpoint lies before the log
-        self._moved_at = time.monotonic()
-        self._limit = config.batch_size
-        self._failures = 0  # of the event that is failing now
-        self._outages = 0  # in a row, of anything else
+        self._clock = clock
         self._details = {"consumer": subscription.name, "partition": scope.partition}
+        self._failures = Failures(
+            checkpoint, subscription.max_attempts, execution=partial(execution, self.name), config=config, hooks=hooks
+        )
+        self._batch_size = subscription.batch_size or config.batch_size
+        self._known = Batch(scanned=0, checkpoint=-1, handled=0)  # nothing yet: no checkpoint lies before the log
+        self._moved_at = clock()
+        self._limit = self._batch_size
+        self._may_end_holders = True
 
     async def look(self) -> int:
         """Where the checkpoint is.
@@ -88,35 +120,53 @@ class Processor:
         Raises:
             TablesMissingError: the worker's tables do not exist.
         """
-        return await self._execution(self.name, lambda session, _: self._checkpoint.read(session))
+        return await self._execution(self.name, lambda session, _: self._share.checkpoint.read(session))
 
     async def run(self, stable: StablePosition) -> None:
-        """Follow the log until the worker stops. Failures are tried again, for ever."""
+        """Follow the log until the processor is stopped, or the partition parked. Failures are tried again."""
         while not self._stopping.is_set():
             up_to = await stable.beyond(self._known.scanned, self._stopping)
             if self._stopping.is_set():
                 return
             try:
-                is_ours = await self._run_batch(up_to, self._is_checkpoint_due)
-            except ShuttingDown:
+                is_ours = await self._run_batches(up_to, self._is_checkpoint_due, lambda remaining: False)
+                if not is_ours:
+                    await self._end_dead_holder()
+            except (PartitionParkedError, ShuttingDown):
                 return
+            except RetryLater as early:
+                # No longer than that, whatever the database's clock says.
+                await self._pause(min(early.seconds, self._config.max_retry_delay))
+            except BatchFailed as failure:
+                if not self._narrow_down(failure):
+                    pause = await self._failures.record(failure)
+                    if pause is None:
+                        return
+                    await self._pause(pause)
             except Exception as error:
-                await is_set_within(self._stopping, await self._failed(error))
+                await self._pause(self._failures.disturbed(error))
             else:
                 if not is_ours:
-                    await is_set_within(self._stopping, self._config.max_poll_interval)
+                    await self._pause(self._config.max_poll_interval)
 
     async def drain(self, up_to: int) -> None:
-        """Process everything up to a stable position. An event that fails ends it; its exception is raised."""
+        """Process everything up to a stable position, at once, also what is to be tried again later.
+
+        Raises:
+            PartitionParkedError: the partition is parked.
+            Exception: what a handler raised; it is not counted. Deadlocks and serialization failures are tried again.
+        """
         failure: Exception | None = None
         while self._known.scanned < up_to and not self._stopping.is_set():
             try:
-                is_ours = await self._run_batch(up_to, lambda passed: passed > 0)
+                is_ours = await self._run_batches(up_to, lambda passed: passed > 0, lambda remaining: True)
             except ShuttingDown:
                 return
             except Exception as error:
-                cause = error.__cause__ if isinstance(error, BatchFailed) else error
-                if is_lost_race(cause) or (isinstance(error, BatchFailed) and self._narrow_down(error)):
+                if is_lost_race(error):
+                    await self._pause(self._failures.disturbed(error))
+                    continue
+                if isinstance(error, BatchFailed) and self._narrow_down(error):
                     continue
                 failure = error  # raised outside of this block, which would become part of its traceback
             if failure is not None:
@@ -124,95 +174,93 @@ class Processor:
             if not is_ours:  # another process is at work on it, perhaps up to where we want it
                 if await self.look() >= up_to:
                     return
-                await is_set_within(self._stopping, self._config.poll_interval)
+                await self._pause(self._config.poll_interval)
 
     def _unwrapped(self, error: Exception) -> BaseException:
         """What the handler raised, with a note of the event."""
-        if not isinstance(error, BatchFailed) or error.__cause__ is None:
+        if not isinstance(error, (BatchFailed, BatchDisturbed)) or error.__cause__ is None:
             return error
-        error.__cause__.add_note(f"while consumer {self._subscription.name!r} handled {error.event!r}")
+        if isinstance(error, BatchFailed):
+            error.__cause__.add_note(f"while consumer {self._details['consumer']!r} handled {error.event!r}")
         return error.__cause__
 
-    async def _run_batch(self, up_to: int, is_checkpoint_due: Callable[[int], bool]) -> bool:
-        """Run one batch; tell whether the checkpoint was ours to move."""
+    async def _pause(self, seconds: float) -> None:
+        await is_set_within(self._stopping, seconds)
 
-        def work(session: Session, invoke: Invoke) -> Batch | None:
-            return run_batch(
-                session,
-                invoke,
-                store=self._store,
-                subscription=self._subscription,
-                scope=self._scope,
-                checkpoint=self._checkpoint,
-                known=self._known,
-                up_to=up_to,
-                window=_WINDOW,
-                limit=self._limit,
-                is_checkpoint_due=is_checkpoint_due,
-                is_aborted=self._is_aborted,
-            )
+    # -- batches -----------------------------------------------------------------------------------------------
 
-        batch = await self._execution(self.name, work)
-        self._outages = 0
-        if batch is None:
-            return False
+    async def _run_batches(
+        self, up_to: int, is_checkpoint_due: Callable[[int], bool], is_retry_due: Callable[[float], bool]
+    ) -> bool:
+        """Run batches up to a position, for a turn at the most; tell whether the checkpoint was ours to move."""
+
+        def work(session: Session, bind: Bind) -> bool:
+            turn_ends_at = self._clock() + _TURN_SECONDS
+            while True:
+                with self._hooks.span("worker.batch", **self._details) as data:
+                    batch = run_batch(
+                        session,
+                        bind,
+                        self._share,
+                        self._known,
+                        up_to=up_to,
+                        window=_WINDOW,
+                        limit=self._limit,
+                        is_checkpoint_due=is_checkpoint_due,
+                        is_retry_due=is_retry_due,
+                        is_over=self._end_of_batch(),
+                    )
+                    if batch is not None:
+                        data["events"], data["position"] = batch.handled, batch.checkpoint
+                self._failures.undisturbed()
+                if batch is None:
+                    return False
+                self._committed(batch)
+                if batch.scanned >= up_to or self._stopping.is_set() or self._clock() >= turn_ends_at:
+                    return True
+                session.reset()  # as good as a new one
+
+        return await self._execution(self.name, work)
+
+    def _end_of_batch(self) -> Callable[[], bool]:
+        """What tells of a batch that begins now whether it is to end with the event that it is at."""
+        clock, is_stopping, is_aborted = self._clock, self._stopping.is_set, self._share.is_aborted
+        ends_at = clock() + self._config.batch_time
+        return lambda: clock() >= ends_at or is_stopping() or is_aborted()
+
+    def _committed(self, batch: Batch) -> None:
         if batch.checkpoint != self._known.checkpoint:
-            self._moved_at = time.monotonic()
-        if batch.handled:
-            if self._failures:
-                _logger.info("consumer goes on after a failure", extra=self._details | {"failures": self._failures})
-            self._limit, self._failures = self._config.batch_size, 0
+            self._moved_at = self._clock()
         self._known = batch
-        return True
+        if batch.handled:
+            self._limit = self._batch_size
+            self._failures.passed(batch.failures)
 
     def _is_checkpoint_due(self, passed: int) -> bool:
         """Whether to move the checkpoint over positions that held nothing of the scope."""
-        return passed >= _IDLE_POSITIONS or (passed > 0 and time.monotonic() - self._moved_at >= _IDLE_SECONDS)
+        return passed >= _IDLE_POSITIONS or (passed > 0 and self._clock() - self._moved_at >= _IDLE_SECONDS)
+
+    async def _end_dead_holder(self) -> None:
+        """The checkpoint of a partition that is assigned to us is locked: see to it that it is by somebody alive."""
+        if self._share.worker_id is None or not self._may_end_holders:
+            return
+        try:
+            ended = await self._execution(self.name, lambda session, _: self._holders.end_dead(session))
+        except Exception as error:
+            if not is_privilege_missing(error):
+                raise
+            self._may_end_holders = False
+            _logger.warning(
+                "a dead node holds the checkpoint, and this role may not end its backend",
+                exc_info=True,
+                extra=self._details,
+            )
+            return
+        for holder in ended:
+            _logger.warning("ended the transaction of a dead node", extra=self._details | holder._asdict())
+            self._hooks.event("worker.holder_ended", **self._details, pid=holder.pid)
 
     def _narrow_down(self, failure: BatchFailed) -> bool:
         """Make the next batch smaller; tell whether that says something new, or the failing event is isolated."""
         self._limit = limit_after(len(failure.events), failure.failed)
         return bool(failure.failed) or (failure.failed is None and len(failure.events) > 1)
-
-    async def _failed(self, error: Exception) -> float:
-        """Log and record a failure; gives the seconds to wait before the next attempt."""
-        cause = error.__cause__ if isinstance(error, BatchFailed) else error
-        if is_lost_race(cause):
-            return self._delay(1)
-        if not isinstance(error, BatchFailed) or is_outage(cause):
-            self._outages += 1
-            _logger.warning("batch could not be run; will try again", exc_info=cause, extra=self._details)
-            return self._delay(self._outages)
-        if self._narrow_down(error):
-            return 0.0
-        self._failures += 1
-        delay = self._delay(self._failures)
-        event = error.event
-        _logger.error(
-            "handler failed; will try again",
-            exc_info=cause,
-            extra=self._details
-            | {
-                "event_id": str(event.event_id),
-                "event_type": event.event_type,
-                "global_position": event.global_position,
-                "attempts": self._failures,
-                "retry_after": delay,
-            },
-        )
-        await self._record(event.global_position, "".join(traceback.format_exception(cause)), delay)
-        return delay
-
-    async def _record(self, position: int, text: str, delay: float) -> None:
-        def work(session: Session, _: Invoke) -> None:
-            self._checkpoint.record_failure(session, position=position, error=text, retry_after=delay)
-            session.commit()
-
-        try:
-            await self._execution(self.name, work)
-        except Exception:
-            _logger.warning("failure could not be recorded", exc_info=True, extra=self._details)
-
-    def _delay(self, failures: int) -> float:
-        config = self._config
-        return delay_after(failures, first=config.retry_delay, most=config.max_retry_delay, jitter=random.random())

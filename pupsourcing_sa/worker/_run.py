@@ -46,7 +46,7 @@ class Run:
         config: the worker's settings.
         hooks: what is told of everything.
         batches: runs batches, so many at a time.
-        lookout: runs the dispatcher's looks; apart from the batches, so that it never waits for one.
+        lookout: runs the dispatcher's looks and opens its listener; apart from batches, so that it waits for none.
         coordination: runs the transactions of the node; for the same reason.
         stopping: set when the run is to end.
         is_aborted: set when running batches are to be rolled back.

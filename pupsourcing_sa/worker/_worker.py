@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks, Telemetry
@@ -44,6 +45,7 @@ class Worker:
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: there is no consumer, or two have the same name.
+        MissingExtraError: an ``async_sessionmaker`` needs greenlet.
 
     A handler's writes and the checkpoint are committed together, so that each event is applied exactly once, also when
     two workers run the same consumer.
@@ -60,7 +62,12 @@ class Worker:
         telemetry: Telemetry | None = None,
     ) -> None:
         is_async = is_async_sessionmaker(session_factory)
-        if not is_async and not isinstance(session_factory, sessionmaker):
+        if is_async:
+            try:
+                import greenlet  # noqa: F401 - SQLAlchemy 2.0 misses it when it is used and not before
+            except ImportError as error:
+                raise MissingExtraError("greenlet", "asyncio") from error
+        elif not isinstance(session_factory, sessionmaker):
             raise TypeError(
                 "session_factory must be a sessionmaker or an async_sessionmaker, "
                 f"not {type(session_factory).__name__}; write sessionmaker(engine)"
@@ -74,6 +81,8 @@ class Worker:
         self.id: UUID = uuid4()
         self.config = config or WorkerConfig()
         self.store = store.sync_store if isinstance(store, AsyncEventStore) else store
+        if self.config.dispatcher == "notify" and self.store.notify_channel is None:
+            raise ValueError("dispatcher='notify' needs a store that has a notify_channel")
         self.tables = tables or WorkerTables(schema=self.store.tables.events.schema)
         self._session_factory = session_factory
         self._consumers = tuple(_listed(consumers))
@@ -155,7 +164,7 @@ class Worker:
                 stopping.set()
         try:
             batches, lookout, coordination = (
-                execution_for(self._session_factory, concurrency) for concurrency in (self.config.concurrency, 1, 1)
+                execution_for(self._session_factory, concurrency) for concurrency in (self.config.concurrency, 2, 1)
             )
             run = Run(
                 worker_id=self.id,

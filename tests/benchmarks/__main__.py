@@ -20,8 +20,9 @@ from sqlalchemy import Engine, create_engine, text
 
 from pupsourcing_sa import AnyVersion
 from pupsourcing_sa.testing import embedded_postgres
-from tests.benchmarks.cases import AGGREGATES, CASES, STREAM, make_events, store
-from tests.benchmarks.writers import run_slice, started
+from tests.benchmarks.cases import AGGREGATES, STREAM, make_events, store
+from tests.benchmarks.worker_cases import worker_metadata
+from tests.benchmarks.writers import CASES, run_slice, started
 from tests.fix_postgres import _configured_url, new_database
 
 _WIDTH = max(map(len, CASES))
@@ -45,6 +46,7 @@ def main() -> None:
         engine = create_engine(url)
         stack.callback(engine.dispose)
         store.tables.events.metadata.create_all(engine)
+        worker_metadata.create_all(engine)
         _print_header(engine, options.rounds, options.seconds)
         writers = {
             count: stack.enter_context(started(url, count)) for count in {CASES[name].writers for name in chosen}

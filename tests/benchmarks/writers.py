@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from tests.benchmarks.cases import CASES, Database, Side
+from tests.benchmarks.cases import CASES as STORE_CASES
+from tests.benchmarks.cases import Case, Database, Side
+from tests.benchmarks.worker_cases import WORKER_CASES
 
-__all__ = ["run_slice", "started"]
+__all__ = ["CASES", "run_slice", "started"]
+
+CASES: dict[str, Case] = STORE_CASES | WORKER_CASES
 
 
 @contextmanager

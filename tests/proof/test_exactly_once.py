@@ -8,15 +8,27 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from tests.fix_store import make_event, make_tables
 
+QUICK: dict[str, Any] = {
+    "poll_interval": 0.005,
+    "max_poll_interval": 0.01,
+    "rebalance_interval": 0.05,
+    "heartbeat_interval": 0.1,
+    "heartbeat_timeout": 0.5,
+    "retry_delay": 0.01,
+}
 APPLIED = text("INSERT INTO applied (position, aggregate_id, version) VALUES (:position, :aggregate_id, :version)")
 
 
@@ -67,7 +79,7 @@ def assert_applied_exactly_once(engine: Engine, events: int) -> None:
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_several_workers_on_one_consumer(engine: Engine, store: EventStore, partitions: int):
     consumes = consumer("applied", partitions=partitions)(apply)
-    config = WorkerConfig(batch_size=7, poll_interval=0.005, max_poll_interval=0.01)
+    config = WorkerConfig(batch_size=7, **QUICK)
     workers = [Worker(sessionmaker(engine), store, [consumes], config=config) for _ in range(3)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
     for thread in threads:
@@ -82,15 +94,13 @@ def test_several_workers_on_one_consumer(engine: Engine, store: EventStore, part
     assert_applied_exactly_once(engine, 400)
 
 
-def test_a_worker_that_is_killed_in_a_batch(engine: Engine, store: EventStore):
-    append(engine, store, 100)
-    script = """
+SCRIPT = """
 import os, sys, time
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 from pupsourcing_sa import EventStore, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
-from tests.proof.test_exactly_once import apply
+from tests.proof.test_exactly_once import QUICK, apply
 
 @consumer("applied")
 def handle(session, event):
@@ -98,26 +108,94 @@ def handle(session, event):
     if event.global_position == 55:
         session.flush()
         print("in the batch", flush=True)
-        time.sleep(600)
+        sys.stdin.readline()
 
 engine = create_engine(os.environ["DATABASE_URL"])
-Worker(sessionmaker(engine), EventStore(), [handle], config=WorkerConfig(batch_size=20)).run()
+Worker(sessionmaker(engine), EventStore(), [handle], config=WorkerConfig(batch_size=20, **QUICK)).run()
 """
+
+
+@contextmanager
+def process_in_a_batch(engine: Engine) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in a process of its own that has handled event 55, and goes on when it is told so."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", SCRIPT],
         env=os.environ | {"DATABASE_URL": engine.url.render_as_string(hide_password=False)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"in the batch\n"
-        with engine.connect() as connection:
-            assert connection.scalar(text("SELECT count(*) FROM applied")) == 40  # whole batches only
+    with process.stdin, process.stdout:
+        try:
+            assert process.stdout.readline() == b"in the batch\n"
+            with engine.connect() as connection:
+                assert connection.scalar(text("SELECT count(*) FROM applied")) == 40  # whole batches only
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_worker_that_is_killed_in_a_batch(engine: Engine, store: EventStore):
+    append(engine, store, 100)
+    with process_in_a_batch(engine) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-
     Worker(sessionmaker(engine), store, [consumer("applied")(apply)]).drain()
     assert_applied_exactly_once(engine, 100)
+
+
+def test_a_worker_that_is_stopped_in_a_batch_and_continued(engine: Engine, store: EventStore):
+    """The server does not know that it is stopped, and keeps its transaction and its locks."""
+    append(engine, store, 100)
+    with process_in_a_batch(engine) as process, running(engine, store) as worker:
+        wait_for_nodes(engine, 2)
+        process.send_signal(signal.SIGSTOP)
+        wait_for_checkpoint(engine, 100)  # the other has taken the partition, and the lock
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.send_signal(signal.SIGCONT)
+        wait_for_nodes(engine, 2)  # it has joined again
+        append(engine, store, 50)
+        wait_for_checkpoint(engine, 150)
+        worker.stop()
+        wait_for_nodes(engine, 1)
+        append(engine, store, 50)
+        wait_for_checkpoint(engine, 200)  # by the process alone, which is as good as new
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert_applied_exactly_once(engine, 200)
+
+
+def test_a_commit_whose_answer_is_lost(engine: Engine, store: EventStore):
+    lost: list[int] = []
+
+    class Lossy(psycopg.Connection[Any]):
+        def commit(self) -> None:
+            super().commit()
+            if len(lost) < 3 and "move" in told:
+                told.clear()
+                lost.append(1)
+                self.close()
+                raise psycopg.OperationalError("the answer is lost")
+
+    told: set[str] = set()
+
+    @consumer("applied")
+    def handle(session: Session, event) -> None:
+        apply(session, event)
+        told.add("move")
+
+    append(engine, store, 50)
+    lossy = create_engine(engine.url, creator=lambda: Lossy.connect(**connect_args(engine)))
+    worker = Worker(sessionmaker(lossy), store, [handle], config=WorkerConfig(batch_size=10, **QUICK))
+    with in_thread(worker):
+        wait_for_checkpoint(engine, 50)
+    lossy.dispose()
+    assert len(lost) == 3
+    assert_applied_exactly_once(engine, 50)
 
 
 def test_a_connection_that_is_cut_between_handler_and_commit(engine: Engine, store: EventStore):
@@ -132,20 +210,42 @@ def test_a_connection_that_is_cut_between_handler_and_commit(engine: Engine, sto
             with engine.connect() as other:
                 other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": cut[0]})
 
-    config = WorkerConfig(batch_size=50, retry_delay=0.01, poll_interval=0.01)
-    worker = Worker(sessionmaker(engine), store, [handle], config=config)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    wait_for_checkpoint(engine, 50)
-    worker.stop()
-    thread.join()
+    with in_thread(Worker(sessionmaker(engine), store, [handle], config=WorkerConfig(batch_size=50, **QUICK))):
+        wait_for_checkpoint(engine, 50)
     assert cut
     assert_applied_exactly_once(engine, 50)
 
 
+@contextmanager
+def in_thread(worker: Worker) -> Iterator[Worker]:
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def running(engine: Engine, store: EventStore) -> AbstractContextManager[Worker]:
+    return in_thread(Worker(sessionmaker(engine), store, [consumer("applied")(apply)], config=WorkerConfig(**QUICK)))
+
+
+def connect_args(engine: Engine) -> dict[str, Any]:
+    return engine.dialect.create_connect_args(engine.url)[1]
+
+
 def wait_for_checkpoint(engine: Engine, position: int) -> None:
+    wait_for(engine, "SELECT min(last_position) FROM consumer_checkpoints", position)
+
+
+def wait_for_nodes(engine: Engine, nodes: int) -> None:
+    wait_for(engine, "SELECT count(*) FROM worker_nodes", nodes)
+
+
+def wait_for(engine: Engine, query: str, expected: int) -> None:
     deadline = time.monotonic() + 30
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while connection.scalar(text("SELECT min(last_position) FROM consumer_checkpoints")) != position:
-            assert time.monotonic() < deadline, "the worker did not get there"
+        while (found := connection.scalar(text(query))) != expected:
+            assert time.monotonic() < deadline, f"{query}: {found}, and not {expected}"
             time.sleep(0.01)

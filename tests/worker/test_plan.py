@@ -66,6 +66,7 @@ def test_what_is_planned_stays(current, nodes):
     assert plan(planned, nodes) == planned
 
 
+@settings(max_examples=1000)
 @given(assignments(), st.sets(st.sampled_from(NODES), min_size=1))
 def test_no_more_is_moved_than_evenness_needs(current, alive):
     nodes = {node: set(NAMES) for node in alive}

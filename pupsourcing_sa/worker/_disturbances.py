@@ -1,0 +1,76 @@
+"""What befalls a batch through no fault of its events: lost connections, restarting servers, deadlocks.
+
+It arrives in many shapes. A handler may wrap it in an error of its own, so its causes are looked at as well; it may
+come past SQLAlchemy, as an error of the driver or of the operating system, so the connection is looked at as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
+
+from pupsourcing_sa.store import _errors
+
+__all__ = ["is_connection_lost", "is_lost_race", "is_outage"]
+
+#: SQLSTATEs of a server that shuts down, has crashed, starts up, or has no connection left.
+_OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
+_LOST_RACES: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+
+
+def is_lost_race(error: BaseException) -> bool:
+    """Whether, or because, the transaction lost against another one, and is to be tried again as it is."""
+    return any(_errors.is_lost_race(each) or _bare_state(each) in _LOST_RACES for each in _causes(error))
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether, or because, a connection was lost or could not be made."""
+    return any(_errors.is_outage(each) or _is_bare_outage(each) for each in _causes(error))
+
+
+def is_connection_lost(connection: Connection) -> bool:
+    """Whether the connection of a batch that failed is lost: asked of the server, as the driver may not know yet."""
+    if connection.invalidated:
+        return True
+    if connection.closed:
+        return False  # the handler ended the session's transaction; there is nothing left to ask
+    try:
+        connection.scalar(select(1))
+    except DBAPIError as error:
+        return error.connection_invalidated  # otherwise it is the transaction that has failed
+    except OSError:  # as asyncpg raises them
+        return True
+    except Exception:
+        return connection.invalidated
+    return False
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and all that led to it: what it was raised from or while handling, and the members of a group."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            pending += (each.__cause__, each.__context__)
+            if isinstance(each, BaseExceptionGroup):
+                pending += each.exceptions
+
+
+def _bare_state(error: BaseException) -> str:
+    """The SQLSTATE of a driver's own error, '' if it has none; psycopg and asyncpg agree on the attribute."""
+    return "" if isinstance(error, DBAPIError) else str(getattr(error, "sqlstate", None) or "")
+
+
+def _is_bare_outage(error: BaseException) -> bool:
+    state = _bare_state(error)
+    if state:
+        return state in _OUTAGES or state.startswith("08")
+    # psycopg's, which has the attribute, and no value in it where not the server but the connection has failed
+    is_operational = any(each.__name__ == "OperationalError" for each in type(error).__mro__)
+    return is_operational and not isinstance(error, DBAPIError) and hasattr(error, "sqlstate")

@@ -1,0 +1,178 @@
+"""What in a status needs somebody's attention. Decided here, shown elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pupsourcing_sa.store._positions import BlockingAppend
+from pupsourcing_sa.worker._status import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
+
+__all__ = [
+    "Finding",
+    "StatusLimits",
+    "cause_of",
+    "describe_append",
+    "describe_event",
+    "diagnose",
+    "how_to_end",
+    "one_line",
+]
+
+_LONGEST_QUERY: Final = 100
+_LONGEST_ERROR: Final = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusLimits:
+    """What is still well.
+
+    Attributes:
+        max_lag_events: so many events above a checkpoint; ``None``, the default, for any number. To be noticed it has
+            to be counted: it must not be greater than the ``lag_limit`` that the status was read with.
+        max_lag_seconds: so old may the first event above a checkpoint be; ``None``, the default, for any age.
+        max_stall_seconds: for so long may a transaction hold back events that others have committed.
+    """
+
+    max_lag_events: int | None = None
+    max_lag_seconds: float | None = None
+    max_stall_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that needs attention.
+
+    Attributes:
+        kind: ``no_node``, ``silent_node``, ``no_node_for_consumer``, ``unassigned``, ``parked``, ``failing``,
+            ``lagging`` or ``held_back``.
+        message: one line that says what, and what to do where that is not obvious.
+    """
+
+    kind: str
+    message: str
+
+
+def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding]:
+    """What in a status needs attention, the widest first; empty when all is well.
+
+    Args:
+        status: what `read_status` found.
+        limits: what is still well; `StatusLimits` has the defaults.
+
+    What follows from something wider is left out: without a live node, consumers that no node has are not findings.
+    """
+    limits = limits or StatusLimits()
+    findings = []
+    if status.consumers and not status.has_live_node:
+        findings.append(
+            Finding("no_node", f"no live node: none of {len(status.consumers)} consumers is running; start a worker")
+        )
+    findings += [_silent(node) for node in status.nodes if node.is_silent]
+    if status.held_back_seconds > limits.max_stall_seconds:
+        findings.append(_held_back(status, limits.max_stall_seconds))
+    for consumer in status.consumers:
+        if status.has_live_node:
+            findings += _unmanned(consumer)
+        for partition in consumer.partitions:
+            findings += _troubled(f"{_name(consumer)} partition {partition.partition}", partition, limits)
+    return findings
+
+
+def _name(consumer: ConsumerStatus) -> str:
+    return f"consumer {consumer.name!r}"
+
+
+def _silent(node: NodeStatus) -> Finding:
+    return Finding(
+        "silent_node",
+        f"node {node.worker_id} ({one_line(node.hostname)}, pid {node.pid}) is silent for {node.heartbeat_age:.0f} s",
+    )
+
+
+def _held_back(status: Status, allowed: float) -> Finding:
+    holder = status.blocking[0]
+    return Finding(
+        "held_back",
+        f"the stable position is held back at {status.stable_position}, for {status.held_back_seconds:.0f} s "
+        f"({allowed:g} s allowed), by {describe_append(holder)}; to end it: {how_to_end(holder)}",
+    )
+
+
+def _unmanned(consumer: ConsumerStatus) -> Iterator[Finding]:
+    if not consumer.live_nodes:
+        yield Finding(
+            "no_node_for_consumer",
+            f"{_name(consumer)} is known to no live node: start a worker that has it or, if it was removed for good, "
+            "delete its rows from the tables of assignments and checkpoints",
+        )
+        return
+    unassigned = [partition.partition for partition in consumer.partitions if partition.worker_id is None]
+    if unassigned:
+        which = f"partition {unassigned[0]} is"
+        if len(unassigned) > 1:
+            which = f"partitions {', '.join(map(str, unassigned))} are"
+        yield Finding("unassigned", f"{_name(consumer)} {which} assigned to no node")
+
+
+def _troubled(name: str, partition: PartitionStatus, limits: StatusLimits) -> Iterator[Finding]:
+    failing = partition.failing
+    if failing is not None:
+        kind = "failing" if failing.parked_at is None else "parked"
+        yield Finding(kind, f"{name} is {kind} on {describe_event(failing)}: {cause_of(failing)}")
+    most_events, most_seconds = limits.max_lag_events, limits.max_lag_seconds
+    if most_events is not None and partition.lag_events > most_events:
+        count = f"{partition.lag_events:,}" if partition.is_lag_exact else f"at least {partition.lag_events:,}"
+        yield Finding("lagging", f"{name} is {count} events behind ({most_events:,} allowed)")
+    if most_seconds is not None and partition.lag_seconds > most_seconds:
+        yield Finding("lagging", f"{name} is {partition.lag_seconds:,.0f} s behind ({most_seconds:g} s allowed)")
+
+
+def describe_event(failing: FailingEvent) -> str:
+    """Which event it is, and how often it was tried."""
+    if failing.position is None:
+        return "no event in particular"
+    which = f"event {failing.position}"
+    if failing.event_id is not None:
+        which += f" ({one_line(failing.event_type or '')} {failing.event_id})"
+    return f"{which}, attempts {failing.attempts}"
+
+
+def cause_of(failing: FailingEvent) -> str:
+    """The line of the traceback that has the exception."""
+    last = (failing.error or "").rpartition("Traceback (most recent call last):")[2]
+    lines = [line for line in last.splitlines() if any(map(str.isalnum, line))]
+    if not lines:
+        return "no error is recorded"
+    # The lines of an ExceptionGroup are all indented, and framed; its last one says most.
+    found = next((line for line in lines if not line[0].isspace()), lines[-1].strip(" |+-"))
+    return one_line(found, _LONGEST_ERROR)
+
+
+def describe_append(append: BlockingAppend) -> str:
+    """Whose transaction it is, and what it does."""
+    who = f"pid {append.pid}" if append.gid is None else f"prepared transaction {append.gid!r}"
+    if append.application_name:
+        who += f" {append.application_name!r}"
+    facts = [who] if append.user is None else [who, f"role {append.user}"]
+    if append.gid is None and append.state is not None:
+        facts.append(append.state)
+    if append.age is not None:
+        facts.append(f"{'prepared' if append.gid else 'begun'} {append.age.total_seconds():.0f} s ago")
+    if append.query:
+        facts.append(f"last statement: {one_line(append.query, _LONGEST_QUERY)}")
+    return one_line(", ".join(facts))
+
+
+def how_to_end(append: BlockingAppend) -> str:
+    """The statement that ends it, to be executed by somebody who may."""
+    if append.gid is not None:
+        return "COMMIT PREPARED or ROLLBACK PREPARED '{}'".format(append.gid.replace("'", "''"))
+    return f"SELECT pg_terminate_backend({append.pid})"
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """Text from elsewhere, without what would break a line or be an order to a terminal."""
+    line = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(text.split()))
+    return line if most is None or len(line) <= most else line[: most - 1] + "…"

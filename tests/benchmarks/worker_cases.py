@@ -1,0 +1,135 @@
+"""The benchmarks of the worker: it catches up with a part of the log, from a checkpoint that is put back each time.
+
+*Empty handler.* The baseline is a loop of bare psycopg over the same batches: lock the checkpoint, fetch the plain
+columns as tuples, move the checkpoint, commit.
+
+*Batch handler.* A read model of a row for each aggregate, counted by one bulk upsert for each batch; the baseline is
+the same worker with a handler that executes an ``UPDATE`` for each event.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text, bindparam, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
+from pupsourcing_sa.worker import Worker
+from tests.benchmarks.cases import Case, Database, Side, store
+
+__all__ = ["WORKER_CASES", "worker_metadata"]
+
+#: How many events it catches up with.
+_EVENTS, _FEW_EVENTS, _BATCH = 20_000, 5_000, 1000
+
+worker_metadata = MetaData()
+_tables = WorkerTables(worker_metadata)
+_counts = Table(
+    "benchmark_counts",
+    worker_metadata,
+    Column("id", Text, primary_key=True),
+    Column("events", BigInteger, nullable=False),
+)
+
+
+@consumer("nothing", batch_size=_BATCH)
+def _nothing(session: Session, event: PersistedEvent) -> None: ...
+
+
+@consumer("updates")
+def _updates(session: Session, event: PersistedEvent) -> None:
+    session.execute(_update, {"key": event.aggregate_id})
+
+
+_update = update(_counts).where(_counts.c.id == bindparam("key")).values(events=_counts.c.events + 1)
+
+
+class _Upserts:
+    name = "upserts"
+
+    def handle_batch(self, session: Session, events: Sequence[PersistedEvent]) -> None:
+        counts = Counter(event.aggregate_id for event in events)
+        statement = insert(_counts).values([{"id": key, "events": count} for key, count in sorted(counts.items())])
+        excluded = {"events": _counts.c.events + statement.excluded.events}
+        session.execute(statement.on_conflict_do_update(index_elements=[_counts.c.id], set_=excluded))
+
+
+def _catch_up(events: int, handler: Any, database: Database) -> Side:
+    """A worker that catches up with the last so many events."""
+    worker = Worker(sessionmaker(database.engine), store, [handler], tables=_tables)
+
+    def supply(count: int) -> Sequence[int]:
+        return range(count)
+
+    def run(_: int) -> int:
+        _put_back(database, handler.name, events)
+        worker.drain()
+        return events
+
+    return Side(supply, run)
+
+
+def _put_back(database: Database, name: str, events: int) -> int:
+    """Put a checkpoint back by so many events; gives its position."""
+    checkpoints = _tables.consumer_checkpoints
+    with Session(database.engine) as session:
+        position = session.scalars(
+            select(store.tables.events.c.global_position)
+            .order_by(store.tables.events.c.global_position.desc())
+            .offset(events)
+            .limit(1)
+        ).one()
+        row = {"consumer_name": name, "partition": 0, "last_position": position}
+        session.execute(
+            insert(checkpoints).values(row).on_conflict_do_update(constraint=checkpoints.primary_key, set_=row)
+        )
+        if not session.scalar(select(_counts.c.id).limit(1)):
+            session.execute(_counts.insert(), [{"id": str(number), "events": 0} for number in range(1000)])
+        session.commit()
+    return position
+
+
+def _bare(database: Database) -> Side:
+    columns = ", ".join(column.name for column in store.tables.events.c)
+    key = "consumer_name = 'bare' AND partition = 0"
+
+    def run(_: int) -> int:
+        _put_back(database, "bare", _EVENTS)
+        connection, last = database.psycopg, 0
+        with Session(database.engine) as session:
+            stable = store.stable_position(session)
+        while last < stable:
+            (last,) = connection.execute(
+                f"SELECT last_position FROM consumer_checkpoints WHERE {key} FOR UPDATE SKIP LOCKED"
+            ).fetchone()
+            rows = connection.execute(
+                f"SELECT {columns} FROM events WHERE global_position > %s AND global_position <= %s"
+                " ORDER BY global_position LIMIT %s",
+                (last, stable, _BATCH),
+            ).fetchall()
+            last = rows[-1][0] if len(rows) == _BATCH else stable
+            connection.execute(
+                f"UPDATE consumer_checkpoints SET last_position = %s, updated_at = now() WHERE {key}", (last,)
+            )
+            connection.commit()
+        return _EVENTS
+
+    return Side(range, run)
+
+
+def _empty_handler(database: Database) -> tuple[Side, Side]:
+    return _catch_up(_EVENTS, _nothing, database), _bare(database)
+
+
+def _handle_batch(database: Database) -> tuple[Side, Side]:
+    return _catch_up(_FEW_EVENTS, _Upserts(), database), _catch_up(_FEW_EVENTS, _updates, database)
+
+
+WORKER_CASES: dict[str, Case] = {
+    "worker, empty handler": Case(_empty_handler, is_reading=True, goal=0.9),
+    "worker, handle_batch beside UPDATEs": Case(_handle_batch, is_reading=True, goal=5.0),
+}

@@ -1,0 +1,232 @@
+"""Workers of one kind or another, run in threads of the test, and what they have done.
+
+A test of the worker takes ``fleet`` and runs once with a ``sessionmaker`` and once with an ``async_sessionmaker``; with
+``every_fleet`` also with asyncpg, whose errors are others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, MetaData, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.schema import CreateSchema, DropSchema
+
+from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, PersistedEvent, WorkerTables, consumer
+from pupsourcing_sa.worker import Worker, WorkerConfig
+from tests.fix_store import make_async_engine, make_event, make_tables
+
+__all__ = ["INSERT", "Fleet", "Recorder"]
+
+INSERT = text("INSERT INTO seen (consumer, position) VALUES (:consumer, :position)")
+
+#: Times that a test can wait for.
+QUICK = {
+    "poll_interval": 0.01,
+    "max_poll_interval": 0.05,
+    "rebalance_interval": 0.05,
+    "retry_delay": 0.01,
+    "max_retry_delay": 0.05,
+}
+
+WORKER_NAMES: dict[str, dict[str, str]] = {
+    "default": {},
+    "custom": {
+        "schema": "Müller's %(shop)s",
+        "worker_nodes": "the.nodes",
+        "consumer_checkpoints": 'check "points"',
+    },
+}
+
+#: The driver, and whether it is asynchronous.
+KINDS = {"sync": ("psycopg", False), "async": ("psycopg", True), "asyncpg": ("asyncpg", True)}
+
+
+class Recorder:
+    """Telemetry that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    @contextmanager
+    def span(self, name: str, data: dict[str, Any]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.spans.append((name, dict(data)))
+
+    def event(self, name: str, data: dict[str, Any]) -> None:
+        self.events.append((name, dict(data)))
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """The data of the spans or events of this name."""
+        return [data for each, data in self.spans + self.events if each == name]
+
+
+class Fleet:
+    """Makes workers of one kind, any number of them, and runs them in threads."""
+
+    def __init__(self, engine: Engine, *, is_async: bool, driver: str = "psycopg") -> None:
+        self.engine = engine
+        self.is_async = is_async
+        self.driver = driver
+        self.store = EventStore(make_tables(engine))
+        self.tables = WorkerTables(self.store.tables.metadata)
+        self.tables.metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE seen (number serial, consumer text, position bigint)"))
+        self._async_engines: list[AsyncEngine] = []
+        self._running: list[tuple[Worker, threading.Thread]] = []
+
+    def worker(self, *consumers: Any, telemetry: Any = None, **config: Any) -> Worker:
+        factory: Any = sessionmaker(self.engine)
+        store: Any = self.store
+        if self.is_async:
+            async_engine = make_async_engine(self.engine, self.driver)  # one each: it belongs to the worker's loop
+            self._async_engines.append(async_engine)
+            factory, store = async_sessionmaker(async_engine), AsyncEventStore(self.store.tables)
+        return Worker(factory, store, consumers, config=WorkerConfig(**QUICK | config), telemetry=telemetry)
+
+    def start(self, worker: Worker) -> threading.Thread:
+        thread = self.run(worker.run)
+        self._running.append((worker, thread))
+        return thread
+
+    @staticmethod
+    def run(work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    async def dispose(self) -> None:
+        """To be awaited in a loop of the test's own: connections cannot be closed outside it."""
+        for async_engine in self._async_engines:
+            await async_engine.dispose()
+
+    def stop(self) -> None:
+        for worker, _ in self._running:
+            worker.stop()
+        for _, thread in self._running:
+            thread.join()
+        self._running.clear()
+        # A worker that is cancelled, or a batch that is left behind, does not wait for its threads; their connections
+        # must have been given back before the engine is disposed of.
+        self.wait(lambda: not any(thread.name.startswith("pupsourcing-") for thread in threading.enumerate()))
+
+    def see(self, name: str, *, check: Callable[[PersistedEvent], None] = lambda event: None, **options: Any) -> Any:
+        """A consumer that writes down what it sees, in the kind of handler that fits the worker."""
+        if self.is_async:
+
+            @consumer(name, **options)
+            async def handle_async(session: AsyncSession, event: PersistedEvent) -> None:
+                await session.execute(INSERT, {"consumer": name, "position": event.global_position})
+                check(event)
+
+            return handle_async
+
+        @consumer(name, **options)
+        def handle(session: Session, event: PersistedEvent) -> None:
+            session.execute(INSERT, {"consumer": name, "position": event.global_position})
+            check(event)
+
+        return handle
+
+    def see_batches(self, name: str, *, check: Callable[[list[PersistedEvent]], None], **options: Any) -> Any:
+        """The same with a ``handle_batch``, which checks before it writes."""
+
+        class Batches:
+            def handle_batch(self, session: Session, events: list[PersistedEvent]) -> None:
+                check(events)
+                session.execute(INSERT, [{"consumer": name, "position": event.global_position} for event in events])
+
+        batches: Any = Batches()
+        for option, value in ({"name": name} | options).items():
+            setattr(batches, option, value)
+        return batches
+
+    def append(self, number: int = 1, **event: Any) -> None:
+        with Session(self.engine) as session:
+            for count in range(number):
+                self.store.append(session, AnyVersion(), [make_event(**{"aggregate_id": f"u{count % 5}"} | event)])
+            session.commit()
+
+    def query(self, sql: str, *, commit: bool = False, **parameters: Any) -> list[Any]:
+        with self.engine.connect() as connection:
+            result = connection.execute(text(sql), parameters)
+            rows = list(result.all()) if result.returns_rows else []
+            if commit:
+                connection.commit()
+            return rows
+
+    def seen(self, name: str) -> list[int]:
+        return [
+            row[0] for row in self.query("SELECT position FROM seen WHERE consumer = :name ORDER BY number", name=name)
+        ]
+
+    def checkpoint(self, name: str) -> Any:
+        rows = self.query("SELECT * FROM consumer_checkpoints WHERE consumer_name = :name", name=name)
+        return rows[0] if rows else None
+
+    def attempts(self, name: str) -> int:
+        found = self.checkpoint(name)
+        return 0 if found is None else found.attempts
+
+    def wait(self, what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not what():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.01)
+
+
+def make_fleet(engine: Engine, kind: str) -> Fleet:
+    driver, is_async = KINDS[kind]
+    return Fleet(engine, is_async=is_async, driver=driver)
+
+
+@pytest.fixture(params=["sync", "async"])
+def fleet(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Fleet]:
+    fleet = make_fleet(engine, request.param)
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture(params=KINDS)
+def every_fleet(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Fleet]:
+    fleet = make_fleet(engine, request.param)
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture
+def sync_fleet(engine: Engine) -> Iterator[Fleet]:
+    fleet = make_fleet(engine, "sync")
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture
+def async_fleet(engine: Engine) -> Iterator[Fleet]:
+    fleet = make_fleet(engine, "async")
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture(params=WORKER_NAMES)
+def worker_tables(request: pytest.FixtureRequest, engine: Engine) -> Iterator[WorkerTables]:
+    names, metadata = WORKER_NAMES[request.param], MetaData()
+    tables = WorkerTables(metadata, **names)
+    with engine.begin() as connection:
+        if schema := names.get("schema"):
+            connection.execute(CreateSchema(schema))
+        metadata.create_all(connection)
+    yield tables
+    if schema := names.get("schema"):
+        with engine.begin() as connection:
+            connection.execute(DropSchema(schema, cascade=True))

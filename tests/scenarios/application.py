@@ -1,0 +1,195 @@
+"""What the nodes of the scenarios run: ``pupsourcing-sa worker tests.scenarios.application:make_worker``.
+
+Its consumers write down each event that they apply and which node did it, so that the database can be asked about it
+afterwards. An event may be an *order* to one of them, which says what is to happen in the middle of its batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import EventStore, PersistedEvent
+from pupsourcing_sa.worker import Worker, WorkerConfig
+
+__all__ = ["CHANNEL", "GATE", "ORDER", "REACHED", "VARIABLE", "Follows", "NodeSettings", "Order", "make_worker"]
+
+#: The environment variable with the `NodeSettings`, as JSON.
+VARIABLE: Final = "SCENARIO_NODE"
+#: Where appends are notified of.
+CHANNEL: Final = "scenario"
+#: The type of the events that are orders.
+ORDER: Final = "Ordered"
+#: Keys of advisory locks, of which a handler takes its share: the first waits as long as the test holds it, ...
+GATE: Final = 1
+#: ... the second is there to be seen.
+REACHED: Final = 2
+
+_APPLIED: Final = text(
+    "INSERT INTO applied (consumer, node, position, aggregate_id, version)"
+    " VALUES (:consumer, :node, :position, :aggregate_id, :version)"
+)
+_BEFORE: Final = {
+    "wait": text(f"SELECT pg_advisory_xact_lock_shared({GATE}) IS NOT NULL"),
+    "hang": text(f"SELECT pg_advisory_xact_lock_shared({REACHED}) IS NOT NULL"),
+    "block": text(f"SELECT pg_advisory_xact_lock_shared({REACHED}) IS NOT NULL"),
+    "fail": text("SELECT EXISTS (SELECT FROM healed)"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follows:
+    """How a node follows the log as one of its consumers. Those that do ``by_batch`` take no orders."""
+
+    partitions: int = 1
+    by_batch: bool = False
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """What a node is told at its start.
+
+    Attributes:
+        name: which it writes beside what it applies.
+        url: of the database, ``postgresql+psycopg://…``.
+        driver: ``psycopg``, or ``async-psycopg`` or ``asyncpg`` with coroutine handlers.
+        consumers: by name.
+        config: what differs from the defaults of ``WorkerConfig``.
+        channel: the ``notify_channel`` of its store.
+    """
+
+    name: str
+    url: str
+    driver: str
+    consumers: Mapping[str, Follows]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    channel: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, value: str) -> NodeSettings:
+        found = json.loads(value)
+        return cls(**found | {"consumers": {name: Follows(**each) for name, each in found["consumers"].items()}})
+
+
+@dataclass(frozen=True)
+class Order:
+    """The payload of an order.
+
+    Attributes:
+        consumer: who is to follow it.
+        what: ``wait`` at the gate, ``hang`` for ever, ``block`` for ever and the event loop too, or ``fail`` until the
+            table ``healed`` has a row.
+        node: only there; everywhere by default.
+    """
+
+    consumer: str
+    what: str
+    node: str | None = None
+
+
+class PoisonedError(Exception):
+    """What an order to fail raises."""
+
+
+class _Recorder:
+    """What the three kinds of consumers have in common."""
+
+    def __init__(self, name: str, follows: Follows, node: str) -> None:
+        self.name = name
+        self.partitions = follows.partitions
+        self.max_attempts = follows.max_attempts
+        self._node = node
+
+    def _row(self, event: PersistedEvent) -> dict[str, Any]:
+        return {
+            "consumer": self.name,
+            "node": self._node,
+            "position": event.global_position,
+            "aggregate_id": event.aggregate_id,
+            "version": event.aggregate_version,
+        }
+
+    def _order(self, event: PersistedEvent) -> str | None:
+        if event.event_type != ORDER:
+            return None
+        order = Order(**event.json())
+        return order.what if order.consumer == self.name and order.node in (None, self._node) else None
+
+    def _fail(self, event: PersistedEvent) -> None:
+        raise PoisonedError(f"{self.name} cannot digest {event.global_position}")
+
+
+class _ByEvent(_Recorder):
+    def handle(self, session: Session, event: PersistedEvent) -> None:
+        session.execute(_APPLIED, self._row(event))
+        if (what := self._order(event)) is None:
+            return
+        is_healed = session.scalar(_BEFORE[what])
+        if what in ("hang", "block"):
+            threading.Event().wait()
+        if what == "fail" and not is_healed:
+            self._fail(event)
+
+
+class _ByBatch(_Recorder):
+    def handle_batch(self, session: Session, events: Sequence[PersistedEvent]) -> None:
+        session.execute(_APPLIED, [self._row(event) for event in events])
+
+
+class _Coroutine(_Recorder):
+    async def handle(self, session: AsyncSession, event: PersistedEvent) -> None:
+        await session.execute(_APPLIED, self._row(event))
+        if (what := self._order(event)) is None:
+            return
+        is_healed = await session.scalar(_BEFORE[what])
+        if what == "hang":
+            await asyncio.Event().wait()
+        if what == "block":
+            threading.Event().wait()
+        if what == "fail" and not is_healed:
+            self._fail(event)
+
+
+def make_worker() -> Worker:
+    """The worker that the environment describes."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    settings = NodeSettings.from_json(os.environ[VARIABLE])
+    config = WorkerConfig(**settings.config)
+    by_event: type[_Recorder] = _ByEvent if settings.driver == "psycopg" else _Coroutine
+    return Worker(
+        _session_factory(settings, connections=config.concurrency + 4),
+        EventStore(notify_channel=settings.channel),
+        [
+            (_ByBatch if follows.by_batch else by_event)(name, follows, settings.name)
+            for name, follows in settings.consumers.items()
+        ],
+        config=config,
+    )
+
+
+def _session_factory(settings: NodeSettings, connections: int) -> Any:
+    if settings.driver == "psycopg":
+        return sessionmaker(create_engine(settings.url, pool_size=connections, max_overflow=0))
+    url = make_url(settings.url).set(drivername=f"postgresql+{settings.driver.removeprefix('async-')}")
+    engine: AsyncEngine = create_async_engine(url, pool_size=connections, max_overflow=0)
+    return async_sessionmaker(engine)
+
+
+def _die_with_parent() -> None:
+    """The tests hold the other end of our standard input; if they are killed, nobody else would end us."""
+    os.read(sys.stdin.fileno(), 1)  # not by the file object, which Python wants to close at its end
+    os._exit(3)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.fleet import Fleet
+from tests.scenarios.scene import Scene
+
+
+@pytest.fixture
+def scene(database_url: str) -> Iterator[Scene]:
+    """A database of the test's own, with the tables."""
+    scene = Scene(database_url)
+    yield scene
+    scene.close()
+
+
+@pytest.fixture
+def fleet(scene: Scene, database_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    """Nodes on that database; ended before it is dropped."""
+    fleet = Fleet(database_url, tmp_path)
+    yield fleet
+    fleet.close()
+    fleet.show_logs()

@@ -1,0 +1,167 @@
+"""Nodes as processes, to be killed, stopped and continued; none outlives the test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tests.scenarios.application import VARIABLE, Follows, NodeSettings
+
+__all__ = ["QUICK", "Fleet", "Node"]
+
+#: The protocol with times for those who wait for it. A node that gets no processor for so long may be taken for dead.
+QUICK: Final = {
+    "batch_size": 20,
+    "concurrency": 4,
+    "poll_interval": 0.01,
+    "max_poll_interval": 0.05,
+    "heartbeat_interval": 0.2,
+    "heartbeat_timeout": 1.0,
+    "rebalance_interval": 0.1,
+    "retry_delay": 0.01,
+    "max_retry_delay": 0.2,
+    "shutdown_timeout": 20.0,
+}
+
+_ROOT: Final = Path(__file__).parents[2]
+_DEADLINE_SECONDS: Final = 60.0  # only a failure gets there
+_POLL_SECONDS: Final = 0.01
+
+
+class Node:
+    """A process that runs a worker."""
+
+    def __init__(self, settings: NodeSettings, log: Path) -> None:
+        self.name = settings.name
+        self.log = log
+        self.is_expected_to_live = True
+        command = [sys.executable, "-m", "pupsourcing_sa", "worker", "tests.scenarios.application:make_worker"]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=_ROOT,
+                env=os.environ | {VARIABLE: settings.to_json()},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, ``None`` as long as it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """As a crash does: nothing of its own runs any more. Returns when it is gone."""
+        self._end_by(signal.SIGKILL)
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """Ask it to stop; returns at once."""
+        self._end_by(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Have it stand still, as a machine does that is out of memory, or a virtual one that is moved elsewhere."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def _end_by(self, number: signal.Signals) -> None:
+        self.is_expected_to_live = False
+        self._process.send_signal(number)
+
+
+class Fleet:
+    """The nodes of a test.
+
+    Args:
+        url: of the database, ``postgresql+psycopg://…``.
+        directory: for what the nodes log.
+        config: the settings of every node that is told nothing else.
+    """
+
+    def __init__(self, url: str, directory: Path, config: Mapping[str, Any] = QUICK) -> None:
+        self._url = url
+        self._directory = directory
+        self._config = config
+        self._nodes: list[Node] = []
+        self._names = (f"n{number}" for number in itertools.count(1))
+
+    def start(
+        self,
+        consumers: Mapping[str, Follows],
+        *,
+        driver: str = "psycopg",
+        channel: str | None = None,
+        **config: Any,
+    ) -> Node:
+        """Start a node; returns before it has joined the others."""
+        name = next(self._names)
+        settings = NodeSettings(
+            name=name,
+            url=self._url,
+            driver=driver,
+            consumers=consumers,
+            config={**self._config, **config},
+            channel=channel,
+        )
+        node = Node(settings, self._directory / f"{name}.log")
+        self._nodes.append(node)
+        return node
+
+    def wait_until(self, is_so: Callable[[], Any], what: str) -> None:
+        """Wait for a condition, and complain at once of a node that has ended without having been asked to."""
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while not is_so():
+            for node in self._nodes:
+                if node.is_expected_to_live and node.status is not None:
+                    raise AssertionError(f"{node.name} has ended with status {node.status}")
+            assert time.monotonic() < deadline, f"never seen: {what}"
+            time.sleep(_POLL_SECONDS)
+
+    def wait_for_end(self, *nodes: Node) -> None:
+        self.wait_until(
+            lambda: all(node.status is not None for node in nodes), f"the end of {[node.name for node in nodes]}"
+        )
+
+    def stop(self, *nodes: Node) -> None:
+        """Stop some nodes, or all that run; they have to end well."""
+        stopped = nodes or [node for node in self._nodes if node.is_expected_to_live]
+        for node in stopped:
+            node.terminate()
+        self.wait_for_end(*stopped)
+        assert {node.name: node.status for node in stopped} == {node.name: 0 for node in stopped}
+
+    def close(self) -> None:
+        """End everything."""
+        for node in self._nodes:
+            node.close()
+
+    def show_logs(self) -> None:
+        """What the nodes had to say. pytest shows it if the test has failed."""
+        for node in self._nodes:
+            log = node.log.read_text(errors="replace")
+            print(f"----- {node.name}, process {node.pid}, status {node.status}\n{_shortened(log)}")
+
+
+def _shortened(log: str, lines: int = 60) -> str:
+    found = log.splitlines()
+    if len(found) <= 2 * lines:
+        return log
+    return "\n".join([*found[:lines], f"[... {len(found) - 2 * lines} lines ...]", *found[-lines:]])

@@ -1,0 +1,171 @@
+"""Connections that are cut, listeners that go deaf, and a server that is stopped at once and started again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from pupsourcing_sa.testing import embedded_postgres
+from tests.fix_postgres import new_database
+from tests.scenarios.application import CHANNEL, Follows
+from tests.scenarios.fleet import Fleet
+from tests.scenarios.scene import Scene
+
+CONSUMERS = {"a": Follows(partitions=3), "b": Follows(), "c": Follows(partitions=2, by_batch=True)}
+ONE = {"one": Follows()}
+DAY = 86_400
+DRIVERS = ["psycopg", "async-psycopg", "asyncpg"]
+
+
+class Server:
+    """A server that may be ill-treated."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._directory = Path(str(make_url(url).query["host"]))
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            programs = connection.scalar(text("SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
+        engine.dispose()
+        self._program = Path(programs or "") / "pg_ctl"
+        self._is_ours = False
+
+    def restart_at_once(self) -> None:
+        """Stop without a checkpoint, as by a power failure; start, and recover."""
+        self._is_ours = True
+        self._control("restart", f"--log={self._directory / 'log-of-restarts'}")
+
+    def close(self) -> None:
+        """Whoever started the server first does not know the one that runs now."""
+        if self._is_ours and (self._directory / "postmaster.pid").exists():
+            self._control("stop")
+
+    def _control(self, what: str, *options: str) -> None:
+        owner = self._directory.stat()  # not root, which PostgreSQL refuses
+        subprocess.run(
+            [self._program, what, f"--pgdata={self._directory}", "--mode=immediate", "--wait", *options],
+            user=owner.st_uid,
+            group=owner.st_gid,
+            extra_groups=[] if os.geteuid() == 0 else None,
+            cwd=self._directory,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    with embedded_postgres() as url:
+        server = Server(url)
+        yield server
+        server.close()
+
+
+@contextmanager
+def own_stage(server: Server, directory: Path) -> Iterator[tuple[Scene, Fleet]]:
+    """What the fixtures give, on the server of our own."""
+    engine = create_engine(server.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+    with new_database(engine) as url:
+        scene, fleet = Scene(url), Fleet(url, directory)
+        try:
+            yield scene, fleet
+        finally:
+            fleet.close()
+            fleet.show_logs()
+            scene.close()
+    engine.dispose()
+
+
+def test_backends_are_terminated_in_turn_and_together_under_load(scene: Scene, fleet: Fleet):
+    """Not by a list: who loses one connection closes the others of its pool before it uses them again."""
+    chance = random.Random(1)
+    nodes = [fleet.start(CONSUMERS, driver=driver, channel=CHANNEL) for driver in DRIVERS]
+    with scene.load(*CONSUMERS):
+        for node in nodes:
+            fleet.wait_until(scene.progress(node), f"{node.name} at work")
+        for number in range(40):
+            backends = scene.backends()
+            for backend in backends if number % 10 == 0 else [chance.choice(backends)]:
+                scene.scalar("SELECT pg_terminate_backend(:pid)", pid=backend)
+            fleet.wait_until(scene.progress(), "work that goes on")
+        for node in nodes:
+            fleet.wait_until(scene.progress(node), f"{node.name} still at work")
+    fleet.wait_until(lambda: not scene.backlog(CONSUMERS), "everything applied")
+    fleet.stop()
+    scene.assert_applied_exactly_once(*CONSUMERS)
+
+
+def test_the_server_is_stopped_at_once_and_started_again_under_load(own_server: Server, tmp_path: Path):
+    with own_stage(own_server, tmp_path) as (scene, fleet):
+        nodes = [fleet.start(CONSUMERS, driver=driver, channel=CHANNEL) for driver in DRIVERS]
+        with scene.load(*CONSUMERS):
+            for _ in range(3):
+                for node in nodes:
+                    fleet.wait_until(scene.progress(node), f"{node.name} at work")
+                own_server.restart_at_once()
+            for node in nodes:
+                fleet.wait_until(scene.progress(node), f"{node.name} still at work")
+        fleet.wait_until(lambda: not scene.backlog(CONSUMERS), "everything applied")
+        fleet.stop()
+        scene.assert_applied_exactly_once(*CONSUMERS)
+
+
+def listeners(scene: Scene) -> list[int]:
+    return scene.backends("query LIKE 'LISTEN%'")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_listener_whose_connection_dies(scene: Scene, fleet: Fleet, driver: str):
+    """Nothing but notifications, or looking while there are none, can bring an event before the day is over."""
+    fleet.start(ONE, driver=driver, channel=CHANNEL, reconcile_interval=DAY)
+    for _ in range(3):
+        fleet.wait_until(lambda: listeners(scene), "the listener")
+        scene.append("x")
+        fleet.wait_until(lambda: not scene.backlog(ONE), "the event")
+        (listener,) = listeners(scene)
+        scene.scalar("SELECT pg_terminate_backend(:pid)", pid=listener)
+        scene.append("x", "y")
+        fleet.wait_until(lambda: not scene.backlog(ONE), "the event without a listener")
+        fleet.wait_until(lambda old=listener: listeners(scene) not in ([], [old]), "another listener")
+    fleet.stop()
+    scene.assert_applied_exactly_once("one")
+
+
+def test_as_long_as_there_is_no_listener(scene: Scene, fleet: Fleet):
+    slow = {"reconcile_interval": DAY, "retry_delay": DAY, "max_retry_delay": DAY}
+    fleet.start(ONE, channel=CHANNEL, **slow)
+    fleet.wait_until(lambda: listeners(scene), "the listener")
+    (listener,) = listeners(scene)
+    scene.scalar("SELECT pg_terminate_backend(:pid)", pid=listener)
+    fleet.wait_until(lambda: not listeners(scene), "its end")
+    for _ in range(3):
+        scene.append("x", "y")
+        fleet.wait_until(lambda: not scene.backlog(ONE), "the event without a listener")
+    assert listeners(scene) == []
+    fleet.stop()
+    scene.assert_applied_exactly_once("one")
+
+
+def test_a_listener_that_hears_nothing_any_more(own_server: Server, tmp_path: Path):
+    """As behind a firewall that has forgotten the connection: nobody is told that it is dead."""
+    with own_stage(own_server, tmp_path) as (scene, fleet):
+        fleet.start(ONE, channel=CHANNEL, reconcile_interval=0.3)
+        fleet.wait_until(lambda: listeners(scene), "the listener")
+        (listener,) = listeners(scene)
+        os.kill(listener, signal.SIGSTOP)
+        try:
+            for _ in range(4):
+                scene.append("x")
+                fleet.wait_until(lambda: not scene.backlog(ONE), "the event")
+        finally:
+            os.kill(listener, signal.SIGCONT)
+        fleet.stop()
+        scene.assert_applied_exactly_once("one")

@@ -1,0 +1,108 @@
+"""What a worker is given, and what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import EventStore, consumer
+from pupsourcing_sa.errors import (
+    StablePositionError,
+    TablesMissingError,
+    TransactionRequiredError,
+)
+from pupsourcing_sa.worker import Worker, WorkerConfig
+from tests.fix_store import make_tables
+from tests.fix_worker import Fleet
+
+
+def test_what_is_wrong_is_named(engine: Engine):
+    store, factory = EventStore(), sessionmaker(engine)
+    good = consumer("good")(lambda session, event: None)
+    with pytest.raises(TypeError, match="session_factory must be a sessionmaker"):
+        Worker(engine, store, [good])
+    with pytest.raises(TypeError, match="store must be an EventStore"):
+        Worker(factory, store.tables, [good])
+    with pytest.raises(TypeError, match="is no consumer"):
+        Worker(factory, store, [lambda session, event: None])
+    with pytest.raises(ValueError, match="consumers must not be empty"):
+        Worker(factory, store, [])
+    with pytest.raises(ValueError, match="more than one is called 'good'"):
+        Worker(factory, store, [good, good])
+    with pytest.raises(TypeError, match="tables must be WorkerTables"):
+        Worker(factory, store, [good], tables=store.tables)
+    with pytest.raises(TypeError, match="config must be a WorkerConfig"):
+        Worker(factory, store, [good], config={"batch_size": 3})
+
+
+def test_a_coroutine_handler_needs_an_async_sessionmaker(engine: Engine):
+    @consumer("coroutine")
+    async def handle(session, event) -> None: ...
+
+    with pytest.raises(TypeError, match="'coroutine' is a coroutine function, which needs an async_sessionmaker"):
+        Worker(sessionmaker(engine), EventStore(), [handle])
+
+
+def test_missing_tables(engine: Engine):
+    good = consumer("good")(lambda session, event: None)
+    with pytest.raises(TablesMissingError, match="events"):
+        Worker(sessionmaker(engine), EventStore(), [good]).run()
+
+
+def test_missing_tables_of_the_worker(engine: Engine):
+    good = consumer("good")(lambda session, event: None)
+    store = EventStore(make_tables(engine))
+    with pytest.raises(TablesMissingError, match="consumer_checkpoints"):
+        Worker(sessionmaker(engine), store, [good]).run()
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_a_connection_without_transactions(engine: Engine, drain: bool):
+    fleet = Fleet(engine, is_async=False)
+    fleet.append()
+    factory = sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"))
+    worker = Worker(factory, fleet.store, [fleet.see("all")])
+    with pytest.raises(TransactionRequiredError, match="AUTOCOMMIT"):
+        worker.drain() if drain else worker.run()
+    assert fleet.seen("all") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be greater than 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an int"),
+        ({"poll_interval": "1"}, TypeError, "poll_interval must be a number of seconds"),
+        ({"shutdown_timeout": float("nan")}, ValueError, "shutdown_timeout"),
+        ({"poll_interval": 5}, ValueError, "poll_interval must not be greater than max_poll_interval"),
+        ({"concurrency": True}, TypeError, "concurrency must be an int"),
+    ],
+)
+def test_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        WorkerConfig(**settings)
+
+
+def test_a_missing_privilege_is_an_error_and_no_guess(engine: Engine):
+    """From PostgreSQL 17 on, a sequence that may not be read looks like one that was never used."""
+    fleet = Fleet(engine, is_async=False)
+    fleet.append()
+    role = f"reader_{time.monotonic_ns()}"
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role}"))
+        connection.execute(text(f"GRANT SELECT ON events TO {role}"))
+        schema = connection.scalar(text("SELECT current_schema()"))
+        connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {role}"))
+    try:
+        with Session(engine) as session:
+            session.execute(text(f"SET ROLE {role}"))
+            with pytest.raises((StablePositionError, ProgrammingError), match="sequence") as caught:
+                fleet.store.stable_position(session)
+            assert "may not read" in str(caught.value) or "permission denied" in str(caught.value)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))

@@ -1,0 +1,236 @@
+"""What the dispatcher does about the log: how often it looks, what it publishes, what it complains of."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
+from pupsourcing_sa.worker import Worker, WorkerConfig
+from pupsourcing_sa.worker._dispatcher import pause_after
+from tests.fix_dispatcher import KINDS, Lookout, wait_until
+from tests.fix_store import make_event, make_tables
+
+CONFIG = WorkerConfig(poll_interval=0.05, max_poll_interval=0.5, reconcile_interval=5)
+
+
+class TestPause:
+    def test_it_doubles_while_nothing_is_new(self):
+        pauses = [0.05]
+        for _ in range(5):
+            pauses.append(pause_after(pauses[-1], has_news=False, is_settled=False, config=CONFIG))
+        assert pauses == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
+
+    def test_news_make_it_short(self):
+        assert pause_after(0.5, has_news=True, is_settled=False, config=CONFIG) == 0.05
+
+    def test_it_is_long_when_all_is_settled(self):
+        assert pause_after(0.05, has_news=True, is_settled=True, config=CONFIG) == 5
+
+    def test_it_is_short_when_that_comes_to_an_end(self):
+        assert pause_after(5, has_news=False, is_settled=False, config=CONFIG) == 0.05
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def polling(engine: Engine, kind: str, **config: Any) -> Lookout:
+    settings = {"poll_interval": 0.01, "max_poll_interval": 0.05} | config
+    return Lookout(engine, kind, channel=None, **settings)
+
+
+class TestPolling:
+    def test_it_publishes_what_is_committed(self, engine: Engine, kind: str):
+        with polling(engine, kind) as lookout:
+            lookout.append(3)
+            lookout.arrives(3)
+            lookout.append(2)
+            lookout.arrives(5)
+            lookout.looks_again()
+        assert lookout.names() == []
+        assert {name for name, _, _ in lookout.spans} == {"worker.look"}
+        assert lookout.spans[0][1] == {"worker": "w1"}
+        assert lookout.spans[-1][2] == {"worker": "w1", "position": 5}
+
+    def test_not_what_an_append_in_flight_holds_back(self, engine: Engine, kind: str):
+        with polling(engine, kind) as lookout:
+            lookout.append(1)
+            with lookout.append_in_flight() as session:
+                lookout.append(1)
+                lookout.looks_again()
+                assert lookout.position == 1
+                session.commit()
+            lookout.arrives(3)
+
+    def test_it_does_not_listen_when_it_is_told_to_poll(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, dispatcher="poll", poll_interval=0.01, max_poll_interval=0.05) as lookout:
+            lookout.append()
+            lookout.arrives(1)
+        assert lookout.names() == []
+
+    def test_it_publishes_before_it_does_anything_else(self, engine: Engine, kind: str):
+        """Nor does it wait for the end of its own transaction."""
+        lookout = Lookout(engine, kind, channel=None, hold="pupsourcing-dispatcher")
+        lookout.append(2)
+        with lookout:
+            lookout.arrives(2)
+            assert lookout.looks == 0
+
+
+class TestOutage:
+    def test_it_is_told_of_once_and_so_is_its_end(self, database: Engine, kind: str, caplog: pytest.LogCaptureFixture):
+        caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
+        name = database.url.database
+
+        def execute(sql: str) -> None:
+            elsewhere = create_engine(database.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+            with elsewhere.connect() as connection:
+                connection.execute(text(sql))
+            elsewhere.dispose()
+
+        def messages() -> list[str]:
+            return [record.getMessage() for record in caplog.records if record.name == "pupsourcing_sa.worker"]
+
+        with polling(database, kind) as lookout:
+            lookout.append()
+            lookout.arrives(1)
+            database.dispose()
+            execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            wait_until(lambda: "cannot read the stable position; will try again" in messages())
+            looks = lookout.looks
+            execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            wait_until(lambda: lookout.looks > looks)
+            lookout.append()
+            lookout.arrives(2)
+            wait_until(lambda: "can read the stable position again" in messages())
+        assert Counter(messages()) == {
+            "cannot read the stable position; will try again": 1,
+            "can read the stable position again": 1,
+        }
+        assert {record.worker for record in caplog.records if record.name == "pupsourcing_sa.worker"} == {"w1"}
+
+    def test_a_look_whose_backend_is_terminated_is_repeated(self, engine: Engine, kind: str):
+        with polling(engine, kind) as lookout:
+            for number in range(1, 6):
+                lookout.append()
+                lookout.arrives(number)
+                assert lookout.terminate("query NOT LIKE 'LISTEN %'")
+
+
+class TestStall:
+    def test_it_is_reported_with_who_holds_the_position(
+        self, engine: Engine, kind: str, caplog: pytest.LogCaptureFixture
+    ):
+        caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
+        with polling(engine, kind, stall_warning=0.05) as lookout:
+            lookout.append()
+            with lookout.append_in_flight() as session:
+                pid = session.scalar(text("SELECT pg_backend_pid() /* slow */"))
+                lookout.append()
+                with lookout.append_in_flight("third"):  # holds nothing: it began later
+                    wait_until(lambda: lookout.names().count("worker.stalled") >= 2)
+                session.commit()
+            lookout.arrives(3)
+            wait_until(lambda: "stable position moves again" in caplog.messages)
+        record = next(record for record in caplog.records if record.getMessage() == "stable position stands still")
+        assert (record.levelno, record.worker, record.position) == (logging.WARNING, "w1", 1)
+        assert record.seconds >= 0.05
+        (holder,) = record.holders
+        assert (holder["pid"], holder["state"], holder["mark"]) == (pid, "idle in transaction", 1)
+        assert "slow" in holder["query"]
+        assert holder["age"] > 0
+        name, data = lookout.events[0]
+        assert name == "worker.stalled"
+        assert data == {
+            "worker": "w1",
+            "position": 1,
+            "seconds": record.seconds,
+            "holders": record.holders,
+        }
+        assert caplog.messages.count("stable position moves again") == 1
+
+    def test_a_prepared_transaction_is_named(self, engine: Engine):
+        with polling(engine, "sync", stall_warning=0.05) as lookout:
+            with lookout.append_in_flight() as session:
+                session.execute(text("PREPARE TRANSACTION 'forgotten'"))
+            try:
+                lookout.append()
+                wait_until(lambda: bool(lookout.events))
+            finally:
+                with lookout.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    connection.execute(text("ROLLBACK PREPARED 'forgotten'"))
+            lookout.arrives(2)
+        (holder,) = lookout.events[0][1]["holders"]
+        assert (holder["gid"], holder["pid"], holder["state"]) == ("forgotten", None, "prepared")
+
+    def test_an_append_in_flight_with_nothing_above_it_holds_nobody(self, engine: Engine):
+        with polling(engine, "sync", stall_warning=0.01) as lookout:
+            lookout.append()
+            with lookout.append_in_flight():
+                for _ in range(5):
+                    lookout.looks_again()
+        assert lookout.events == []
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[tuple[str, str]]]:
+    """The thread and the text of every statement."""
+    found: list[tuple[str, str]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        found.append((threading.current_thread().name, statement))
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield found
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def test_an_idle_worker_does_not_look_more_often_the_more_consumers_it_has(engine: Engine):
+    store = EventStore(make_tables(engine))
+    WorkerTables(store.tables.metadata).metadata.create_all(engine)
+    seen: list[str] = []
+
+    def count(name: str) -> Any:
+        return consumer(name)(lambda session, event: seen.append(name))
+
+    names = [f"consumer{number}" for number in range(50)]
+    worker = Worker(
+        sessionmaker(engine),
+        store,
+        list(map(count, names)),
+        config=WorkerConfig(poll_interval=0.005, max_poll_interval=0.01),
+    )
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        with Session(engine) as session:
+            store.append(session, AnyVersion(), [make_event()])
+            session.commit()
+        wait_until(lambda: sorted(seen) == sorted(names))
+        wait_until(lambda: _all_moved(engine, len(names)))
+        with statements(engine) as found:
+            wait_until(lambda: sum("pg_locks" in statement for _, statement in found) > 20)
+    finally:
+        worker.stop()
+        thread.join()
+    by_thread = Counter(name for name, _ in found if "coordination" not in name)
+    assert set(by_thread) == {"pupsourcing-dispatcher"}
+    looks = sum("pg_locks" in statement for _, statement in found)
+    assert by_thread["pupsourcing-dispatcher"] <= 2 * looks + 1
+
+
+def _all_moved(engine: Engine, number: int) -> bool:
+    with engine.connect() as connection:
+        moved = "SELECT count(*) FROM consumer_checkpoints WHERE last_position = 1"
+        return connection.scalar(text(moved)) == number

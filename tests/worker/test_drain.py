@@ -1,0 +1,84 @@
+"""Draining: everything up to now, then return."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import AnyVersion, PersistedEvent
+from tests.fix_store import make_event
+from tests.fix_worker import Fleet
+
+
+def test_it_processes_all_there_is_and_returns(fleet: Fleet):
+    fleet.append(250)
+    fleet.worker(fleet.see("all")).drain()
+    assert fleet.seen("all") == list(range(1, 251))
+    assert fleet.checkpoint("all").last_position == 250
+
+
+def test_again_it_goes_on_where_it_was(fleet: Fleet):
+    worker = fleet.worker(fleet.see("all"))
+    for _ in range(3):
+        fleet.append(2)
+        worker.drain()
+    assert fleet.seen("all") == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_empty_log(fleet: Fleet):
+    fleet.worker(fleet.see("all")).drain()
+    assert fleet.seen("all") == []
+
+
+def test_it_leaves_what_is_behind_an_append_in_flight(fleet: Fleet, engine: Engine):
+    fleet.append(1)
+    with Session(engine) as in_flight:
+        fleet.store.append(in_flight, AnyVersion(), [make_event("u9")])
+        fleet.append(1)
+        fleet.worker(fleet.see("all")).drain()
+        assert fleet.seen("all") == [1]
+        in_flight.commit()
+    fleet.worker(fleet.see("all")).drain()
+    assert fleet.seen("all") == [1, 2, 3]
+
+
+def test_the_exception_of_a_handler_is_raised(fleet: Fleet):
+    def fail(event: PersistedEvent) -> None:
+        if event.global_position == 5:
+            raise ZeroDivisionError("five")
+
+    fleet.append(10)
+    worker = fleet.worker(fleet.see("failing", check=fail), fleet.see("other"))
+    with pytest.raises(ZeroDivisionError, match="five") as caught:
+        worker.drain()
+    assert "while consumer 'failing' handled" in caught.value.__notes__[0]
+    assert fleet.seen("failing") == [1, 2, 3, 4]  # what precedes it is committed
+    assert fleet.checkpoint("failing").last_position == 4
+    assert fleet.seen("other") == list(range(1, 11))
+
+
+def test_two_failures_are_a_group(fleet: Fleet):
+    def fail(event: PersistedEvent) -> None:
+        raise ZeroDivisionError
+
+    fleet.append(1)
+    with pytest.raises(ExceptionGroup) as caught:
+        fleet.worker(fleet.see("one", check=fail), fleet.see("two", check=fail)).drain()
+    assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError] * 2
+
+
+def test_in_a_running_loop(fleet: Fleet):
+    fleet.append(3)
+    worker = fleet.worker(fleet.see("all"))
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"await worker.serve\(drain=True\)"):
+            worker.drain()
+        await worker.serve(drain=True)
+        await fleet.dispose()
+
+    asyncio.run(main())
+    assert fleet.seen("all") == [1, 2, 3]

@@ -1,0 +1,180 @@
+"""Handlers that fail: isolated, counted, tried again, parked."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from pupsourcing_sa import PersistedEvent
+from tests.fix_worker import Fleet, Recorder
+
+
+def test_a_failing_event_is_tried_again_while_others_go_on(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    is_healed = threading.Event()
+
+    def fail(event: PersistedEvent) -> None:
+        if event.global_position == 3 and not is_healed.is_set():
+            raise ZeroDivisionError("three\0")
+
+    fleet.append(5)
+    fleet.start(fleet.worker(fleet.see("failing", check=fail), fleet.see("other")))
+    fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4, 5])
+    fleet.wait(lambda: fleet.attempts("failing") >= 2)
+    found = fleet.checkpoint("failing")
+    assert (found.last_position, found.failed_position) == (2, 3)
+    assert "ZeroDivisionError: three" in found.error
+    assert found.retry_at >= found.failed_at
+    assert fleet.seen("failing") == [1, 2]
+    is_healed.set()
+    fleet.wait(lambda: fleet.seen("failing") == [1, 2, 3, 4, 5])
+    found = fleet.checkpoint("failing")
+    assert (found.attempts, found.failed_position, found.error, found.retry_at) == (0, None, None, None)
+    failures = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert {(record.consumer, record.global_position) for record in failures} == {("failing", 3)}
+
+
+def test_a_failing_batch_handler_is_narrowed_down_to_the_event(fleet: Fleet):
+    def fail(events: list[PersistedEvent]) -> None:
+        if any(event.global_position == 7 for event in events):
+            raise ZeroDivisionError
+
+    fleet.append(10)
+    fleet.start(fleet.worker(fleet.see_batches("batches", check=fail)))
+    fleet.wait(lambda: fleet.attempts("batches") > 0)
+    assert fleet.seen("batches") == [1, 2, 3, 4, 5, 6]
+    assert fleet.checkpoint("batches").failed_position == 7
+
+
+def test_a_failure_of_the_first_event_of_a_new_consumer_is_recorded(fleet: Fleet):
+    def fail(event: PersistedEvent) -> None:
+        raise ZeroDivisionError
+
+    fleet.append()
+    fleet.start(fleet.worker(fleet.see("new", check=fail)))
+    fleet.wait(lambda: fleet.attempts("new") >= 3)
+    assert (fleet.checkpoint("new").last_position, fleet.checkpoint("new").failed_position) == (0, 1)
+
+
+def test_what_fails_with_the_commit_is_narrowed_down_as_well(fleet: Fleet):
+    fleet.query("ALTER TABLE seen ADD UNIQUE (position) DEFERRABLE INITIALLY DEFERRED", commit=True)
+    fleet.query("INSERT INTO seen (consumer, position) VALUES ('other', 4)", commit=True)
+    fleet.append(6)
+    fleet.start(fleet.worker(fleet.see("failing")))
+    fleet.wait(lambda: fleet.attempts("failing") >= 1)
+    assert fleet.seen("failing") == [1, 2, 3]
+    assert fleet.checkpoint("failing").failed_position == 4
+
+
+def test_a_handler_that_exits_does_not_end_the_worker(fleet: Fleet):
+    def leave(event: PersistedEvent) -> None:
+        raise SystemExit(3)
+
+    fleet.append()
+    fleet.start(fleet.worker(fleet.see("leaving", check=leave), fleet.see("other")))
+    fleet.wait(lambda: fleet.attempts("leaving") >= 1 and fleet.seen("other") == [1])
+    assert "SystemExit: 3" in fleet.checkpoint("leaving").error
+
+
+class Counting:
+    """A check that fails at one position until it is healed, and writes down what it is given."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.is_healed = False
+        self.given: list[int] = []
+
+    def __call__(self, event: PersistedEvent) -> None:
+        self.given.append(event.global_position)
+        if event.global_position == self.position and not self.is_healed:
+            raise ZeroDivisionError
+
+
+def test_attempts_are_counted_on_by_the_next_worker(fleet: Fleet):
+    """With all that it has to know: the event is tried alone, and parked as if nothing had happened."""
+    first, second = Counting(3), Counting(3)
+    fleet.append(5)
+    fleet.start(fleet.worker(fleet.see("failing", check=first)))
+    fleet.wait(lambda: fleet.attempts("failing") >= 2)
+    fleet.stop()
+    attempts = fleet.attempts("failing")
+    recorder = Recorder()
+    batches = fleet.see_batches("failing", check=lambda events: list(map(second, events)), max_attempts=attempts + 2)
+    fleet.start(fleet.worker(batches, telemetry=recorder))
+    fleet.wait(lambda: fleet.checkpoint("failing").parked_at is not None)
+    assert second.given == [3, 3]
+    assert fleet.attempts("failing") == attempts + 2
+    assert [each["attempts"] for each in recorder.named("worker.event_failed")] == [attempts + 1]
+    assert [each["attempts"] for each in recorder.named("worker.parked")] == [attempts + 2]
+
+
+def test_pauses_grow_on_with_the_next_worker(fleet: Fleet):
+    fleet.append(2)
+    fleet.worker(fleet.see("failing")).drain()
+    fleet.append()
+    fleet.query("UPDATE consumer_checkpoints SET failed_position = 3, attempts = 4", commit=True)
+    recorder = Recorder()
+    worker = fleet.worker(
+        fleet.see("failing", check=Counting(3)), telemetry=recorder, retry_delay=0.01, max_retry_delay=600
+    )
+    fleet.start(worker)
+    fleet.wait(lambda: bool(recorder.named("worker.event_failed")))
+    failed = recorder.named("worker.event_failed")[0]
+    assert failed["attempts"] == 5
+    assert 0.75 * 0.16 <= failed["retry_after"] <= 0.16
+
+
+def test_the_next_worker_waits_until_the_event_is_due(fleet: Fleet):
+    first, second = Counting(3), Counting(3)
+    fleet.append(5)
+    fleet.start(fleet.worker(fleet.see("failing", check=first), retry_delay=600, max_retry_delay=600))
+    fleet.wait(lambda: fleet.attempts("failing") == 1)
+    fleet.stop()
+    second.is_healed = True
+    recorder = Recorder()
+    fleet.start(fleet.worker(fleet.see("failing", check=second), telemetry=recorder))
+    fleet.wait(lambda: len(recorder.named("worker.batch")) >= 3)  # it looks again, at least every max_retry_delay
+    assert second.given == []
+    assert fleet.attempts("failing") == 1
+    fleet.query("UPDATE consumer_checkpoints SET retry_at = now()", commit=True)
+    fleet.wait(lambda: fleet.seen("failing") == [1, 2, 3, 4, 5])
+
+
+def test_a_drain_does_not_wait_and_does_not_count(fleet: Fleet):
+    fleet.append(5)
+    fleet.start(fleet.worker(fleet.see("failing", check=Counting(3)), retry_delay=600, max_retry_delay=600))
+    fleet.wait(lambda: fleet.attempts("failing") == 1)
+    fleet.stop()
+    with pytest.raises(ZeroDivisionError):
+        fleet.worker(fleet.see("failing", check=Counting(3))).drain()
+    assert fleet.attempts("failing") == 1
+    fleet.worker(fleet.see("failing")).drain()
+    assert fleet.seen("failing") == [1, 2, 3, 4, 5]
+    assert fleet.attempts("failing") == 0
+
+
+def test_another_event_that_fails_is_counted_anew(fleet: Fleet):
+    fleet.append(5)
+    fleet.worker(fleet.see("failing")).drain()
+    fleet.append()
+    fleet.query("UPDATE consumer_checkpoints SET failed_position = 5, attempts = 7", commit=True)
+    recorder = Recorder()
+    fleet.start(fleet.worker(fleet.see("failing", check=Counting(6)), telemetry=recorder))
+    fleet.wait(lambda: bool(recorder.named("worker.event_failed")))
+    assert recorder.named("worker.event_failed")[0]["attempts"] == 1
+
+
+def test_a_failure_that_cannot_be_recorded_is_told(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    counting = Counting(3)
+    fleet.append(5)
+    fleet.query("ALTER TABLE consumer_checkpoints ADD CONSTRAINT healthy CHECK (error IS NULL)", commit=True)
+    recorder = Recorder()
+    fleet.start(fleet.worker(fleet.see("failing", check=counting, max_attempts=1), telemetry=recorder))
+    fleet.wait(lambda: len(recorder.named("worker.event_failed")) >= 3)
+    assert [each["attempts"] for each in recorder.named("worker.event_failed")[:3]] == [1, 2, 3]
+    assert any(record.message == "failure could not be recorded" for record in caplog.records)
+    assert fleet.attempts("failing") == 0
+    counting.is_healed = True
+    fleet.wait(lambda: fleet.seen("failing") == [1, 2, 3, 4, 5])
+    fleet.wait(lambda: bool(recorder.named("worker.recovered")))

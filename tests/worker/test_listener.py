@@ -1,0 +1,344 @@
+"""Notifications: what they spare, and that nothing depends on them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import EventStore, EventTables
+from pupsourcing_sa.telemetry import NO_TELEMETRY
+from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker._listener import Listener, _Handover
+from pupsourcing_sa.worker._notifications import UnsupportedDriverError, open_notifications
+from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout, wait_until
+from tests.fix_store import make_tables
+
+#: Nothing that happens within a test's deadline happens by polling.
+NEVER = {"poll_interval": 600.0, "max_poll_interval": 600.0, "reconcile_interval": 600.0}
+#: Polling, if need be; and no reconciliation.
+POLL = {"poll_interval": 0.01, "max_poll_interval": 0.05, "reconcile_interval": 600.0}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class TestNotifications:
+    def test_a_commit_is_heard(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, **NEVER) as lookout:
+            lookout.listens()
+            for number in range(1, 6):
+                lookout.append()
+                lookout.arrives(number)
+        assert lookout.events == [("worker.listening", {"worker": "w1", "channel": CHANNEL})]
+
+    def test_what_is_committed_before_it_listens_is_looked_for(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, hold_back="pupsourcing-listener", **NEVER) as lookout:
+            wait_until(lambda: lookout.looks == 1)
+            lookout.append()
+            assert lookout.position == 0
+            lookout.released.set()
+            lookout.arrives(1)
+
+    def test_and_so_is_what_is_committed_before_it_hears(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, hold="pupsourcing-listener", **NEVER) as lookout:
+            wait_until(lambda: lookout.looks == 1 and lookout.is_listening())
+            lookout.append()
+            assert lookout.position == 0
+            lookout.released.set()
+            lookout.arrives(1)
+
+    def test_a_look_that_began_before_a_commit_does_not_count_for_it(self, engine: Engine, kind: str):
+        lookout = Lookout(engine, kind, hold="pupsourcing-dispatcher", **NEVER)
+        lookout.released.set()
+        with lookout, listening(engine) as mine:
+            lookout.listens()
+            lookout.append()
+            lookout.arrives(1)
+            lookout.settles()
+            lookout.released.clear()
+            lookout.append()
+            wait_until(lambda: lookout.held == 1)
+            lookout.append()
+            assert len(list(mine.notifies(timeout=20, stop_after=3))) == 3  # they have been sent to everyone
+            lookout.released.set()
+            lookout.arrives(3)
+
+    def test_many_of_them_are_few_looks(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, **NEVER) as lookout, listening(engine) as mine:
+            lookout.listens()
+            before, began = lookout.looks, time.monotonic()
+            for _ in range(500):
+                mine.execute("SELECT pg_notify(%s, '')", [CHANNEL])
+            lookout.append()
+            lookout.arrives(1)
+            wait_until(lambda: lookout.looks > before)
+            seconds = time.monotonic() - began
+        assert lookout.looks - before <= 100 * seconds + 2
+
+    def test_an_append_that_holds_the_position_back_may_end_without_a_word(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, **POLL) as lookout:
+            lookout.listens()
+            lookout.append()
+            with lookout.append_in_flight() as session:
+                lookout.append()
+                lookout.looks_again()
+                assert lookout.position == 1
+                session.rollback()
+                lookout.arrives(3)
+
+    def test_nobody_polls_while_it_listens(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, **POLL) as lookout:
+            lookout.listens()
+            lookout.append()
+            lookout.arrives(1)
+            lookout.settles()
+
+    def test_it_takes_no_connection_of_the_pool(self, engine: Engine):
+        own = create_engine(engine.url, pool_size=1, max_overflow=0, pool_timeout=2)
+        with Lookout(engine, "sync", factory=sessionmaker(own), **NEVER) as lookout:
+            lookout.listens()
+            lookout.append()
+            lookout.arrives(1)
+            wait_until(lambda: own.pool.checkedout() == 0)
+        own.dispose()
+
+    def test_the_engine_is_that_of_the_log(self, engine: Engine):
+        """A session may have a bind for each table; others lead elsewhere."""
+        tables = make_tables(engine)
+        elsewhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
+        factory = sessionmaker(elsewhere, binds={tables.events: engine})
+        with Lookout(engine, "sync", tables=tables, factory=factory, **NEVER) as lookout:
+            lookout.listens()
+            lookout.append()
+            lookout.arrives(1)
+
+
+class TestReliability:
+    """Of a listener, judged after each look; without a database."""
+
+    @pytest.fixture
+    def listener(self) -> Listener:
+        listener = Listener(
+            CHANNEL,
+            execution=None,  # type: ignore[arg-type]
+            store=EventStore(EventTables()),
+            config=WorkerConfig(),
+            wake=lambda: None,
+            worker_id="w1",
+            hooks=NO_TELEMETRY,
+        )
+        listener._established()
+        self.look(listener, has_grown=True)  # since it did not listen
+        assert listener.is_reliable
+        return listener
+
+    def look(self, listener: Listener, *, has_grown: bool, heard_meanwhile: int = 0) -> None:
+        listener.begin_look()
+        for _ in range(heard_meanwhile):
+            listener._hear()
+        listener.judge(has_grown=has_grown)
+
+    def test_what_it_has_heard_of_is_no_surprise(self, listener: Listener):
+        for _ in range(3):
+            listener._hear()
+            self.look(listener, has_grown=True)
+            assert listener.is_reliable
+
+    def test_what_it_hears_of_during_the_look_is_none_either(self, listener: Listener):
+        self.look(listener, has_grown=False)
+        self.look(listener, has_grown=True, heard_meanwhile=1)
+        assert listener.is_reliable
+
+    def test_nor_is_what_the_look_after_it_finds(self, listener: Listener):
+        """The notification came when that look had read, and before it had ended."""
+        self.look(listener, has_grown=False)
+        self.look(listener, has_grown=False, heard_meanwhile=1)
+        self.look(listener, has_grown=True)
+        assert listener.is_reliable
+
+    def test_a_look_that_failed_has_not_found_it(self, listener: Listener):
+        self.look(listener, has_grown=False)
+        listener._hear()
+        listener.begin_look()  # and no judgement
+        self.look(listener, has_grown=True)
+        assert listener.is_reliable
+
+    def test_a_surprise_counts_until_there_is_a_notification(self, listener: Listener):
+        self.look(listener, has_grown=False)
+        for has_grown in (True, False, False):
+            self.look(listener, has_grown=has_grown)
+            assert not listener.is_reliable
+        listener._hear()
+        self.look(listener, has_grown=False)
+        assert listener.is_reliable
+
+    def test_a_quiet_log_is_none(self, listener: Listener):
+        for _ in range(3):
+            self.look(listener, has_grown=False)
+        assert listener.is_reliable
+
+    def test_the_second_in_a_row_is_told_of_once(self, listener: Listener, caplog: pytest.LogCaptureFixture):
+        self.look(listener, has_grown=False)
+        self.look(listener, has_grown=True)
+        assert caplog.messages == []
+        for _ in range(2):
+            self.look(listener, has_grown=True)
+            self.look(listener, has_grown=True)
+            listener._hear()
+            self.look(listener, has_grown=False)
+            self.look(listener, has_grown=False)
+        assert caplog.messages == ["events arrive without notifications; polling until there are any"]
+
+
+class TestLoss:
+    def test_it_listens_again(self, engine: Engine, kind: str, caplog: pytest.LogCaptureFixture):
+        caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
+        with Lookout(engine, kind, **NEVER) as lookout:
+            for number in range(1, 4):
+                lookout.listens(number)
+                lookout.append()
+                lookout.arrives(number)
+                assert lookout.terminate(LISTENING) == 1
+            lookout.listens(4)
+            lookout.append()
+            lookout.arrives(4)
+        assert lookout.names() == ["worker.listening", "worker.listener_lost"] * 3 + ["worker.listening"]
+        data = lookout.events[1][1]
+        assert data == {"worker": "w1", "channel": CHANNEL, "retry_after": pytest.approx(0.01, rel=0.3)}
+        lost = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert [record.getMessage() for record in lost] == ["not listening; polling until it is possible again"] * 3
+        assert lost[0].exc_info
+
+    def test_what_is_committed_in_the_meantime_is_found_by_polling(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, **POLL | {"retry_delay": 60.0, "max_retry_delay": 60.0}) as lookout:
+            lookout.listens()
+            assert lookout.terminate(LISTENING) == 1
+            wait_until(lambda: "worker.listener_lost" in lookout.names())
+            lookout.append()
+            lookout.arrives(1)
+            lookout.looks_again()
+            lookout.append()
+            lookout.arrives(2)
+        assert lookout.names() == ["worker.listening", "worker.listener_lost"]
+
+    def test_everything_is_lost_at_once(self, engine: Engine, kind: str):
+        with Lookout(engine, kind, **POLL) as lookout:
+            for number in range(1, 6):
+                lookout.listens(number)
+                lookout.append()
+                lookout.arrives(number)
+                assert lookout.terminate("true") >= 1
+            lookout.listens(6)
+
+    def test_notifications_that_never_come_are_done_without(
+        self, engine: Engine, kind: str, caplog: pytest.LogCaptureFixture
+    ):
+        """A dead connection that has not been told, a pooler, a store without a channel: they look the same."""
+        with Lookout(engine, kind, **POLL | {"reconcile_interval": 0.02}) as lookout:
+            lookout.listens()
+            for number in range(1, 4):
+                lookout.append(is_silent=True)
+                lookout.arrives(number)
+            wait_until(lambda: "events arrive without notifications; polling until there are any" in caplog.messages)
+            lookout.append()
+            lookout.arrives(4)
+        assert len(caplog.messages) == 1
+
+    def test_after_a_surprise_it_polls_until_there_is_a_notification(self, engine: Engine, kind: str):
+        settings = {"poll_interval": 0.01, "max_poll_interval": 0.05, "reconcile_interval": 1.0}
+        with Lookout(engine, kind, **settings) as lookout:
+            lookout.listens()
+            lookout.settles()
+            lookout.append(is_silent=True)
+            lookout.arrives(1)
+            lookout.looks_again(30)  # by reconciliation that would take 30 seconds
+            lookout.append()
+            lookout.arrives(2)
+            lookout.settles()
+
+    def test_a_server_that_is_not_there_is_told_of_once(self, engine: Engine, caplog: pytest.LogCaptureFixture):
+        nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
+        with Lookout(engine, "sync", factory=sessionmaker(nowhere), **POLL) as lookout:
+            wait_until(lambda: len(lookout.begun) == 2)
+            wait_until(lambda: min(lookout.begun.values()) >= 5)
+        assert sorted(caplog.messages) == [
+            "cannot read the stable position; will try again",
+            "not listening; polling until it is possible again",
+        ]
+        assert lookout.names() == ["worker.listener_lost"]
+
+    def test_a_driver_that_cannot_listen(self, engine: Engine, caplog: pytest.LogCaptureFixture):
+        own = create_engine(engine.url)
+        own.dialect.driver = "carrier pigeons"
+        with pytest.raises(UnsupportedDriverError, match="carrier pigeons"):
+            open_notifications(own, CHANNEL)
+        with Lookout(engine, "sync", factory=sessionmaker(own), **POLL) as lookout:
+            lookout.append()
+            lookout.arrives(1)
+        assert caplog.messages == ["no notifications with this driver; only polling"]
+        assert caplog.records[0].driver == "carrier pigeons"
+        own.dispose()
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def start(self, notified: Any, lost: Any) -> None: ...
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class TestHandover:
+    """Of a connection that a thread has opened, to somebody who may be gone."""
+
+    def test_it_is_taken(self):
+        handover, connection = _Handover(), Connection()
+        handover.put(connection)
+        assert handover.take() is connection
+        assert not connection.is_closed
+
+    def test_it_comes_too_late(self):
+        handover, connection = _Handover(), Connection()
+        handover.abandon()
+        handover.put(connection)
+        assert connection.is_closed
+
+    def test_it_is_left_behind(self):
+        handover, connection = _Handover(), Connection()
+        handover.put(connection)
+        handover.abandon()
+        assert connection.is_closed
+
+
+def test_a_stop_leaves_no_connection_behind(engine: Engine, kind: str):
+    with Lookout(engine, kind, **NEVER) as lookout:
+        lookout.listens()
+    wait_until(lambda: not lookout.is_listening())
+
+
+def test_nor_does_a_stop_in_the_middle_of_connecting(engine: Engine, kind: str):
+    with Lookout(engine, kind, hold="pupsourcing-listener", **NEVER) as lookout:
+        wait_until(lookout.is_listening)
+        lookout.stop()
+        wait_until(lambda: not lookout.is_listening())
+
+
+def listening(engine: Engine) -> Any:
+    """A connection of the test's own that listens as well."""
+    connection = psycopg.connect(
+        engine.url.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True
+    )
+    with Session(engine) as session:
+        channel = session.connection().dialect.identifier_preparer.quote_identifier(CHANNEL).replace("%%", "%")
+    connection.execute(f"/* mine */ LISTEN {channel}".encode())
+    return connection

@@ -1,0 +1,122 @@
+"""Following the log: until it is stopped, and through outages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import PersistedEvent, consumer
+from tests.fix_worker import INSERT, Fleet
+
+
+def test_it_follows_until_it_is_stopped(fleet: Fleet):
+    thread = fleet.start(fleet.worker(fleet.see("all")))
+    for number in range(1, 4):
+        fleet.append()
+        fleet.wait(lambda number=number: fleet.seen("all") == list(range(1, number + 1)))
+    fleet.stop()
+    assert not thread.is_alive()
+
+
+def test_a_stop_before_the_start_counts_once(fleet: Fleet):
+    worker = fleet.worker(fleet.see("all"))
+    fleet.append()
+    worker.stop()
+    worker.run()
+    assert fleet.seen("all") == []
+    worker.drain()
+    assert fleet.seen("all") == [1]
+
+
+def test_it_does_not_run_twice_at_a_time(fleet: Fleet):
+    worker = fleet.worker(fleet.see("all"))
+    fleet.append()
+    fleet.start(worker)
+    fleet.wait(lambda: fleet.seen("all") == [1])
+    with pytest.raises(RuntimeError, match="running already"):
+        worker.run()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_it(fleet: Fleet, number: signal.Signals, request: pytest.FixtureRequest):
+    before = signal.signal(number, lambda *_: None)
+    request.addfinalizer(lambda: signal.signal(number, before))
+    before = signal.getsignal(number)
+    worker = fleet.worker(fleet.see("all", check=lambda event: os.kill(os.getpid(), number)))
+    fleet.append()
+    worker.run()  # returns, and the batch that was running is committed
+    assert fleet.seen("all") == [1]
+    assert signal.getsignal(number) == before
+
+
+def test_cancelling_serve_stops_it(fleet: Fleet):
+    fleet.append()
+
+    async def main() -> None:
+        task = asyncio.create_task(fleet.worker(fleet.see("all")).serve())
+        while not await asyncio.to_thread(fleet.seen, "all"):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await fleet.dispose()
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(fleet: Fleet):
+    is_in_batch, may_end = threading.Event(), threading.Event()
+
+    @consumer("all")
+    def linger(session: Session, event: PersistedEvent) -> None:
+        session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+        is_in_batch.set()
+        may_end.wait(10)
+
+    @consumer("all")
+    async def linger_async(session: AsyncSession, event: PersistedEvent) -> None:
+        await session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+        is_in_batch.set()
+        await asyncio.Event().wait()
+
+    fleet.append(100)
+    thread = fleet.start(fleet.worker(linger_async if fleet.is_async else linger, shutdown_timeout=0.05))
+    assert is_in_batch.wait(10)
+    fleet.stop()
+    assert not thread.is_alive()
+    may_end.set()
+    assert fleet.seen("all") == []
+
+
+def test_a_stop_ends_a_batch_with_the_event_it_is_at(fleet: Fleet):
+    def stop(event: PersistedEvent) -> None:
+        if event.global_position == 3:
+            worker.stop()
+            if not fleet.is_async:  # where the loop runs meanwhile
+                stopping = worker._running[1]
+                fleet.wait(stopping.is_set)
+
+    fleet.append(10)
+    worker = fleet.worker(fleet.see("all", check=stop))
+    worker.run()
+    assert fleet.seen("all") == ([1, 2, 3, 4] if fleet.is_async else [1, 2, 3])  # the loop hears of it with the next
+    assert fleet.checkpoint("all").last_position == len(fleet.seen("all"))
+
+
+def test_it_waits_for_a_database_that_comes_back(fleet: Fleet, engine: Engine):
+    fleet.start(fleet.worker(fleet.see("all")))
+    fleet.engine = create_engine(engine.url, poolclass=NullPool)  # for us; the worker's connections are cut
+    fleet.append()
+    fleet.wait(lambda: fleet.seen("all") == [1])
+    for _ in range(5):
+        terminated = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        fleet.query(f"{terminated} AND datname = current_database() AND backend_type = 'client backend'")
+        fleet.append()
+    fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, 6])

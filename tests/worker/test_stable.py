@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+
+from pupsourcing_sa.worker._stable import StablePosition, is_set_within
+
+
+async def started(*waits: object) -> list[asyncio.Task[int]]:
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    await asyncio.sleep(0)  # they wait now
+    return tasks
+
+
+def test_it_only_grows():
+    stable = StablePosition()
+    assert stable.publish(5)
+    assert not stable.publish(5)
+    assert not stable.publish(3)
+    assert stable.value == 5
+
+
+def test_whoever_waits_gets_what_lies_beyond():
+    async def main() -> None:
+        stable = StablePosition()
+        one, five, nine = await started(stable.beyond(0), stable.beyond(4), stable.beyond(9))
+        stable.publish(5)
+        assert await one == 5
+        assert await five == 5
+        assert not nine.done()
+        stable.publish(10)
+        assert await nine == 10
+
+    asyncio.run(main())
+
+
+def test_what_has_moved_before_the_wait_is_not_waited_for():
+    async def main() -> None:
+        stable = StablePosition()
+        stable.publish(5)
+        assert await asyncio.wait_for(stable.beyond(4), 1) == 5
+
+    asyncio.run(main())
+
+
+def test_after_the_end_nobody_waits():
+    async def main() -> None:
+        stable = StablePosition()
+        (waiting,) = await started(stable.beyond(0))
+        stable.close()
+        assert await asyncio.wait_for(waiting, 1) == 0
+        assert await asyncio.wait_for(stable.beyond(0), 1) == 0
+
+    asyncio.run(main())
+
+
+def test_one_of_them_can_be_told_to_go():
+    async def main() -> None:
+        stable, stopping = StablePosition(), asyncio.Event()
+        one, other = await started(stable.beyond(0, stopping), stable.beyond(0))
+        stopping.set()
+        stable.wake()
+        assert await asyncio.wait_for(one, 1) == 0
+        assert not other.done()
+        other.cancel()
+
+    asyncio.run(main())
+
+
+def test_an_event_is_waited_for_no_longer_than_asked_for():
+    async def main() -> None:
+        event = asyncio.Event()
+        assert not await is_set_within(event, 0.001)
+        event.set()
+        assert await is_set_within(event, 60)
+
+    asyncio.run(main())

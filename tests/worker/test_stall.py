@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pupsourcing_sa.worker._stall import StallWatch
+
+
+def test_a_position_that_stands_still_below_the_head_is_complained_of_after_a_while():
+    watch = StallWatch(30, now=0)
+    assert not watch.is_due(5, 7, now=1)
+    assert not watch.is_due(5, 8, now=30)
+    assert watch.is_due(5, 8, now=31)
+    assert watch.seconds(31) == 30
+
+
+def test_again_after_as_long_a_while():
+    watch = StallWatch(30, now=0)
+    watch.is_due(5, 7, now=0)
+    assert watch.is_due(5, 7, now=30)
+    watch.complained(30)
+    assert not watch.is_due(5, 7, now=59)
+    assert watch.is_due(5, 7, now=60)
+    assert watch.seconds(60) == 60
+
+
+def test_what_could_not_be_reported_stays_due():
+    watch = StallWatch(30, now=0)
+    watch.is_due(5, 7, now=0)
+    assert watch.is_due(5, 7, now=30)
+    assert watch.is_due(5, 7, now=31)
+
+
+def test_a_position_that_moves_or_is_the_head_does_not_stall():
+    watch = StallWatch(30, now=0)
+    for now in range(0, 300, 20):
+        assert not watch.is_due(now, 1000, now=now)
+    for now in range(300, 600, 20):
+        assert not watch.is_due(1000, 1000, now=now)
+    assert not watch.is_due(1000, 1001, now=601)  # the time at the head does not count
+
+
+def test_the_end_is_told_once():
+    watch = StallWatch(30, now=0)
+    watch.is_due(5, 7, now=0)
+    watch.is_due(5, 7, now=30)
+    watch.complained(30)
+    watch.is_due(5, 7, now=31)
+    assert not watch.has_ended()
+    watch.is_due(6, 7, now=32)
+    assert watch.has_ended()
+    assert not watch.has_ended()
+
+
+def test_the_next_stall_is_a_new_one():
+    watch = StallWatch(30, now=0)
+    watch.is_due(5, 7, now=0)
+    watch.is_due(5, 7, now=30)
+    watch.complained(30)
+    watch.is_due(7, 7, now=32)
+    assert watch.has_ended()
+    assert not watch.is_due(7, 9, now=61)
+    assert watch.is_due(7, 9, now=62)
+
+
+def test_no_complaint_no_end():
+    watch = StallWatch(30, now=0)
+    watch.is_due(5, 7, now=0)
+    watch.is_due(6, 7, now=1)
+    assert not watch.has_ended()

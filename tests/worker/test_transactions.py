@@ -1,0 +1,115 @@
+"""A handler that ends its transaction is told so, and nothing of its batch is applied."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa.errors import (
+    HandlerTransactionError,
+)
+from tests.fix_worker import INSERT, Fleet
+
+
+def drain(fleet: Fleet, misbehave: Callable[[Session], None]) -> None:
+    @consumer("misbehaving")
+    def handle(session: Session, event: PersistedEvent) -> None:
+        session.execute(INSERT, {"consumer": "misbehaving", "position": event.global_position})
+        misbehave(session)
+
+    fleet.append(2)
+    with pytest.raises(HandlerTransactionError, match="'misbehaving'"):
+        fleet.worker(handle).drain()
+    assert fleet.seen("misbehaving") == []
+    assert fleet.checkpoint("misbehaving").last_position == 0
+
+
+def test_a_commit_is_refused(sync_fleet: Fleet):
+    drain(sync_fleet, lambda session: session.commit())
+
+
+def test_a_commit_whose_error_is_swallowed_is_refused(sync_fleet: Fleet):
+    def misbehave(session: Session) -> None:
+        with contextlib.suppress(HandlerTransactionError):
+            session.commit()
+
+    drain(sync_fleet, misbehave)
+
+
+def test_a_commit_inside_a_savepoint_is_refused(sync_fleet: Fleet):
+    def misbehave(session: Session) -> None:
+        session.begin_nested()
+        session.commit()
+
+    drain(sync_fleet, misbehave)
+
+
+def test_a_rollback_is_noticed(sync_fleet: Fleet):
+    drain(sync_fleet, lambda session: session.rollback())
+
+
+def test_a_rollback_that_goes_on_is_noticed(sync_fleet: Fleet):
+    def misbehave(session: Session) -> None:
+        session.rollback()
+        session.execute(INSERT, {"consumer": "misbehaving", "position": 0})
+
+    drain(sync_fleet, misbehave)
+
+
+def test_a_commit_after_a_rollback_is_refused(sync_fleet: Fleet):
+    def misbehave(session: Session) -> None:
+        session.rollback()
+        session.execute(INSERT, {"consumer": "misbehaving", "position": 0})
+        session.commit()
+
+    drain(sync_fleet, misbehave)
+
+
+def test_a_commit_by_sql_is_noticed(sync_fleet: Fleet):
+    @consumer("sneaky")
+    def handle(session: Session, event: PersistedEvent) -> None:
+        session.execute(text("COMMIT"))
+
+    sync_fleet.append()
+    with pytest.raises(HandlerTransactionError, match="perhaps by executing COMMIT"):
+        sync_fleet.worker(handle).drain()
+
+
+def test_a_result_that_nobody_would_wait_for_is_refused(fleet: Fleet):
+    async def work() -> None: ...
+
+    fleet.append()
+    with pytest.raises(TypeError, match="declare it with async def"):
+        fleet.worker(consumer("lost")(lambda session, event: work())).drain()
+    assert fleet.checkpoint("lost").last_position == 0
+
+
+def test_an_asynchronous_commit_is_refused(async_fleet: Fleet):
+    @consumer("misbehaving")
+    async def handle(session: AsyncSession, event: PersistedEvent) -> None:
+        await session.commit()
+
+    async_fleet.append()
+    with pytest.raises(HandlerTransactionError):
+        async_fleet.worker(handle).drain()
+    assert async_fleet.checkpoint("misbehaving").last_position == 0
+
+
+def test_savepoints_are_welcome(sync_fleet: Fleet):
+    @consumer("careful")
+    def handle(session: Session, event: PersistedEvent) -> None:
+        with session.begin_nested():
+            session.execute(INSERT, {"consumer": "careful", "position": event.global_position})
+        savepoint = session.begin_nested()
+        session.execute(INSERT, {"consumer": "careful", "position": -1})
+        savepoint.rollback()
+
+    sync_fleet.append(2)
+    sync_fleet.worker(handle).drain()
+    assert sync_fleet.seen("careful") == [1, 2]
