@@ -17,7 +17,11 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted, 143 terminated."""
+    """Run the command; gives its exit status.
+
+    Returns:
+        0 success, 1 failure, 2 wrong usage, 3 ``status``: something needs attention, 130 interrupted, 143 terminated.
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.call(options)
@@ -41,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pupsourcing-sa",
         description="Event sourcing on PostgreSQL inside the application's own SQLAlchemy session.",
-        epilog="Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted.",
+        epilog="`pupsourcing-sa COMMAND --help` tells more. Exit status: 0 success, 1 failure, 2 wrong usage, "
+        "3 `status` found something, 130 interrupted, 143 terminated.",
     )
     parser.add_argument("--version", action="version", version=f"pupsourcing-sa {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa import EventStore, EventTables
-from pupsourcing_sa.cli._usage import UsageError, complain, count, database_url
+from pupsourcing_sa.cli._usage import UsageError, complain, count, database_url, open_engine
 from pupsourcing_sa.errors import ImportFailed
 
 __all__ = ["add_to"]
@@ -53,7 +52,7 @@ def _import(options: argparse.Namespace) -> int:
     store = EventStore(
         EventTables(schema=options.schema, events=options.events, aggregate_heads=options.aggregate_heads)
     )
-    engine = create_engine(database_url(options))
+    engine = open_engine(database_url(options))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     appended = 0
     with _open(options.file) as file, Progress(*columns, console=console) as progress:

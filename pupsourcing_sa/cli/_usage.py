@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-__all__ = ["UsageError", "complain", "count", "database_url"]
+from pupsourcing_sa.errors import MissingExtraError
+
+__all__ = ["UsageError", "complain", "count", "database_url", "open_engine"]
 
 
 class UsageError(Exception):
@@ -25,17 +28,37 @@ def count(value: str) -> int:
 
 
 def database_url(options: argparse.Namespace) -> URL:
-    """The database that ``--database-url`` names, or else ``DATABASE_URL``."""
+    """The database that ``--database-url`` names, or else ``DATABASE_URL``, by psycopg, whatever driver is named.
+
+    A bare ``postgresql://`` would be psycopg2 under SQLAlchemy 2.0, and an asynchronous driver wants an event loop.
+    """
     given = options.database_url or os.environ.get("DATABASE_URL")
     if not given:
         raise UsageError("which database? Give --database-url, or set DATABASE_URL")
     try:
-        return make_url(given)
+        url = make_url(given)
     except ArgumentError as error:
         raise UsageError(f"--database-url or DATABASE_URL: {error}") from error
+    if url.get_backend_name() != "postgresql":
+        raise UsageError(f"--database-url or DATABASE_URL must be a postgresql URL, not {url.render_as_string()}")
+    if url.drivername.endswith("+asyncpg") and "ssl" in url.query:
+        url = url.update_query_dict({"sslmode": url.query["ssl"]}).difference_update_query(["ssl"])
+    return url.set(drivername="postgresql+psycopg")
+
+
+def open_engine(url: URL, **options: Any) -> Engine:
+    """An engine for a URL of psycopg.
+
+    Raises:
+        MissingExtraError: psycopg is not installed.
+    """
+    try:
+        return create_engine(url, **options)
+    except ImportError as error:
+        raise MissingExtraError("psycopg", "psycopg") from error
 
 
 def complain(what: object, status: int) -> int:
     """Say what went wrong; gives the exit status."""
-    print(f"pupsourcing-sa: {what}", file=sys.stderr)
+    print(f"pupsourcing-sa: {what}".rstrip(), file=sys.stderr)
     return status

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import logging
+import os
 import sys
-from pathlib import Path
 from typing import Any
 
+from pupsourcing_sa.cli._discovery import Found, discovered, distinct
+from pupsourcing_sa.cli._logs import configure_logging
+from pupsourcing_sa.cli._processes import Channel, Supervisor
+from pupsourcing_sa.cli._settings import (
+    DISCOVER,
+    LOG_FORMAT,
+    PROCESSES,
+    Given,
+    add_worker_settings,
+    changed,
+    given_arguments,
+    given_settings,
+)
+from pupsourcing_sa.cli._target import load_worker
 from pupsourcing_sa.cli._usage import UsageError
 from pupsourcing_sa.worker import Worker
 
 __all__ = ["add_to"]
+
+_DESCRIPTION = """\
+Run the consumers of a Worker until SIGINT or SIGTERM. Running batches may finish first, within --shutdown-timeout; a
+second signal ends the process at once. Any number of nodes may run on one database: start the command as often as you
+like, on any machine. They share the partitions of the consumers among themselves, and take over those of a node that
+is gone.
+
+Each option that takes a value is also an environment variable: --batch-size is PUPSOURCING_BATCH_SIZE, and
+PUPSOURCING_DISCOVER=0 is --no-discover. Options win over variables, and these over the WorkerConfig of the code.
+Times are in seconds.
+"""
+
+_EPILOG = """\
+examples:
+  pupsourcing-sa worker myapp.worker:worker
+  pupsourcing-sa worker myapp.worker:make_worker --processes 4 --log-format json
+  pupsourcing-sa worker myapp.worker:worker --drain --batch-size 1000 --quiet
+  PUPSOURCING_SHUTDOWN_TIMEOUT=10 pupsourcing-sa worker myapp.worker:worker
+
+Exit status: 0 stopped as asked, 1 failure, 2 wrong usage, 130 or 143 ended by a second signal.
+"""
 
 
 def add_to(commands: Any) -> None:
@@ -20,24 +53,43 @@ def add_to(commands: Any) -> None:
     worker = commands.add_parser(
         "worker",
         help="run consumers until SIGINT or SIGTERM",
-        description="Run the consumers of a Worker until SIGINT or SIGTERM; running batches may finish first.",
+        usage="%(prog)s [OPTION ...] MODULE:ATTRIBUTE",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is unambiguous now is not for ever
     )
     worker.add_argument(
         "target",
         metavar="MODULE:ATTRIBUTE",
-        help="a Worker or what returns one, as myapp.worker:worker",
+        help="a Worker or what returns one, as myapp.worker:worker; the working directory is on the Python path",
     )
-    worker.add_argument("--drain", action="store_true", help="process everything up to now, then return")
+    worker.add_argument(
+        "--drain", action="store_true", help="process everything up to now in this one process, then return"
+    )
     worker.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    for setting in (PROCESSES, DISCOVER, LOG_FORMAT):
+        setting.add_to(worker)
+    add_worker_settings(worker)
+    worker.add_argument("--supervised-by", metavar="DESCRIPTOR", type=int, help=argparse.SUPPRESS)
     worker.set_defaults(call=_worker)
 
 
 def _worker(options: argparse.Namespace) -> int:
-    worker = _load_worker(options.target)
-    logging.basicConfig(
-        level=logging.WARNING if options.quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    settings = given_settings(options, os.environ)
+    processes, discover, log_format = (
+        setting.given(options, os.environ) for setting in (PROCESSES, DISCOVER, LOG_FORMAT)
     )
+    if options.drain and (options.processes or 1) > 1:
+        raise UsageError("--drain runs in one process; leave out --processes")
+    if processes is not None and processes.value > 1 and not options.drain and options.supervised_by is None:
+        configure_logging(log_format and log_format.value, is_quiet=options.quiet)
+        return Supervisor(_node_command(options), processes.value).run()
+    channel = _channel(options.supervised_by)
+    worker = _adapted(load_worker(options.target), options.target, settings, discover=not discover or discover.value)
+    configure_logging(log_format and log_format.value, is_quiet=options.quiet)
+    if channel is not None:
+        channel.ready(worker)
     if options.drain:
         worker.drain()
     else:
@@ -45,24 +97,26 @@ def _worker(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load_worker(target: str) -> Worker:
-    module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
-        raise UsageError(f"{target!r} must be a module and an attribute, such as myapp.worker:worker")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # as with `python -m`
+def _adapted(worker: Worker, target: str, settings: dict[str, Given], *, discover: bool) -> Worker:
+    """The code's worker with what the deployment adds to it."""
+    own = [Found(consumer, target) for consumer in worker._consumers]
+    more = distinct([*own, *(discovered() if discover else ())])[len(own) :]
+    if not more and not settings:
+        return worker
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # it is there, and imports something that is not
-        raise UsageError(f"there is no module {error.name!r} in {here} or on the Python path") from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise UsageError(f"module {module_name!r} has no attribute {attribute!r}")
-        found = getattr(found, name)
-    if not isinstance(found, Worker) and callable(found):
-        found = found()
-    if not isinstance(found, Worker):
-        raise UsageError(f"{target} must be a Worker or a function that returns one, not {type(found).__name__}")
-    return found
+        return worker.replace(more_consumers=more, config=changed(worker.config, settings))
+    except (TypeError, ValueError) as error:
+        raise UsageError(error) from error
+
+
+def _channel(descriptor: int | None) -> Channel | None:
+    try:
+        return Channel(descriptor) if descriptor is not None else None
+    except OSError as error:
+        raise UsageError("--supervised-by is what the supervisor of --processes gives to its nodes") from error
+
+
+def _node_command(options: argparse.Namespace) -> list[str]:
+    quiet = ["--quiet"] if options.quiet else []
+    command = [sys.executable, "-m", "pupsourcing_sa", "worker", options.target, *quiet, *given_arguments(options)]
+    return [*command, "--supervised-by"]

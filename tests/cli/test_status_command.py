@@ -1,0 +1,254 @@
+"""``pupsourcing-sa status``."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import Engine, func, make_url, text
+from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateSchema
+
+from pupsourcing_sa import AnyVersion, EventStore, EventTables, WorkerTables
+from tests.fix_command import Command
+from tests.fix_store import make_event
+
+CUSTOM = {
+    "schema": "my shop",
+    "events": "the.events",
+    "worker_nodes": "nodes",
+    "consumer_assignments": "assignments",
+    "consumer_checkpoints": "%s",
+}
+
+
+class Group:
+    """The tables of a group of workers, in which the tests write what workers would."""
+
+    def __init__(self, database: Engine, **names: str) -> None:
+        self.database = database
+        schema = names.pop("schema", None)
+        self.store = EventStore(EventTables(schema=schema, events=names.pop("events", "events")))
+        self.tables = WorkerTables(self.store.tables.metadata, schema=schema, **names)
+        with database.begin() as connection:
+            if schema:
+                connection.execute(CreateSchema(schema))
+            self.tables.metadata.create_all(connection)
+
+    def append(self, number: int) -> None:
+        with Session(self.database) as session:
+            for count in range(number):
+                self.store.append(session, AnyVersion(), [make_event(f"u{count}")])
+            session.commit()
+
+    def node(self, *consumers: str, silent_for: float = 0.0, hostname: str = "host") -> UUID:
+        values = {"worker_id": uuid4(), "hostname": hostname, "pid": 7, "consumers": list(consumers)}
+        self._insert("worker_nodes", **values, heartbeat_at=func.now() - timedelta(seconds=silent_for))
+        return values["worker_id"]
+
+    def partition(self, name: str, node: UUID | None, partition: int = 0, **checkpoint: Any) -> None:
+        key = {"consumer_name": name, "partition": partition}
+        self._insert("consumer_assignments", **key, worker_id=node)
+        self._insert("consumer_checkpoints", **key, **checkpoint)
+
+    def _insert(self, table: str, **values: Any) -> None:
+        with self.database.begin() as connection:
+            connection.execute(getattr(self.tables, table).insert().values(values))
+
+
+@pytest.fixture
+def group(database: Engine) -> Group:
+    return Group(database)
+
+
+def test_all_is_well(command: Command, group: Group):
+    group.append(1_234)
+    node = group.node("orders", "mails")
+    group.partition("orders", node, last_position=1_200)
+    group.partition("mails", node, last_position=1_234)
+    done = command("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["well:", "nothing", "needs", "attention"]
+    assert lines[2][:7] == ["log", "at", "1,234,", "stable", "up", "to", "1,234,"]
+    short = str(node)[:8]
+    assert ["mails", "0", short, "1,234", "0", "assigned"] in lines
+    (orders,) = (line for line in lines if line[:1] == ["orders"])
+    assert orders[1:5] == ["0", short, "1,200", "34"]
+    (host,) = (line for line in lines if line[:1] == [short])
+    assert host[1:3] == ["host", "7"]
+    assert host[-2:] == ["2", "2"]
+
+
+def test_nothing_to_show(command: Command, group: Group):
+    done = command("status")
+    assert done.returncode == 0
+    assert "no nodes" in done.stdout
+    assert "no consumers" in done.stdout
+
+
+def test_what_needs_attention_comes_first(command: Command, group: Group):
+    group.append(3)
+    node, silent = group.node("orders"), group.node(silent_for=30)
+    failure = {"failed_position": 2, "attempts": 4, "failed_at": func.now() - timedelta(seconds=30)}
+    error = "Traceback (most recent call last):\n  File x\nValueError: [red]no[/nothing] \x1b]0;title\x07"
+    group.partition("orders", node, 0, last_position=1, **failure, error=error)
+    group.partition("orders", None, 1)
+    group.partition("or[bold]", None, 0)
+    done = command("status", "--max-lag-events", "2")
+    assert (done.returncode, done.stderr) == (3, "")
+    lines = done.stdout.splitlines()
+    assert [line.startswith("attention: ") for line in lines[:8]] == [True] * 6 + [False, False], done.stdout
+    assert f"node {silent} (host, pid 7) is silent for 3" in lines[0]
+    assert "consumer 'or[bold]' is known to no live node" in lines[1]
+    assert "consumer 'or[bold]' partition 0 is 3 events behind (2 allowed)" in lines[2]
+    assert "consumer 'orders' partition 1 is assigned to no node" in lines[3]
+    assert "consumer 'orders' partition 0 is failing on event 2 (UserRegistered" in lines[4]
+    assert lines[4].endswith("attempts 4: ValueError: [red]no[/nothing] �]0;title�")
+    assert "consumer 'orders' partition 1 is 3 events behind (2 allowed)" in lines[5]
+    assert "orders/0: event 2 (UserRegistered" in done.stdout
+    assert re.search(r"attempts 4, last \d\d s ago\n  ValueError: \[red\]no", done.stdout)
+    assert "or[bold] " in done.stdout
+
+    assert command("status", "--heartbeat-timeout", "100").stdout.splitlines()[0].startswith("attention: consumer")
+
+
+def test_json(command: Command, group: Group, tmp_path: Path):
+    """Also without rich, which only tables need."""
+    group.append(2)
+    node = group.node("orders")
+    group.partition("orders", node, last_position=1)
+    group.partition("mails", None, last_position=2)
+    (tmp_path / "without" / "rich").mkdir(parents=True)
+    (tmp_path / "without" / "rich" / "__init__.py").write_text("raise ImportError('not installed')")
+    without_rich = {"PYTHONPATH": str(tmp_path / "without")}
+    done = command("status", "--json", env=without_rich)
+    assert (done.returncode, done.stderr) == (3, "")
+    found = json.loads(done.stdout)
+    assert [finding["kind"] for finding in found["findings"]] == ["no_node_for_consumer"]
+    assert (found["head"], found["stable_position"], found["blocking"]) == (2, 2, [])
+    assert found["nodes"][0]["worker_id"] == str(node)
+    assert [each["name"] for each in found["consumers"]] == ["mails", "orders"]
+    assert found["consumers"][1]["partitions"][0]["lag_events"] == 1
+    missing = command("status", env=without_rich)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "pip install 'pupsourcing-sa[cli]'" in missing.stderr
+
+
+def test_what_holds_the_stable_position_back(command: Command, group: Group):
+    with Session(group.database) as session:
+        group.store.append(session, AnyVersion(), [make_event("slow")])
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        group.append(1)
+        within = command("status")
+        assert within.returncode == 0
+        assert f"by pid {pid}" in within.stdout
+        assert f"  to end it: SELECT pg_terminate_backend({pid})\n" in within.stdout
+        held = command("status", "--max-stall-seconds", "0.000001")
+        assert held.returncode == 3
+        assert held.stdout.startswith("attention: the stable position is held back at 0, for ")
+        as_json = json.loads(command("status", "--json").stdout)
+        assert as_json["blocking"][0]["pid"] == pid
+        assert as_json["blocking"][0]["age"] > 0
+        assert as_json["held_back_seconds"] > 0
+
+
+def test_limits_of_lag(command: Command, group: Group):
+    group.append(2)
+    group.partition("orders", group.node("orders"))
+    assert command("status", "--max-lag-events", "2", "--max-lag-seconds", "600").returncode == 0
+    assert command("status", "--max-lag-events", "1").returncode == 3
+    old = command("status", "--max-lag-seconds", "0.000001")
+    assert old.returncode == 3
+    assert "s behind (1e-06 s allowed)" in old.stdout
+
+
+def test_other_names(command: Command, database: Engine):
+    group = Group(database, **CUSTOM)
+    group.append(1)
+    group.partition("orders", group.node("orders"), last_position=1)
+    options = [part for name, value in CUSTOM.items() for part in (f"--{name.replace('_', '-')}", value)]
+    done = command("status", *options)
+    assert done.returncode == 0, done.stderr
+    assert "log at 1, stable up to 1" in done.stdout
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_everything_is_shown_however_narrow(command: Command, group: Group, width: int):
+    node = group.node(hostname="worker-7f9c6d5b4-x2x8z.production.svc.cluster.example")
+    name = "a_consumer_whose_name_is_quite_long_and_has_no_spaces_in_it_anywhere"
+    group.partition(name, node, 12, last_position=123_456_789)
+    done = command("status", env={"COLUMNS": str(width)})
+    shown = done.stdout.split("\n\n", 1)[1]
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
+    cells = "".join(line.strip().split(" ")[0] for line in shown.splitlines())
+    assert name in cells
+    assert "…" not in done.stdout
+    assert "123,456,789" in shown
+
+
+@pytest.mark.parametrize(
+    "driver", ["postgresql", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql+psycopg_async"]
+)
+def test_the_driver_of_the_application_does_not_matter(command: Command, group: Group, database_url: str, driver: str):
+    url = make_url(database_url).set(drivername=driver)
+    if driver.endswith("asyncpg"):
+        url = url.update_query_dict({"ssl": "disable"})
+    done = command("status", "--database-url", url.render_as_string(hide_password=False))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-lag-events", "-1"], "argument --max-lag-events: must be a whole number, 0 or more, not '-1'"),
+        (["--max-lag-events", "x"], "argument --max-lag-events: must be a whole number, 0 or more, not 'x'"),
+        (
+            ["--max-lag-seconds", "nan"],
+            "argument --max-lag-seconds: must be a number of seconds greater than 0, not 'nan'",
+        ),
+        (
+            ["--heartbeat-timeout", "0"],
+            "argument --heartbeat-timeout: must be a number of seconds greater than 0, not '0'",
+        ),
+        (["--timeout", "soon"], "argument --timeout: must be a number of seconds greater than 0, not 'soon'"),
+        (["--database-url", "mysql://u:secret@h/d"], "must be a postgresql URL, not mysql://u:***@h/d"),
+        (["--database-url", ""], "Give --database-url, or set DATABASE_URL"),
+        (["--worker-nodes", "events"], "choose another name"),
+        (["--events", ""], "events must be a table name"),
+    ],
+)
+def test_wrong_usage(command: Command, arguments: list[str], message: str):
+    done = command("status", *arguments, env={"DATABASE_URL": ""} if "" in arguments else {})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_cannot_be_asked(command: Command, database: Engine):
+    away = command("status", "--json", "--database-url", "postgresql://nobody@127.0.0.1:1/x")
+    assert (away.returncode, away.stdout) == (1, "")
+    assert "connection" in away.stderr
+    without_log = command("status")
+    assert (without_log.returncode, without_log.stdout) == (1, "")
+    assert "there is no table events" in without_log.stderr
+    group = Group(database)
+    with database.begin() as connection:
+        connection.execute(text("DROP TABLE worker_nodes CASCADE"))
+    without_workers = command("status")
+    assert without_workers.returncode == 1
+    assert "there is no table worker_nodes" in without_workers.stderr
+    assert "run your migrations" in without_workers.stderr
+    group.tables.metadata.create_all(database)
+    with database.begin() as connection:  # as a migration that is under way does
+        connection.execute(text("LOCK TABLE worker_nodes IN ACCESS EXCLUSIVE MODE"))
+        waiting = command("status", "--timeout", "0.3")
+    assert (waiting.returncode, waiting.stdout) == (1, "")
+    assert "statement timeout" in waiting.stderr
+    for done in (away, without_log, without_workers, waiting):
+        assert "Traceback" not in done.stderr

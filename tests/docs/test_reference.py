@@ -1,0 +1,45 @@
+"""The reference says what the code does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from pupsourcing_sa import errors, telemetry
+from pupsourcing_sa.worker import WorkerConfig
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+PACKAGE = Path(telemetry.__file__).parent
+
+
+def rows(page: str, title: str) -> list[list[str]]:
+    """The cells of a page's table whose first column has this title."""
+    table = re.search(rf"^\| {title} \|.*\n\|[-|]+\n((?:\|.*\n)+)", (REFERENCE / page).read_text(), re.MULTILINE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[1].splitlines()]
+
+
+def names(page: str, title: str) -> set[str]:
+    return {re.findall(r"`([^`]+)`", row[0])[0] for row in rows(page, title)}
+
+
+def test_every_setting_with_its_default():
+    documented = {row[0].strip("`"): row[1].strip("`") for row in rows("worker.md", "setting")}
+    assert documented == {
+        field.name: "None" if field.default is None else f"{field.default:g}" for field in fields(WorkerConfig)
+    }
+
+
+def test_every_hook():
+    called = set[str]()
+    for module in PACKAGE.glob("worker/*.py"):
+        called |= set(re.findall(r'"(worker\.[a-z_]+)"', module.read_text()))
+    documented = names("worker.md", "span") | names("worker.md", "event")
+    assert called == documented
+    assert documented == set(re.findall(r"^``(worker\.[a-z_]+)``", telemetry.__doc__ or "", re.MULTILINE))
+
+
+def test_every_error():
+    bases = {"AppendError", "PupsourcingError"}
+    assert names("errors.md", "error") == set(errors.__all__) - bases

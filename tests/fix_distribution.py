@@ -1,0 +1,16 @@
+"""An installed distribution with entry points: a directory of metadata, on the path, is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["write_distribution"]
+
+
+def write_distribution(site: Path, name: str, **consumers: str) -> None:
+    """Write what a distribution's installation leaves in ``site``: its metadata, and its consumers' entry points."""
+    information = site / f"{name.replace('-', '_')}-1.5.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+    lines = ["[pupsourcing_sa.consumers]", *(f"{point} = {value}" for point, value in consumers.items())]
+    (information / "entry_points.txt").write_text("\n".join(lines))
