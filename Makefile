@@ -22,7 +22,7 @@ demo: $(READY) ## Show the library at work, on a PostgreSQL server of its own
 test: $(READY) ## Run the tests, on a PostgreSQL server of their own or on PUPSOURCING_TEST_DSN
 	@$(BIN)/pytest $(ARGS)
 
-bench: $(READY) ## Measure the store beside bare psycopg; ARGS: parts of names, --rounds N
+bench: $(READY) ## Measure store and worker beside bare psycopg; ARGS: parts of names, --rounds N
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 check: $(READY) ## Lint, format, types, layers: change nothing, complain

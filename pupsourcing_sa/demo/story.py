@@ -104,8 +104,8 @@ def _under_load(console: Console, engine: Engine, url: str, naive: NaiveFollower
     _headline(
         console,
         4,
-        f"{writers} processes append, a worker follows",
-        "commits out of order, rollbacks, savepoints, conflicts",
+        f"{writers} processes append, two nodes of a worker follow",
+        "commits out of order, rollbacks, savepoints, conflicts; kill -9",
     )
     naive.start()
     try:
@@ -113,7 +113,12 @@ def _under_load(console: Console, engine: Engine, url: str, naive: NaiveFollower
     finally:
         naive.stop()
     behind = load.projected_in - load.appended_in
-    console.print(f"   the worker was done {behind:.1f} s after the last writer")
+    console.print(
+        f"   after {load.killed_at:,} events kill -9 ended the node that was at work; "
+        f"the other went on {load.taken_over_in:.1f} s later\n"
+        f"   the worker was done {behind:.1f} s after the last writer",
+        soft_wrap=True,
+    )
 
     _headline(console, 5, "The proof", "the read model, and plain SQL over the log")
     with sessionmaker(engine)() as session:

@@ -37,7 +37,7 @@ class WorkerConfig:
         shutdown_timeout: how long running batches may go on after a stop was asked for, before they are rolled back.
     """
 
-    batch_size: int = 100
+    batch_size: int = 500
     batch_time: float = 5.0
     concurrency: int = 8
     dispatcher: Literal["poll", "notify"] | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, bindparam, select, update
@@ -18,13 +19,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
-from pupsourcing_sa.worker import Worker
+from pupsourcing_sa.worker import Worker, WorkerConfig
 from tests.benchmarks.cases import Case, Database, Side, store
 
 __all__ = ["WORKER_CASES", "worker_metadata"]
 
 #: How many events it catches up with.
-_EVENTS, _FEW_EVENTS, _BATCH = 20_000, 5_000, 1000
+_EVENTS, _FEW_EVENTS = 20_000, 5_000
 
 worker_metadata = MetaData()
 _tables = WorkerTables(worker_metadata)
@@ -36,7 +37,6 @@ _counts = Table(
 )
 
 
-@consumer("nothing", batch_size=_BATCH)
 def _nothing(session: Session, event: PersistedEvent) -> None: ...
 
 
@@ -93,7 +93,7 @@ def _put_back(database: Database, name: str, events: int) -> int:
     return position
 
 
-def _bare(database: Database) -> Side:
+def _bare(batch: int, database: Database) -> Side:
     columns = ", ".join(column.name for column in store.tables.events.c)
     key = "consumer_name = 'bare' AND partition = 0"
 
@@ -109,9 +109,9 @@ def _bare(database: Database) -> Side:
             rows = connection.execute(
                 f"SELECT {columns} FROM events WHERE global_position > %s AND global_position <= %s"
                 " ORDER BY global_position LIMIT %s",
-                (last, stable, _BATCH),
+                (last, stable, batch),
             ).fetchall()
-            last = rows[-1][0] if len(rows) == _BATCH else stable
+            last = rows[-1][0] if len(rows) == batch else stable
             connection.execute(
                 f"UPDATE consumer_checkpoints SET last_position = %s, updated_at = now() WHERE {key}", (last,)
             )
@@ -121,8 +121,9 @@ def _bare(database: Database) -> Side:
     return Side(range, run)
 
 
-def _empty_handler(database: Database) -> tuple[Side, Side]:
-    return _catch_up(_EVENTS, _nothing, database), _bare(database)
+def _empty_handler(batch: int, database: Database) -> tuple[Side, Side]:
+    handler = consumer("nothing", batch_size=batch)(_nothing)
+    return _catch_up(_EVENTS, handler, database), _bare(batch, database)
 
 
 def _handle_batch(database: Database) -> tuple[Side, Side]:
@@ -130,6 +131,11 @@ def _handle_batch(database: Database) -> tuple[Side, Side]:
 
 
 WORKER_CASES: dict[str, Case] = {
-    "worker, empty handler": Case(_empty_handler, is_reading=True, goal=0.9),
+    **{
+        f"worker, empty handler, batches of {batch}": Case(
+            partial(_empty_handler, batch), is_reading=True, goal=0.9 if batch == WorkerConfig().batch_size else None
+        )
+        for batch in (100, 500, 1000)
+    },
     "worker, handle_batch beside UPDATEs": Case(_handle_batch, is_reading=True, goal=5.0),
 }
