@@ -71,7 +71,7 @@ def test_standard_input_with_every_field(command: Command, database: Engine, sto
         (line(1, event_id="x"), "line 15: event_id 'x' cannot be read"),
         (line(1, created_at="2026-01-02"), "line 15: created_at must have a time zone"),
         (line(1, event_id=str(UUID(int=1))), "line 15: event ids must be unique"),
-        (line(1, aggregate_type="x" * 100_000 + "y"), "line 15: index row"),
+        (line(1, aggregate_type="x" * 100_000 + "y"), "aggregate_type is too long, with 88"),
     ],
 )
 def test_a_bad_line_leaves_nothing_of_its_batch(command: Command, database: Engine, store: EventStore, bad, message):
