@@ -183,7 +183,7 @@ def _handle(
     try:
         with _guarded(session, handler.name) as check:
             if callable(handler.handle_batch):
-                bind(handler.handle_batch)(events)
+                bind(handler.handle_batch)(list(events))
                 check()
             else:
                 assert handler.handle is not None

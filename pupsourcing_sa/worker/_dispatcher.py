@@ -163,7 +163,8 @@ class _Dispatcher:
         is_asked_for = self._woken.is_set()
         self._woken.clear()
         try:
-            has_news = await self._look()
+            async with asyncio.timeout(self._config.heartbeat_timeout):  # a connection may be dead and nobody says so
+                has_news = await self._look()
         except Exception:
             self._failures += 1
             if self._failures == 1:  # once for each outage

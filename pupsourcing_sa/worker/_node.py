@@ -67,7 +67,8 @@ class _Node:
             try:
                 await self._follow(crew)
                 await self._finish(crew)
-                await dispatcher
+                if dispatcher.done():
+                    await dispatcher  # why it ended
             finally:
                 run.is_aborted.set()
                 tasks = {dispatcher, *crew.tasks}

@@ -22,6 +22,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -125,7 +126,7 @@ class Processor:
     async def run(self, stable: StablePosition) -> None:
         """Follow the log until the processor is stopped, or the partition parked. Failures are tried again."""
         while not self._stopping.is_set():
-            up_to = await stable.beyond(self._known.scanned, self._stopping)
+            up_to = await self._news(stable)
             if self._stopping.is_set():
                 return
             try:
@@ -148,6 +149,15 @@ class Processor:
             else:
                 if not is_ours:
                     await self._pause(self._config.max_poll_interval)
+
+    async def _news(self, stable: StablePosition) -> int:
+        """The stable position, once it has moved, or the checkpoint is to follow what has been scanned."""
+        known = self._known
+        overdue = _IDLE_SECONDS - (self._clock() - self._moved_at) if 0 <= known.checkpoint < known.scanned else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(overdue):
+                return await stable.beyond(known.scanned, self._stopping)
+        return stable.value
 
     async def drain(self, up_to: int) -> None:
         """Process everything up to a stable position, at once, also what is to be tried again later.

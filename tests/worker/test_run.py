@@ -120,3 +120,13 @@ def test_it_waits_for_a_database_that_comes_back(fleet: Fleet, engine: Engine):
         fleet.query(f"{terminated} AND datname = current_database() AND backend_type = 'client backend'")
         fleet.append()
     fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, 6])
+
+
+def test_the_checkpoint_of_an_idle_consumer_follows_an_idle_log(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+    """Else its lag would grow for ever, with nothing to do about it."""
+    monkeypatch.setattr("pupsourcing_sa.worker._processor._IDLE_SECONDS", 0.2)
+    fleet.append(5)
+    fleet.start(fleet.worker(fleet.see("idle", event_types={"Nothing"})))
+    fleet.wait(lambda: (found := fleet.checkpoint("idle")) is not None and found.last_position == 5)
+    fleet.append(1)
+    fleet.wait(lambda: fleet.checkpoint("idle").last_position == 6)
