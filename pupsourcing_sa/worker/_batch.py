@@ -196,8 +196,12 @@ def _handle(
                         break
                 current = None
             session.flush()
-    except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler's exit is not the worker's
-        if _is_own_cancellation(error):
+    except BaseException as error:  # also pytest's, and a handler's exit is not the worker's
+        if (
+            isinstance(error, (KeyboardInterrupt, GeneratorExit))
+            or _is_of_greenlet(error)
+            or _is_own_cancellation(error)
+        ):
             raise
         raise _judged(error, connection, events, current) from error
     return events
@@ -221,6 +225,11 @@ def _is_own_cancellation(error: BaseException) -> bool:
     except RuntimeError:  # in a thread, where nobody cancels anything
         return False
     return task is not None and task.cancelling() > 0
+
+
+def _is_of_greenlet(error: BaseException) -> bool:
+    """Whether the greenlet is being thrown away, as when the event loop is; greenlet may not be installed."""
+    return type(error).__name__ == "GreenletExit"
 
 
 @contextmanager

@@ -182,6 +182,7 @@ class Checkpoint:
         error: str,
         delay: Callable[[int], float],
         max_attempts: int | None = None,
+        worker_id: UUID | None = None,
     ) -> Failure | None:
         """Show what failed, how often, with what, and when it is tried again; the position stays where it is.
 
@@ -191,12 +192,13 @@ class Checkpoint:
             error: with what.
             delay: how many seconds to wait after so many failures.
             max_attempts: after so many the partition is parked; ``None`` for never.
+            worker_id: as for `lock`.
 
         Returns:
             ``None``, with nothing recorded, when somebody else is at work on the partition, has passed the event, or
             has parked the partition.
         """
-        found = self.lock(session)
+        found = self.lock(session, worker_id=worker_id)
         if found is None or found.is_parked or found.position >= position:
             return None
         attempts = found.attempts + 1 if found.failed_position == position else 1

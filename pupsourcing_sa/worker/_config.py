@@ -19,7 +19,7 @@ class WorkerConfig:
         batch_time: a batch that has taken so long is committed with the events that it has come to. A handler that is
             running is not interrupted, and a ``handle_batch`` gets all of its events at once.
         concurrency: at most so many batches run at the same time, each with a connection of its own. The engine's pool
-            should allow three more, for the dispatcher, the node and a failure's record.
+            should allow three more, for the dispatcher, its listener while it connects, and the node.
         dispatcher: ``"poll"`` looks at the log at intervals; ``"notify"`` also waits for the notifications of a store
             with a ``notify_channel``, on a connection of its own that no PgBouncer may share. By default the latter if
             the store has a channel.

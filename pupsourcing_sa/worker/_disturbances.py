@@ -18,6 +18,7 @@ __all__ = ["is_connection_lost", "is_lost_race", "is_outage"]
 
 #: SQLSTATEs of a server that shuts down, has crashed, starts up, or has no connection left.
 _OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
+_DRIVERS: Final = frozenset({"psycopg", "psycopg2", "asyncpg"})
 _LOST_RACES: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 
@@ -28,7 +29,7 @@ def is_lost_race(error: BaseException) -> bool:
 
 def is_outage(error: BaseException) -> bool:
     """Whether, or because, a connection was lost or could not be made."""
-    return any(_errors.is_outage(each) or _is_bare_outage(each) for each in _causes(error))
+    return any((_errors.is_outage(each) and _is_ours(each)) or _is_bare_outage(each) for each in _causes(error))
 
 
 def is_connection_lost(connection: Connection) -> bool:
@@ -60,6 +61,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             pending += (each.__cause__, each.__context__)
             if isinstance(each, BaseExceptionGroup):
                 pending += each.exceptions
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error of SQLAlchemy comes from a driver of PostgreSQL: a handler may use other databases as well."""
+    orig = getattr(error, "orig", None)
+    return orig is None or type(orig).__module__.partition(".")[0] in _DRIVERS or "postgresql" in type(orig).__module__
 
 
 def _bare_state(error: BaseException) -> str:

@@ -38,11 +38,11 @@ async def _drain(run: Run, position: int) -> None:
         for task in (shutdown, *tasks):
             task.cancel()
         await asyncio.gather(shutdown, *tasks, return_exceptions=True)
-    failures = [error for error in outcomes if isinstance(error, Exception)]
+    failures = [each for each in outcomes if each is not None and not isinstance(each, asyncio.CancelledError)]
     if len(failures) == 1:
         raise failures[0]
     if failures:
-        raise ExceptionGroup("several consumers failed", failures)
+        raise BaseExceptionGroup("several consumers failed", failures)
 
 
 async def _shut_down(run: Run, tasks: set[asyncio.Task[None]]) -> None:

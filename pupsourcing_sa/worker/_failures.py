@@ -11,6 +11,7 @@ import random
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -35,6 +36,7 @@ class Failures:
     Args:
         checkpoint: where failed attempts are counted.
         max_attempts: after so many the partition is parked; ``None`` for never.
+        worker_id: the node that the partition is assigned to; ``None`` if there is none.
         execution: runs database work.
         config: the worker's settings.
         hooks: what is told.
@@ -45,12 +47,14 @@ class Failures:
         checkpoint: Checkpoint,
         max_attempts: int | None,
         *,
+        worker_id: UUID | None,
         execution: Callable[[Callable[[Session, Bind], Failure | None]], Coroutine[Any, Any, Failure | None]],
         config: WorkerConfig,
         hooks: Hooks,
     ) -> None:
         self._checkpoint = checkpoint
         self._max_attempts = max_attempts
+        self._worker_id = worker_id
         self._execution = execution
         self._config = config
         self._hooks = hooks
@@ -64,6 +68,8 @@ class Failures:
         if recorded is None:
             self._unrecorded += 1
             recorded = Failure(self._unrecorded, self._delay(self._unrecorded))
+        else:
+            self._unrecorded = 0
         event, pause = failure.event, recorded.retry_after
         details = self._details | {
             "event_id": str(event.event_id),
@@ -87,7 +93,12 @@ class Failures:
 
         def work(session: Session, _: Bind) -> Failure | None:
             recorded = self._checkpoint.record_failure(
-                session, position=position, error=text, delay=self._delay, max_attempts=self._max_attempts
+                session,
+                position=position,
+                error=text,
+                delay=self._delay,
+                max_attempts=self._max_attempts,
+                worker_id=self._worker_id,
             )
             session.commit()
             return recorded

@@ -75,7 +75,22 @@ class Membership:
         self._clock = clock
         self._details = {"worker": str(worker_id)}
         self._beaten_at = clock()
+        self._planned_at = clock()
         self._trusted_from = clock()  # who was silent before that may not have been able to speak
+        self._is_leaving = False
+
+    @property
+    def tick_interval(self) -> float:
+        """Seconds between two ticks."""
+        return min(self._config.heartbeat_interval, self._config.rebalance_interval)
+
+    def distrust(self) -> None:
+        """There was an outage: nobody is taken for dead before everybody had the time to speak."""
+        self._trusted_from = self._clock() + self._config.heartbeat_timeout
+
+    def abandon(self) -> None:
+        """Have a `join` that is still on its way come to nothing; to be followed by `leave`."""
+        self._is_leaving = True
 
     def declare(self, session: Session) -> None:
         """See to it that the tables have every partition, without becoming a node.
@@ -99,8 +114,11 @@ class Membership:
         self._nodes.write(connection, self._worker_id, self._knows)
         self._rebalance(connection)
         runnable = self._assignments.runnable(connection, self._worker_id)
+        if self._is_leaving:  # whoever leaves waits for our lock, or has had it
+            session.rollback()
+            return set()
         session.commit()
-        self._beaten_at = self._clock()
+        self._beaten_at = self._planned_at = self._clock()
         return runnable
 
     def tick(self, session: Session) -> set[Partition] | None:
@@ -109,20 +127,26 @@ class Membership:
         Returns:
             ``None`` if the node has been taken for dead, and has to join again.
         """
-        now, since = self._clock(), self._clock() - self._beaten_at
+        config, now = self._config, self._clock()
+        since, almost = now - self._beaten_at, self.tick_interval / 2
         connection = self._begin(session)
-        if since >= self._config.heartbeat_interval and not self._nodes.beat(connection, self._worker_id):
+        is_beating = since + almost >= config.heartbeat_interval
+        if is_beating and not self._nodes.beat(connection, self._worker_id):
             return None
-        if since > self._config.heartbeat_timeout / 2:
-            self._trusted_from = now + self._config.heartbeat_timeout
-        with self._hooks.span("worker.rebalance", **self._details) as data:
-            data["is_leader"] = self._nodes.try_to_lead(connection)
-            if data["is_leader"]:
-                data["nodes"], data["moved"] = self._rebalance(connection)
+        if since > max(config.heartbeat_timeout / 2, 2 * config.heartbeat_interval):
+            self.distrust()
+        is_planning = now - self._planned_at + almost >= config.rebalance_interval
+        if is_planning:
+            with self._hooks.span("worker.rebalance", **self._details) as data:
+                data["is_leader"] = self._nodes.try_to_lead(connection)
+                if data["is_leader"]:
+                    data["nodes"], data["moved"] = self._rebalance(connection)
         runnable = self._assignments.runnable(connection, self._worker_id)
         session.commit()
-        if since >= self._config.heartbeat_interval:
+        if is_beating:
             self._beaten_at = now
+        if is_planning:
+            self._planned_at = now
         return runnable
 
     def retire(self, session: Session) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -20,6 +21,9 @@ __all__ = ["run_node"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 _T = TypeVar("_T")
+
+#: What is not done by then, others will do when the node has been silent for long enough.
+_LEAVING_SECONDS: Final = 2.0
 
 
 async def run_node(run: Run) -> None:
@@ -37,13 +41,20 @@ class _Node:
         self._details = {"worker": str(run.worker_id)}
         self._membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
         self._failures = 0  # to coordinate, in a row
+        self._may_have_joined = False
 
     async def run(self) -> None:
+        try:
+            started = await self._run.unless_stopped(self._start)
+            if started is not None:
+                await self._work(*started)
+        finally:
+            if self._may_have_joined:
+                self._membership.abandon()
+                await self._attempt(self._membership.leave, _LEAVING_SECONDS)
+
+    async def _work(self, position: int, partitions: set[Partition]) -> None:
         run, stable = self._run, StablePosition()
-        started = await run.unless_stopped(self._start)
-        if started is None:
-            return
-        position, partitions = started
         stable.publish(position)
         crew = Crew(
             str(run.worker_id),
@@ -75,15 +86,20 @@ class _Node:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                await self._attempt(self._membership.leave)
 
     async def _start(self) -> tuple[int, set[Partition]]:
-        position = await look(self._run.lookout, self._run.store)
-        return position, await self._run.coordinate(self._membership.join)
+        try:
+            position = await look(self._run.lookout, self._run.store)
+            self._may_have_joined = True  # also when this is cancelled, and its thread goes on
+            return position, await self._run.coordinate(self._membership.join)
+        except Exception:
+            self._may_have_joined = False
+            self._membership.distrust()
+            raise
 
     async def _follow(self, crew: Crew) -> None:
         """Run what is assigned, until the run is to end."""
-        while not await is_set_within(self._run.stopping, self._run.config.rebalance_interval):
+        while not await is_set_within(self._run.stopping, self._membership.tick_interval):
             partitions = await self._attempt(self._tick)
             if partitions is not None and not self._run.stopping.is_set():
                 crew.adjust(partitions)
@@ -105,18 +121,18 @@ class _Node:
         await asyncio.sleep(0)
         ends_at = asyncio.get_running_loop().time() + run.config.shutdown_timeout
         if crew.tasks:
-            await self._attempt(self._membership.retire)
+            await self._attempt(self._membership.retire, run.config.shutdown_timeout)
         while crew.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(crew.tasks, timeout=min(left, run.config.heartbeat_interval))
-            if crew.tasks:
-                await self._attempt(self._membership.tick)  # to stay alive
+            if crew.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
+                await self._attempt(self._membership.tick, left)  # to stay alive
         if crew.tasks:
             await run.roll_back(crew.tasks)
 
-    async def _attempt(self, work: Callable[[Session], _T]) -> _T | None:
-        """Coordinate; ``None`` if that is not possible now. The processors go on in the meantime."""
+    async def _attempt(self, work: Callable[[Session], _T], seconds: float = math.inf) -> _T | None:
+        """Coordinate; ``None`` if that is not possible now, or takes too long. The processors go on in the meantime."""
         try:
-            async with asyncio.timeout(self._run.config.heartbeat_timeout):
+            async with asyncio.timeout(min(seconds, self._run.config.heartbeat_timeout)):
                 result = await self._run.coordinate(work)
         except Exception as error:
             if not self._failures:  # once for each outage

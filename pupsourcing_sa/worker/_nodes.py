@@ -33,7 +33,7 @@ class Nodes:
 
     def limit_idleness(self, connection: Connection, seconds: float) -> None:
         """Have the server end this transaction if it stands still: a process that was stopped must not stay leader."""
-        milliseconds = cast(cast(int(seconds * 1000), BigInteger), Text)
+        milliseconds = cast(cast(max(1, int(seconds * 1000)), BigInteger), Text)  # 0 would be no limit
         connection.execute(
             select(
                 *(

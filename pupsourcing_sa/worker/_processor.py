@@ -107,7 +107,12 @@ class Processor:
         self._clock = clock
         self._details = {"consumer": subscription.name, "partition": scope.partition}
         self._failures = Failures(
-            checkpoint, subscription.max_attempts, execution=partial(execution, self.name), config=config, hooks=hooks
+            checkpoint,
+            subscription.max_attempts,
+            worker_id=worker_id,
+            execution=partial(execution, self.name),
+            config=config,
+            hooks=hooks,
         )
         self._batch_size = subscription.batch_size or config.batch_size
         self._known = Batch(scanned=0, checkpoint=-1, handled=0)  # nothing yet: no checkpoint lies before the log

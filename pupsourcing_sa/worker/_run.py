@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Subscription
@@ -111,23 +112,28 @@ class Run:
             Exception: whatever is not explained by an outage; it is a reason not to start.
         """
         stopped = asyncio.create_task(self.stopping.wait(), name="pupsourcing-stopped")
+        task: asyncio.Task[_T] | None = None
         try:
             while not self.stopping.is_set():
                 task = asyncio.create_task(work(), name="pupsourcing-start")
                 await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 if not task.done():
-                    task.cancel()  # it may be waiting for a server that is not there
                     return None
                 error = task.exception()
                 if error is None:
                     return task.result()
                 # asyncpg raises the operating system's own errors when it cannot connect.
-                if not (is_outage(error) or is_lost_race(error) or isinstance(error, OSError)):
+                if not (
+                    is_outage(error) or is_lost_race(error) or _is_lock_timeout(error) or isinstance(error, OSError)
+                ):
                     raise error
-                _logger.warning("database is not available; will try again", exc_info=error)
+                _logger.warning("cannot start yet, as the database is not available; will try again", exc_info=error)
                 await is_set_within(self.stopping, self.config.retry_delay)
         finally:
             stopped.cancel()
+            if task is not None and not task.done():
+                task.cancel()  # it may be waiting for a server that is not there
+                await asyncio.gather(task, return_exceptions=True)
         return None
 
     async def roll_back(self, tasks: set[asyncio.Task[None]]) -> None:
@@ -138,3 +144,8 @@ class Run:
         _, running = await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
         for task in running:
             task.cancel()
+
+
+def _is_lock_timeout(error: BaseException) -> bool:
+    """Whether somebody, such as a migration, has locked a table for longer than we wait."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"

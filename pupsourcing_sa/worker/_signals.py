@@ -52,10 +52,11 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float, *, is_wa
     finally:
         watchdog.cancel()
         for each, handler in before.items():
-            signal.signal(each, handler)
+            if handler is not None:  # it was not installed by Python, and cannot be put back
+                signal.signal(each, handler)
 
 
 def _leave() -> None:
-    _logger.critical("a handler blocks the event loop; the process ends without it")
+    _logger.critical("the worker did not stop in time, perhaps because a handler blocks the event loop; leaving")
     logging.shutdown()
     os._exit(1)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from pupsourcing_sa import PersistedEvent, consumer
-from tests.fix_worker import Fleet, Recorder
+from tests.fix_worker import INSERT, Fleet, Recorder
 
 
 def transactions(fleet: Fleet, name: str) -> list[int]:
@@ -102,3 +102,18 @@ def test_the_handler_runs_inside_the_span(fleet: Fleet):
     ).drain()
     assert found == [True]
     assert stack == []
+
+
+def test_a_batch_handler_may_do_with_its_list_what_it_likes(sync_fleet: Fleet):
+    class Greedy:
+        name = "greedy"
+
+        def handle_batch(self, session: Session, events: list[PersistedEvent]) -> None:
+            events.sort(key=lambda event: event.global_position, reverse=True)
+            while events:
+                session.execute(INSERT, {"consumer": "greedy", "position": events.pop().global_position})
+
+    sync_fleet.append(10)
+    sync_fleet.worker(Greedy(), batch_size=4).drain()
+    assert sync_fleet.seen("greedy") == list(range(1, 11))
+    assert sync_fleet.checkpoint("greedy").last_position == 10

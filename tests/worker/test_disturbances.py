@@ -210,6 +210,7 @@ def test_an_outage_is_told_less_and_less_often_and_waited_for_a_little(caplog: p
     failures = Failures(
         Checkpoint(WorkerTables(), "all", 3),
         None,
+        worker_id=None,
         execution=lambda work: pytest.fail("nothing is recorded"),
         config=WorkerConfig(),
         hooks=Hooks(recorder),

@@ -82,3 +82,18 @@ def test_in_a_running_loop(fleet: Fleet):
 
     asyncio.run(main())
     assert fleet.seen("all") == [1, 2, 3]
+
+
+def test_what_is_no_exception_is_raised_as_well(fleet: Fleet):
+    """Such as that of pytest.fail() in a handler."""
+
+    class Unusual(BaseException): ...
+
+    def fail(event: PersistedEvent) -> None:
+        raise Unusual
+
+    fleet.append(1)
+    with pytest.raises(Unusual):
+        fleet.worker(fleet.see("failing", check=fail)).drain()
+    with pytest.raises(BaseExceptionGroup):
+        fleet.worker(fleet.see("one", check=fail), fleet.see("two", check=fail)).drain()

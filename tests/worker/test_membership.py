@@ -52,14 +52,14 @@ class Group:
         self.recorder = Recorder()
         tables.metadata.create_all(engine)
 
-    def node(self, **partitions: int) -> tuple[UUID, Membership]:
+    def node(self, config: WorkerConfig | None = None, /, **partitions: int) -> tuple[UUID, Membership]:
         subscriptions = [
             Subscription.of(consumer(name, partitions=count)(lambda session, event: None))
             for name, count in partitions.items()
         ]
         worker_id = uuid4()
         hooks = Hooks(self.recorder)
-        return worker_id, Membership(self.tables, worker_id, subscriptions, WorkerConfig(), hooks, self.clock)
+        return worker_id, Membership(self.tables, worker_id, subscriptions, config or WorkerConfig(), hooks, self.clock)
 
     def do(self, work: Callable[[Session], _T]) -> _T:
         with Session(self.engine) as session:
@@ -120,12 +120,14 @@ def test_a_silent_node_is_removed_and_joins_again(group: Group):
     alive, other = group.node(a=2)
     group.do(other.join)
     group.age(silent, 7)
+    group.clock.seconds += 1
     assert len(group.do(other.tick)) == 1
     group.age(silent, 9)
+    group.clock.seconds += 1
     assert len(group.do(other.tick)) == 2
     assert group.nodes() == {alive}
     assert group.recorder.events == [("worker.node_removed", {"worker": str(alive), "node": str(silent)})]
-    group.clock.seconds += 3  # a heartbeat is due
+    group.clock.seconds += 1  # a heartbeat is due
     assert group.do(membership.tick) is None
     assert len(group.do(membership.join)) == 1
     assert group.nodes() == {silent, alive}
@@ -158,6 +160,47 @@ def test_nobody_is_taken_for_dead_right_after_an_outage(group: Group):
         group.clock.seconds += 2
         group.do(membership.tick)
     assert group.nodes() == {node}  # it could have, for eight seconds
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        WorkerConfig(heartbeat_interval=0.5, heartbeat_timeout=1.0, rebalance_interval=0.1),
+        WorkerConfig(heartbeat_interval=0.2, heartbeat_timeout=1.0, rebalance_interval=0.6),
+        WorkerConfig(heartbeat_interval=0.2, heartbeat_timeout=0.4, rebalance_interval=5.0),
+    ],
+)
+def test_a_dead_node_is_removed_and_no_other_whatever_the_settings(group: Group, config: WorkerConfig):
+    """Also with those between which a beat may be as late as the settings allow."""
+    dead, membership = group.node(config, a=1)
+    alive, other = group.node(config, a=1)
+    group.do(membership.join)
+    group.do(other.join)
+    group.age(dead, 100)
+    for _ in range(round(6 / other.tick_interval)):
+        group.clock.seconds += other.tick_interval * 1.05
+        group.age(alive, 0)
+        assert group.do(other.tick) is not None
+    assert group.nodes() == {alive}
+
+
+def test_who_joins_while_leaving_does_not(group: Group):
+    """A start that was given up may go on in its thread."""
+    _, membership = group.node(a=1)
+    membership.abandon()
+    group.do(membership.leave)
+    assert group.do(membership.join) == set()
+    assert group.nodes() == set()
+
+
+def test_who_meets_an_outage_takes_nobody_for_dead_at_once(group: Group):
+    other, others = group.node(a=1)
+    group.do(others.join)
+    group.age(other, 60)
+    node, membership = group.node(a=1)
+    membership.distrust()
+    group.do(membership.join)
+    assert group.nodes() == {node, other}
 
 
 def test_a_retired_node_stays_alive_and_has_nothing(group: Group):
