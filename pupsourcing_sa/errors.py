@@ -17,7 +17,7 @@
      ├── PartitionParkedError              a drain met a partition that is parked on a failing event
      ├── HandlerTransactionError           a handler committed or rolled back its session
      ├── ImportFailed                      a line of an import is bad
-     ├── MissingExtraError                 (also an ImportError) an optional dependency is not installed
+     ├── MissingExtraError                 (also an ImportError) an optional dependency is not installed or too old
      └── TemplateError                     (also a LookupError) no such Alembic template
 
 Wrong types and values raise the built-in ``TypeError`` and ``ValueError``, naming the argument. Errors of the
@@ -245,20 +245,23 @@ class ImportFailed(PupsourcingError):
 
 
 class MissingExtraError(PupsourcingError, ImportError):
-    """An optional dependency is not installed.
+    """An optional dependency is not installed, or too old.
 
     Attributes:
         package: the distribution that is missing.
         extra: the extra of this distribution that installs it.
+        problem: what is wrong with the one that is installed, or ``None``.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, problem: str | None = None) -> None:
         self.package = package
         self.extra = extra
-        super().__init__(f"{package} is not installed: pip install 'pupsourcing-sa[{extra}]'")
+        self.problem = problem
+        what, how = (problem, "install --upgrade") if problem else (f"{package} is not installed", "install")
+        super().__init__(f"{what}: pip {how} 'pupsourcing-sa[{extra}]'")
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[object, ...]]:
-        return type(self), (self.package, self.extra)
+        return type(self), (self.package, self.extra, self.problem)
 
 
 class TemplateError(PupsourcingError, LookupError):

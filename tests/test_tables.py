@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, inspect
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.schema import BLANK_SCHEMA
 
 from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.errors import TableNameError
@@ -83,9 +84,40 @@ def test_a_table_of_somebody_elses(name):
         EventTables(metadata)
 
 
-def test_one_of_ours_is_not_another():
+@pytest.mark.parametrize("name", ["aggregate_heads", "consumer_checkpoints"])
+def test_where_one_cannot_be_none_is_added(name):
+    metadata = MetaData()
+    Table(name, metadata)
     with pytest.raises(TableNameError):
-        EventTables(events="same", aggregate_heads="same")
+        (EventTables if name == "aggregate_heads" else WorkerTables)(metadata)
+    assert list(metadata.tables) == [name]
+
+
+def test_one_of_ours_is_not_another():
+    metadata = MetaData()
+    with pytest.raises(TableNameError, match="^events and aggregate_heads must be different tables, not both 'same'$"):
+        EventTables(metadata, events="same", aggregate_heads="same")
+    assert not metadata.tables
+    with pytest.raises(TableNameError, match="has a table 'events' of its own"):
+        WorkerTables(EventTables(metadata).metadata, worker_nodes="events")
+
+
+def test_a_log_has_one_table_of_heads():
+    metadata = EventTables(schema="shop").metadata
+    with pytest.raises(TableNameError, match=r"has 'shop.events' already, with aggregate_heads='aggregate_heads'; say"):
+        EventTables(metadata, schema="shop", aggregate_heads="other")
+    assert sorted(metadata.tables) == ["shop.aggregate_heads", "shop.events"]
+    copied = MetaData()
+    for table in metadata.sorted_tables:
+        table.to_metadata(copied)
+    with pytest.raises(TableNameError, match="aggregate_heads='aggregate_heads'"):
+        EventTables(copied, schema="shop", aggregate_heads="other")
+
+
+def test_all_of_them_in_order():
+    tables, worker = EventTables(), WorkerTables()
+    assert tables.tables == (tables.events, tables.aggregate_heads)
+    assert worker.tables == (worker.worker_nodes, worker.consumer_assignments, worker.consumer_checkpoints)
 
 
 @pytest.mark.parametrize("name", ["", "a" * 64, "ä" * 32, "a\0"])
@@ -94,7 +126,20 @@ def test_impossible_names(name):
         EventTables(events=name)
 
 
+@pytest.mark.parametrize("schema", ["", "a" * 64, "a\0"])
+@pytest.mark.parametrize("declare", [EventTables, WorkerTables])
+def test_impossible_schemas(declare, schema):
+    with pytest.raises(ValueError, match="^schema must be a schema name of 1 to 63 bytes"):
+        declare(schema=schema)
+
+
+def test_no_schema_although_the_metadata_has_one():
+    assert EventTables(MetaData(schema="shop"), schema=BLANK_SCHEMA).events.key == "events"
+
+
 def test_wrong_types():
+    with pytest.raises(TypeError, match="^schema must be a str, not int$"):
+        EventTables(schema=5)
     with pytest.raises(TypeError, match=r"^metadata must be a MetaData, such as Base.metadata"):
         EventTables(DeclarativeBase)
     with pytest.raises(TypeError, match="^worker_nodes must be a str"):

@@ -66,6 +66,7 @@ def run_migrations(connection: Connection) -> None:
 
 async def run_migrations_online() -> None:
     """Run the migrations in a transaction."""
+    # For a log in use: connect_args={"server_settings": {"lock_timeout": "5s"}} has them give up rather than wait.
     engine = async_engine_from_config(
         config.get_section(config.config_ini_section, {}), prefix="sqlalchemy.", poolclass=pool.NullPool
     )

@@ -58,6 +58,7 @@ def run_migrations_offline() -> None:
 
 def run_migrations_online() -> None:
     """Run the migrations in a transaction."""
+    # For a log in use: connect_args={"options": "-c lock_timeout=5s"} has them give up rather than wait.
     engine = engine_from_config(
         config.get_section(config.config_ini_section, {}), prefix="sqlalchemy.", poolclass=pool.NullPool
     )

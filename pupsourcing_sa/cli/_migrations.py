@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import LargeBinary, MetaData
@@ -10,8 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.cli._usage import UsageError
-from pupsourcing_sa.errors import MissingExtraError, TableNameError
 from pupsourcing_sa.migrations import sql_script, template_directory
+from pupsourcing_sa.migrations._alembic import require_alembic
 
 __all__ = ["add_to"]
 
@@ -62,9 +63,9 @@ def add_to(commands: Any) -> None:
     sql.add_argument("--schema", metavar="NAME", help="schema of the tables (default: the first of search_path)")
     for name, what in {**_STORE_TABLES, **_WORKER_TABLES}.items():
         option = f"--{name.replace('_', '-')}"
-        sql.add_argument(option, metavar="NAME", default=name, help=f"table of {what} (default: %(default)s)")
-    sql.add_argument("--payload", choices=_PAYLOADS, default="bytea", help="type of payloads (default: %(default)s)")
-    sql.add_argument("--guarded", action="store_true", help="with triggers that keep the log append-only")
+        sql.add_argument(option, metavar="NAME", help=f"table of {what} (default: {name})")
+    sql.add_argument("--payload", choices=_PAYLOADS, help="type of payloads (default: bytea)")
+    sql.add_argument("--guarded", action="store_true", default=None, help="with triggers that keep the log append-only")
     sql.add_argument(
         "--only", choices=["store", "worker"], help="the tables of the store, or of the worker (default: all)"
     )
@@ -72,14 +73,11 @@ def add_to(commands: Any) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    try:
-        from alembic import command
-        from alembic.config import Config
-        from alembic.util import CommandError
-    except ModuleNotFoundError as error:
-        if error.name != "alembic":
-            raise
-        raise MissingExtraError("alembic", "alembic") from error
+    require_alembic()
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     try:
         command.init(Config("alembic.ini"), options.directory, template=str(template_directory(options.template)))
     except (CommandError, OSError) as error:
@@ -93,18 +91,23 @@ def _template_path(options: argparse.Namespace) -> int:
 
 
 def _sql(options: argparse.Namespace) -> int:
-    def named(tables: dict[str, str]) -> dict[str, str]:
-        return {name: getattr(options, name) for name in tables}
+    def given(names: Iterable[str]) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(options, name)) is not None}
 
-    metadata = MetaData(schema=options.schema)
+    store, worker = given([*_STORE_TABLES, "payload", "guarded"]), given(_WORKER_TABLES)
+    if unused := {"store": worker, "worker": store}.get(options.only):
+        option = next(iter(unused)).replace("_", "-")
+        raise UsageError(f"--{option} is about tables that --only {options.only} leaves out")
+    if "payload" in store:
+        store["payload"] = _PAYLOADS[store["payload"]]
+    metadata = MetaData()
     tables: list[EventTables | WorkerTables] = []
     try:
         if options.only != "worker":
-            payload = _PAYLOADS[options.payload]
-            tables.append(EventTables(metadata, **named(_STORE_TABLES), payload=payload, guarded=options.guarded))
+            tables.append(EventTables(metadata, schema=options.schema, **store))
         if options.only != "store":
-            tables.append(WorkerTables(metadata, **named(_WORKER_TABLES)))
-    except (TableNameError, ValueError) as error:
+            tables.append(WorkerTables(metadata, schema=options.schema, **worker))
+    except ValueError as error:
         raise UsageError(error) from error
     print(sql_script(*tables), end="")
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.migrations import template_directory
+from pupsourcing_sa.migrations._alembic import require_alembic
 
 __all__ = ["migrate"]
 
@@ -24,8 +23,7 @@ def migrate(url: str, directory: Path) -> Path:
     Returns:
         The revision's file.
     """
-    if importlib.util.find_spec("alembic") is None:
-        raise MissingExtraError("alembic", "alembic")
+    require_alembic()
 
     def alembic(*arguments: str) -> None:
         done = subprocess.run(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, FromClause, Integer, Select, Text, column, select, table
-from sqlalchemy.dialects.postgresql import CHAR, OID
+from sqlalchemy import Connection, Dialect, FromClause, Integer, Select, Text, and_, cast, column, select, table
+from sqlalchemy.dialects.postgresql import ARRAY, CHAR, OID
 
 from pupsourcing_sa.tables._guards import Guard, known_guards
 
@@ -43,10 +43,17 @@ def _catalog(name: str, **columns: Any) -> FromClause:
 
 
 _TRIGGERS: Final = _catalog(
-    "pg_trigger", tgname=Text, tgrelid=OID, tgfoid=OID, tgtype=Integer, tgenabled=CHAR, tgqual=Text
+    "pg_trigger",
+    tgname=Text,
+    tgrelid=OID,
+    tgfoid=OID,
+    tgtype=Integer,
+    tgattr=Text,
+    tgenabled=CHAR,
+    tgqual=Text,
 )
 _TABLES: Final = _catalog("pg_class", oid=OID, relname=Text, relnamespace=OID)
-_FUNCTIONS: Final = _catalog("pg_proc", oid=OID, proname=Text, pronamespace=OID, prosrc=Text)
+_FUNCTIONS: Final = _catalog("pg_proc", oid=OID, proname=Text, pronamespace=OID, prosrc=Text, proconfig=ARRAY(Text))
 _SCHEMAS: Final = _catalog("pg_namespace", oid=OID, nspname=Text)
 
 
@@ -59,8 +66,14 @@ def _guard_triggers() -> Select[Any]:
             _TABLES.c.relname.label("table_name"),
             _TRIGGERS.c.tgname.label("trigger_name"),
             _TRIGGERS.c.tgtype.label("trigger_type"),
-            # O and A fire for those who write; D is disabled, and R fires for replication only.
-            (_TRIGGERS.c.tgenabled.in_(["O", "A"]) & _TRIGGERS.c.tgqual.is_(None)).label("is_firing"),
+            and_(
+                # O and A fire for those who write; D is disabled, and R fires for replication only.
+                _TRIGGERS.c.tgenabled.in_(["O", "A"]),
+                _TRIGGERS.c.tgqual.is_(None),  # WHEN
+                cast(_TRIGGERS.c.tgattr, Text) == "",  # UPDATE OF some columns only
+            ).label("is_firing"),
+            # ALTER FUNCTION … SET, by which it could always find that rewriting is allowed.
+            _FUNCTIONS.c.proconfig.is_(None).label("is_plain"),
             function_schema.c.nspname.label("function_schema"),
             _FUNCTIONS.c.proname.label("function_name"),
             _FUNCTIONS.c.prosrc.label("body"),
@@ -78,7 +91,7 @@ def found_guards(connection: Connection) -> list[FoundGuard]:
     found = []
     for row in connection.execute(_guard_triggers()):
         versions = [guard for guard in known_guards() if guard.trigger_name == row.trigger_name]
-        is_ours = row.is_firing and row.function_schema == row.schema
+        is_ours = row.is_firing and row.is_plain and row.function_schema == row.schema
         same = (
             guard
             for guard in versions

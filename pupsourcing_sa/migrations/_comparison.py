@@ -99,8 +99,8 @@ def guard_operations(log: Table, found: _Guards) -> Iterator[LogOperation]:
 
 
 def _drop(found: FoundGuard, schema: str | None) -> DropLogGuardOp:
-    version = {"_version": found.guard.version} if found.guard else {}
-    return DropLogGuardOp(found.name, found.table_name, schema=schema, **version)
+    version = found.guard.version if found.guard else None
+    return DropLogGuardOp(found.name, found.table_name, schema=schema, _version=version)
 
 
 def _drop_guards_of_dropped_tables(
@@ -143,18 +143,19 @@ def _leave_serial_to_us(
 
 def _keep_constraints(context: AutogenContext, upgrade: UpgradeOps) -> None:
     """Where a unique constraint of ours only has another name, rename it rather than have its index built anew."""
+    assert context.dialect is not None
+    format_constraint: Any = context.dialect.identifier_preparer.format_constraint
     ours = {_key(context, table.schema, table.name) for table in context.sorted_tables if role_of(table)}
     for table in list(upgrade.ops):
         if not isinstance(table, ModifyTableOps) or _key(context, table.schema, table.table_name) not in ours:
             continue
         for dropped, added in list(_same_columns(table.ops)):
+            # Where a convention's name is too long, SQLAlchemy shortens it otherwise than PostgreSQL would.
+            old_name, new_name = dropped.constraint_name, format_constraint(added.to_constraint(), _alembic_quote=False)
+            if new_name == old_name:  # what differs is something else, such as NULLS NOT DISTINCT
+                continue
             table.ops = [each for each in table.ops if each not in (dropped, added)]
-            _add(
-                upgrade,
-                RenameLogConstraintOp(
-                    str(dropped.constraint_name), str(added.constraint_name), table.table_name, schema=table.schema
-                ),
-            )
+            _add(upgrade, RenameLogConstraintOp(str(old_name), new_name, table.table_name, schema=table.schema))
         if not table.ops:
             upgrade.ops.remove(table)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Table
-
 from pupsourcing_sa.tables import EventTables, WorkerTables
+from pupsourcing_sa.tables._declared import check_declared
 
 __all__ = ["all_but"]
 
@@ -34,12 +33,8 @@ def all_but(
     """
     if not tables:
         raise ValueError("tables must name what to leave alone, as in all_but(EventTables(), WorkerTables())")
-    ours = {
-        (table.schema or default_schema, table.name)
-        for each in tables
-        for table in vars(each).values()
-        if isinstance(table, Table)
-    }
+    check_declared(tables)
+    ours = {(table.schema or default_schema, table.name) for each in tables for table in each.tables}
 
     def include(object_: Any, name: Any, type_: str, reflected: bool, compare_to: Any) -> bool:
         if type_ == "table" and (object_.schema or default_schema, name) in ours:

@@ -8,19 +8,21 @@ from sqlalchemy import Table
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
+from pupsourcing_sa.tables._naming import dollar_quoted
+
 __all__ = ["AlterLogSequence", "RenameLogConstraint"]
 
 # A sequence cannot change from one kind to the other: the new one goes on where the old one was, for the same roles.
 # What ALTER TABLE takes, ACCESS EXCLUSIVE, is taken first, so that nobody is issued a position in between.
 _REPLACE_SEQUENCE: Final = """\
-DO $do$
+
 DECLARE
-    log CONSTANT text := $name${log}$name$;
+    log CONSTANT text := {name};
     sequence CONSTANT text := pg_get_serial_sequence(log, 'global_position');
     last bigint;
     is_called boolean;
     privileges text[];
-    roles text[];
+    grantees text[];
 BEGIN
     IF sequence IS NULL THEN
         RAISE EXCEPTION USING MESSAGE = 'global_position of ' || log || ' has no sequence of its own',
@@ -28,17 +30,20 @@ BEGIN
     END IF;
     LOCK TABLE {log} IN ACCESS EXCLUSIVE MODE;
     EXECUTE 'SELECT last_value, is_called FROM ' || sequence INTO last, is_called;
-    SELECT array_agg(privilege_type), array_agg(CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
-        INTO privileges, roles
+    SELECT array_agg(privilege_type), array_agg(
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END
+            || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+        )
+        INTO privileges, grantees
         FROM pg_class, aclexplode(relacl) WHERE oid = sequence::regclass;
 {replace}
     PERFORM setval(pg_get_serial_sequence(log, 'global_position'), last, is_called);
     FOR i IN 1 .. coalesce(cardinality(privileges), 0) LOOP
         EXECUTE 'GRANT ' || privileges[i] || ' ON SEQUENCE ' || pg_get_serial_sequence(log, 'global_position')
-            || ' TO ' || roles[i];
+            || ' TO ' || grantees[i];
     END LOOP;
 END
-$do$"""
+"""
 _BY: Final = {
     "identity": """\
     ALTER TABLE {log} ALTER COLUMN global_position DROP DEFAULT;
@@ -67,7 +72,9 @@ class AlterLogSequence(ExecutableDDLElement):
 @compiles(AlterLogSequence)
 def _compile_alter_log_sequence(element: AlterLogSequence, compiler: Any, **kw: Any) -> str:
     log = compiler.preparer.format_table(element.log)
-    return _REPLACE_SEQUENCE.format(log=log, replace=_BY[element.to].format(log=log))
+    name = dollar_quoted(log, "name")
+    body = _REPLACE_SEQUENCE.format(log=log, name=name, replace=_BY[element.to].format(log=log))
+    return f"DO {dollar_quoted(body, 'do')}"
 
 
 class RenameLogConstraint(ExecutableDDLElement):

@@ -12,7 +12,7 @@ from sqlalchemy import MetaData, Table
 
 from pupsourcing_sa.migrations._log_statements import AlterLogSequence, RenameLogConstraint
 from pupsourcing_sa.tables._guard_statements import create_guard, drop_guard, replace_guard
-from pupsourcing_sa.tables._guards import find_guard
+from pupsourcing_sa.tables._guards import current_guard, find_guard
 
 __all__ = [
     "OPERATIONS",
@@ -163,9 +163,11 @@ class DropLogGuardOp(LogOperation):
 
     name = "drop_log_guard"
 
-    def __init__(self, guard: str, table_name: str, *, schema: str | None = None, _version: int = 1) -> None:
+    def __init__(self, guard: str, table_name: str, *, schema: str | None = None, _version: int | None = None) -> None:
         super().__init__(table_name, schema=schema)
-        self.guard = find_guard(guard, _version)
+        # The version is for what undoes it. All have the same names, and are dropped the same way; where it is not
+        # known, such as that of a guard which was changed by hand, what comes back is the current one.
+        self.guard = current_guard(guard) if _version is None else find_guard(guard, _version)
 
     @classmethod
     def drop_log_guard(cls, operations: Operations, guard: str, table_name: str, *, schema: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pupsourcing_sa.errors import MissingExtraError
+from pupsourcing_sa.migrations._alembic import require_alembic
 
 __all__ = ["register"]
 
@@ -26,16 +26,13 @@ def register() -> None:
     - ``op.alter_log_sequence`` and ``op.rename_log_constraint``, for a log that another program created.
 
     Raises:
-        MissingExtraError: Alembic is not installed.
+        MissingExtraError: Alembic is not installed, or is older than 1.18.
     """
-    try:
-        from alembic.autogenerate import renderers
-        from alembic.operations import Operations
-        from alembic.runtime.plugins import Plugin
-    except ModuleNotFoundError as error:
-        if error.name != "alembic" and not str(error.name).startswith("alembic."):
-            raise
-        raise MissingExtraError("alembic", "alembic") from error
+    require_alembic()
+    from alembic.autogenerate import renderers
+    from alembic.operations import Operations
+    from alembic.runtime.plugins import Plugin
+
     from pupsourcing_sa.migrations import _comparison
     from pupsourcing_sa.migrations._operations import OPERATIONS, AutocommitBlockOp
     from pupsourcing_sa.migrations._rendering import render_autocommit_block, render_operation

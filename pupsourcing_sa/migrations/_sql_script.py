@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from pupsourcing_sa.tables import EventTables, WorkerTables
+from pupsourcing_sa.tables._declared import check_declared
 from pupsourcing_sa.tables._guard_statements import replace_guard
 from pupsourcing_sa.tables._guards import current_guards
 
@@ -35,6 +35,7 @@ def sql_script(*tables: EventTables | WorkerTables) -> str:
     """
     if not tables:
         raise ValueError("tables must name what to create, as in sql_script(EventTables(), WorkerTables())")
+    check_declared(tables)
     dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]  # a percent sign is nothing special there
     statements = (str(statement.compile(dialect=dialect)).strip() for each in tables for statement in _statements(each))
     text = "\n".join(line.rstrip() for line in ";\n\n".join(statements).splitlines())
@@ -42,9 +43,7 @@ def sql_script(*tables: EventTables | WorkerTables) -> str:
 
 
 def _statements(tables: EventTables | WorkerTables) -> Iterator[ExecutableDDLElement]:
-    for table in vars(tables).values():  # in the order of their creation, which is that of their foreign keys
-        if not isinstance(table, Table):
-            continue
+    for table in tables.tables:
         yield CreateTable(table, if_not_exists=True)
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             yield CreateIndex(index, if_not_exists=True)

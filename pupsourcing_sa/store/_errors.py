@@ -55,7 +55,7 @@ def raise_common(error: DBAPIError, *tables: Table) -> None:
         tables: what the statement needs.
     """
     state = _sqlstate(error)
-    if state in _UNDEFINED:
+    if state in _UNDEFINED and not _is_of_a_function(error):
         names = " or ".join(table.key for table in tables)
         raise TablesMissingError(
             f"there is no table {names} in the database, or not in this search_path: run your migrations, as in "
@@ -107,7 +107,16 @@ def detail_of(error: DBAPIError) -> str:
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)  # the latter is psycopg2's
+
+
+def _is_of_a_function(error: DBAPIError) -> bool:
+    """Whether it happened in a statement of a function, such as a trigger of the application's own."""
+    diagnostics = _diagnostics(error)
+    # What a function's statement lacks has a place in that statement, or is found when it runs. The language's name is
+    # the same in every language of the server; a context by itself may also be that of parameters.
+    context = getattr(diagnostics, "context", None) or ""
+    return bool(getattr(diagnostics, "internal_query", None)) or "PL/pgSQL" in context
 
 
 def _diagnostics(error: DBAPIError) -> Any:

@@ -30,6 +30,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
+from pupsourcing_sa.tables._naming import dollar_quoted
+
 __all__ = ["MARK_BELOW_ALL", "MARK_BITS", "constant", "low_water_mark", "oid_of", "parameter", "sequence_of"]
 
 
@@ -64,8 +66,7 @@ class _NameOf(ColumnElement[str]):
 
 @compiles(_NameOf)
 def _compile_name_of(element: _NameOf, compiler: Any, **kw: Any) -> str:
-    # Dollar quotes, because a name may contain any other.
-    return f"$name${compiler.preparer.format_table(element.table)}$name$"
+    return dollar_quoted(compiler.preparer.format_table(element.table), "name")
 
 
 def oid_of(table: Table) -> ColumnElement[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Identity, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -18,6 +18,9 @@ from pupsourcing_sa.tables._guards import GUARDED_KEY, is_guarded
 from pupsourcing_sa.tables._naming import Naming
 
 __all__ = ["EventTables"]
+
+#: In the ``info`` of a log's primary key: the name of its table of heads.
+_HEADS_KEY: Final = "pupsourcing_sa_aggregate_heads"
 
 
 class EventTables(DeclaredTables):
@@ -37,7 +40,7 @@ class EventTables(DeclaredTables):
 
     Raises:
         TableNameError: the metadata has a table of that name which is not ours, or which was declared with another
-            ``payload`` or ``guarded``.
+            ``payload``, ``guarded`` or ``aggregate_heads``. None was added to it.
 
     Called again with the same arguments, it gives the same tables.
 
@@ -71,20 +74,29 @@ class EventTables(DeclaredTables):
         if not isinstance(guarded, bool):
             raise TypeError(f"guarded must be a bool, not {type(guarded).__name__}")
         self.is_guarded = guarded
+        self._check(events=events, aggregate_heads=aggregate_heads)
+        existing = self._existing(events)
+        if existing is not None:
+            self._check_same(existing, aggregate_heads)
         self.events = self._table(
             "events",
             events,
             partial(_events, type_),
-            info={GUARDED_KEY: guarded},
+            info={GUARDED_KEY: guarded, _HEADS_KEY: aggregate_heads},
             listeners=LISTENERS if guarded else (),
         )
-        if isinstance(self.events.c.payload.type, JSONB) != self.has_json_payload:
-            raise TableNameError(f"the metadata has {self.events.key!r} already, with another type of payload")
-        if is_guarded(self.events) != guarded:
-            raise TableNameError(
-                f"the metadata has {self.events.key!r} already, with guarded={not guarded}; say the same everywhere"
-            )
         self.aggregate_heads = self._table("aggregate_heads", aggregate_heads, _aggregate_heads)
+
+    def _check_same(self, log: Table, aggregate_heads: str) -> None:
+        """Refuse to declare a log otherwise than it was declared before."""
+        known = f"the metadata has {log.key!r} already, with"
+        if isinstance(log.c.payload.type, JSONB) != self.has_json_payload:
+            raise TableNameError(f"{known} another type of payload")
+        if is_guarded(log) != self.is_guarded:
+            raise TableNameError(f"{known} guarded={not self.is_guarded}; say the same everywhere")
+        heads = log.primary_key.info[_HEADS_KEY]
+        if heads != aggregate_heads:  # its appends would disagree about the versions of aggregates
+            raise TableNameError(f"{known} aggregate_heads={str(heads)!r}; say the same everywhere")
 
 
 def _events(payload: TypeEngine[Any], named: Naming) -> Sequence[SchemaItem]:

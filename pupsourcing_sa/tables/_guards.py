@@ -19,7 +19,7 @@ from sqlalchemy import Table
 
 from pupsourcing_sa.tables._naming import bounded_name
 
-__all__ = ["GUARDED_KEY", "Guard", "current_guards", "find_guard", "is_guarded", "known_guards"]
+__all__ = ["GUARDED_KEY", "Guard", "current_guard", "current_guards", "find_guard", "is_guarded", "known_guards"]
 
 #: In the ``info`` of a log's primary key: whether it is to have guards.
 GUARDED_KEY: Final = "pupsourcing_sa_guarded"
@@ -100,6 +100,15 @@ def current_guards() -> list[Guard]:
 def known_guards() -> list[Guard]:
     """Every version of every guard."""
     return [guard for versions in _VERSIONS.values() for guard in versions]
+
+
+def current_guard(name: str) -> Guard:
+    """What a guard is in this version of the library.
+
+    Raises:
+        ValueError: there is no such guard.
+    """
+    return find_guard(name, _VERSIONS[name][-1].version if name in _VERSIONS else 1)
 
 
 def find_guard(name: str, version: int) -> Guard:

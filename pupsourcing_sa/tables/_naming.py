@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Column, ForeignKeyConstraint, Index, MetaData, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.schema import SchemaItem
 
-__all__ = ["MAX_NAME_BYTES", "Naming", "bounded_name"]
+__all__ = ["MAX_NAME_BYTES", "Naming", "bounded_name", "dollar_quoted"]
 
 #: PostgreSQL cuts longer names off, in bytes.
 MAX_NAME_BYTES: Final = 63
@@ -22,6 +22,17 @@ def bounded_name(table: str, suffix: str) -> str:
         return name
     end = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}_{suffix.rpartition('_')[2]}"
     return table.encode()[: MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
+
+
+def dollar_quoted(text: str, tag: str) -> str:
+    """Text with names in it as a string of SQL, which ends nowhere before its end.
+
+    Dollars rather than apostrophes, because ``schema_translate_map`` puts in names that are not known here, which may
+    contain apostrophes.
+    """
+    while f"${tag}" in text:
+        tag += "_"
+    return f"${tag}${text}${tag}$"
 
 
 class Naming:

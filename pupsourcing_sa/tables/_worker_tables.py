@@ -25,7 +25,7 @@ class WorkerTables(DeclaredTables):
         consumer_checkpoints: name of the table that says how far each partition of each consumer has come.
 
     Raises:
-        TableNameError: the metadata has a table of that name which is not ours.
+        TableNameError: the metadata has a table of that name which is not ours. None was added to it.
 
     Called again with the same names, it gives the same tables.
     """
@@ -44,6 +44,11 @@ class WorkerTables(DeclaredTables):
         consumer_checkpoints: str = "consumer_checkpoints",
     ) -> None:
         super().__init__(metadata, schema)
+        self._check(
+            worker_nodes=worker_nodes,
+            consumer_assignments=consumer_assignments,
+            consumer_checkpoints=consumer_checkpoints,
+        )
         self.worker_nodes = self._table("worker_nodes", worker_nodes, _worker_nodes)
         self.consumer_assignments = self._table("consumer_assignments", consumer_assignments, self._assignments)
         self.consumer_checkpoints = self._table("consumer_checkpoints", consumer_checkpoints, _checkpoints)

@@ -239,6 +239,20 @@ class TestSequence:
             position = {each["name"]: each for each in inspect(engine).get_columns("events", schema)}["global_position"]
             assert "identity" not in position
 
+    @pytest.mark.parametrize("name", ["a$name$b", 'the "$name$"', "a$name", "a$do$b", "$do"])
+    def test_a_name_with_dollars(self, engine: Engine, name: str) -> None:
+        tables = EventTables(events=name)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                _TABLE.format(log=engine.dialect.identifier_preparer.format_table(tables.events))
+            )
+            tables.aggregate_heads.create(connection)
+        autogenerate = Autogenerate(engine, tables.metadata)
+        for position, to in enumerate(("identity", "serial"), 1):
+            autogenerate.execute(f"op.alter_log_sequence({name!r}, to={to!r})")
+            assert append(engine, EventStore(tables), "a") == position
+        assert len(read(engine, EventStore(tables))) == 2
+
     def test_privileges_on_it_stay(self, database: Engine) -> None:
         role = f"reader_{database.url.database}"
         tables = EventTables()
@@ -250,6 +264,9 @@ class TestSequence:
             with database.begin() as connection:
                 connection.exec_driver_sql(
                     f"GRANT USAGE, SELECT ON SEQUENCE events_global_position_seq TO {role}, PUBLIC"
+                )
+                connection.exec_driver_sql(
+                    f"GRANT USAGE ON SEQUENCE events_global_position_seq TO {role} WITH GRANT OPTION"
                 )
             autogenerate = Autogenerate(database, tables.metadata)
             for to in ("identity", "serial"):
@@ -263,6 +280,12 @@ class TestSequence:
                             assert connection.scalar(text(check)), (to, who, privilege)
                         check = f"SELECT has_sequence_privilege('{who}', 'events_global_position_seq', 'UPDATE')"
                         assert not connection.scalar(text(check))
+                    for privilege, is_grantable in (("USAGE", True), ("SELECT", False)):
+                        check = (
+                            f"SELECT has_sequence_privilege('{role}', 'events_global_position_seq', "
+                            f"'{privilege} WITH GRANT OPTION')"
+                        )
+                        assert connection.scalar(text(check)) is is_grantable, (to, privilege)
         finally:
             with database.begin() as connection:
                 connection.exec_driver_sql(f"DROP OWNED BY {role}")
@@ -324,6 +347,38 @@ class TestConstraints:
         assert autogenerate.upgrade() == ""
         autogenerate.execute(downgrade)
         assert project.objects() == before
+
+    def test_names_of_a_convention_that_are_too_long(self, engine: Engine) -> None:
+        """SQLAlchemy shortens them in a way of its own, by which the store recognises them."""
+        convention = {"uq": "uq_%(table_name)s_%(column_0_N_name)s"}
+        tables = EventTables(MetaData(naming_convention=convention), events=self._NAME)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(_TABLE.format(log=self._NAME))
+            tables.aggregate_heads.create(connection)
+        autogenerate = Autogenerate(engine, tables.metadata)
+        autogenerate.execute(autogenerate.upgrade())
+        assert autogenerate.upgrade() == ""
+        append(engine, EventStore(tables), "a")
+        with Session(engine) as session, pytest.raises(StaleHeadsError):
+            session.execute(tables.aggregate_heads.update().values(aggregate_version=0))
+            EventStore(tables).append(session, AnyVersion(), [make_event("a")])
+
+    def test_another_constraint_of_the_same_name_is_built_anew(self, engine: Engine) -> None:
+        tables = EventTables()
+        tables.metadata.create_all(engine)
+        if engine.dialect.server_version_info < (15,):
+            pytest.skip("NULLS NOT DISTINCT is from PostgreSQL 15 on")
+        autogenerate = Autogenerate(engine, tables.metadata)
+        autogenerate.execute(
+            "op.drop_constraint('events_event_id_key', 'events')\n"
+            "op.create_unique_constraint('events_event_id_key', 'events', ['event_id'],"
+            " postgresql_nulls_not_distinct=True)"
+        )
+        upgrade = autogenerate.upgrade()
+        assert "op.create_unique_constraint" in upgrade
+        assert "rename" not in upgrade
+        autogenerate.execute(upgrade)
+        assert autogenerate.upgrade() == ""
 
     def test_before_that_the_errors_are_those_of_the_database(self, engine: Engine) -> None:
         """Nothing is mistaken for something else. Nor is it translated."""

@@ -92,8 +92,12 @@ class TestSQL:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            (["--schema", ""], "schema must be a schema name of 1 to 63 bytes"),
+            (["--only", "store", "--worker-nodes", "n"], "--worker-nodes is about tables that --only store leaves out"),
+            (["--only", "worker", "--payload", "jsonb"], "--payload is about tables that --only worker leaves out"),
+            (["--only", "worker", "--guarded"], "--guarded is about tables that --only worker leaves out"),
             (["--events", ""], "events must be a table name of 1 to 63 bytes"),
-            (["--events", "same", "--aggregate-heads", "same"], "the metadata has a table 'same' of its own"),
+            (["--events", "same", "--aggregate-heads", "same"], "must be different tables, not both 'same'"),
         ],
     )
     def test_names_that_cannot_be(self, command: Command, arguments: list[str], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic.operations import Operations
@@ -15,6 +16,7 @@ from pupsourcing_sa.migrations import register
 from pupsourcing_sa.migrations._operations import AutocommitBlockOp
 from tests.fix_alembic import Project, index_files
 from tests.migrations.test_adopting import DUMP
+from tests.proof.test_writers_that_misbehave import wait_until
 
 _MODELS = "from pupsourcing_sa import EventTables\ntarget_metadata = EventTables().metadata\n"
 
@@ -26,21 +28,38 @@ def adopting(project: Project) -> Project:
     return project
 
 
-def test_they_are_in_a_revision_of_their_own(adopting: Project) -> None:
+def operations(revision: str) -> list[str]:
+    """What is in a revision's upgrade(), without comments."""
+    upgrade = revision.partition("def upgrade")[2].partition("def downgrade")[0]
+    return [line.strip() for line in upgrade.splitlines() if line.startswith("    ") and not re.search('#|"""', line)]
+
+
+_NEW = ["events_aggregate_type_global_position_idx", "events_correlation_id_global_position_idx"]
+
+
+def test_each_has_a_revision_of_its_own(adopting: Project) -> None:
     before = adopting.objects()
+    assert "idx_events_aggregate" in adopting.differences()  # Alembic shows the last revision only
     adopting.revise("adopt the log")
-    versions = {
-        path.stem.partition("_")[2]: path.read_text()
+    revisions = [
+        (text, operations(text))
         for path in (adopting.directory / "migrations" / "versions").glob("*.py")
-    }
-    assert sorted(versions) == ["adopt_the_log", "adopt_the_log_indexes"]
-    assert "index" not in versions["adopt_the_log"].partition("def upgrade")[2]
-    assert "op.alter_log_sequence('events', to='identity')" in versions["adopt_the_log"]
-    upgrade = versions["adopt_the_log_indexes"].partition("def upgrade")[2].partition("def downgrade")[0]
-    block = [line for line in upgrade.splitlines() if line.startswith("    ") and not re.search('#|"""', line)]
-    assert block[0] == "    with op.get_context().autocommit_block():"
-    assert len(block) == 9
-    assert all(line.startswith("        op.") and "postgresql_concurrently=True" in line for line in block[1:])
+        if (text := path.read_text())
+    ]
+    revisions.sort(key=lambda each: each[0].partition("\n")[0])
+    assert [text.partition("\n")[0].removeprefix('"""adopt the log') for text, _ in revisions] == [
+        "",
+        f", {_NEW[0]}",
+        f", {_NEW[1]}",
+        ", old indexes",
+    ]
+    everything_else, *of_indexes = [found for _, found in revisions]
+    assert everything_else == ["op.alter_log_sequence('events', to='identity')"]
+    for block in of_indexes:
+        assert block[:2] == ["with op.get_context().autocommit_block():", "op.execute('SET lock_timeout = 0')"]
+        assert block[-1] == "op.execute('RESET lock_timeout')"
+        assert all(line.startswith("op.") and "postgresql_concurrently=True" in line for line in block[2:-1])
+    assert [len(block) - 3 for block in of_indexes] == [2, 2, 4]
 
     adopting.alembic("upgrade", "head")
     assert adopting.differences() == ""
@@ -54,18 +73,62 @@ def test_they_are_in_a_revision_of_their_own(adopting: Project) -> None:
 
 
 def test_they_can_be_run_again(adopting: Project) -> None:
-    """After an attempt that was interrupted one of the old is gone, and one of the new is there and invalid."""
+    """After an attempt that was interrupted: one of the new is done, the other is invalid, and an old one is gone."""
     adopting.revise("adopt the log")
-    new = "events_correlation_id_global_position_idx"
+    done, interrupted = _NEW
+    adopting.alembic("upgrade", "+2")
+    before = index_files(adopting.database, "events")
     adopting.execute(
         "DROP INDEX idx_events_aggregate",
-        f"CREATE INDEX {new} ON events (correlation_id, global_position) WHERE correlation_id IS NOT NULL",
-        f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{new}'::regclass",
+        f"CREATE INDEX {interrupted} ON events (correlation_id, global_position) WHERE correlation_id IS NOT NULL",
+        f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{interrupted}'::regclass",
     )
     adopting.alembic("upgrade", "head")
     assert adopting.differences() == ""
+    assert index_files(adopting.database, "events")[done] == before[done]
     with adopting.database.connect() as connection:
         assert connection.scalar(text("SELECT bool_and(indisvalid) FROM pg_index"))
+
+
+def test_what_others_do_meanwhile_makes_none_fail(adopting: Project) -> None:
+    """A lock_timeout would end it while it waits for a transaction that is open, and leave an invalid index."""
+    adopting.revise("adopt the log")
+    adopting.alembic("upgrade", "+1")
+    adopting.replace("migrations/env.py", "poolclass=", "connect_args={'options': '-clock_timeout=50ms'}, poolclass=")
+    with adopting.database.connect() as report, ThreadPoolExecutor() as pool:
+        report.execute(text("SELECT count(*) FROM events"))
+        upgrade = pool.submit(adopting.alembic, "upgrade", "+1")
+        wait_until(lambda: upgrade.done() or is_waiting(adopting, "200ms"))
+        report.rollback()
+        upgrade.result()
+
+
+def is_waiting(project: Project, age: str) -> bool:
+    """Whether a statement of that age waits for a transaction."""
+    with project.database.connect() as connection:
+        return bool(
+            connection.scalar(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'virtualxid' "
+                    "AND datname = current_database() AND clock_timestamp() - query_start > CAST(:age AS interval)"
+                ),
+                {"age": age},
+            )
+        )
+
+
+def test_an_index_that_has_changed(adopting: Project) -> None:
+    """Under its name there is another one: it is replaced, and comes back."""
+    adopting.revise("adopt the log")
+    adopting.alembic("upgrade", "head")
+    adopting.execute(f"DROP INDEX {_NEW[0]}", f"CREATE INDEX {_NEW[0]} ON events (aggregate_type)")
+    before = adopting.objects()
+    revision = adopting.revise("replace")
+    assert revision.count("Revision ID") == 1
+    adopting.alembic("upgrade", "head")
+    assert adopting.differences() == ""
+    adopting.alembic("downgrade", "-1")
+    assert adopting.objects() == before
 
 
 def test_a_new_log_has_its_indexes_with_it(project: Project) -> None:

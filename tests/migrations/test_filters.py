@@ -51,3 +51,9 @@ def test_the_default_schema_by_its_name() -> None:
 def test_it_needs_to_know_which() -> None:
     with pytest.raises(ValueError, match="^tables must name what to leave alone, as in all_but"):
         all_but()
+
+
+@pytest.mark.parametrize(("given", "what"), [(EventTables, "the class EventTables"), (MetaData(), "MetaData")])
+def test_what_are_no_tables(given: Any, what: str) -> None:
+    with pytest.raises(TypeError, match=f"^tables must be .*, not {what}; write EventTables\\(…\\)$"):
+        all_but(given)

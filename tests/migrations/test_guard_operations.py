@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -107,6 +108,9 @@ ALTERED = {
     "a-condition": "DROP TRIGGER pupsourcing_sa_append_only ON {log}; CREATE TRIGGER pupsourcing_sa_append_only "
     "BEFORE UPDATE OR DELETE OR TRUNCATE ON {log} FOR EACH STATEMENT WHEN (current_user <> 'admin') "
     "EXECUTE FUNCTION {function}()",
+    "some-columns": "DROP TRIGGER pupsourcing_sa_append_only ON {log}; CREATE TRIGGER pupsourcing_sa_append_only "
+    "BEFORE UPDATE OF trace_id OR DELETE OR TRUNCATE ON {log} FOR EACH STATEMENT EXECUTE FUNCTION {function}()",
+    "a-setting": "ALTER FUNCTION {function}() SET pupsourcing_sa.allow_rewrite = 'on'",
     "renamed-function": "ALTER FUNCTION {function}() RENAME TO something_else",
 }
 
@@ -153,6 +157,20 @@ def test_a_new_version_of_a_guard(migrated: Migrated, monkeypatch: pytest.Monkey
     migrated.autogenerate.execute(downgrade)
     monkeypatch.undo()
     assert migrated.autogenerate.upgrade() == ""
+
+
+def test_a_guard_of_no_known_version_comes_back_as_the_current_one(
+    migrated: Migrated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _guards.find_guard("append_only", 1)
+    second = _guards.Guard("append_only", 2, first.events, first.trigger_type, first.body.replace("n 1", "n 2"))
+    monkeypatch.setitem(_guards._VERSIONS, "append_only", [first, second])
+    migrated.autogenerate.execute(migrated.autogenerate.upgrade())
+    unguarded = migrated.autogenerate_for(EventTables(MetaData(), **migrated.names).metadata)
+    created = migrated.operation("create_log_guard", "append_only", ", version=2")
+    assert created in unguarded.downgrade()
+    migrated.execute("ALTER TABLE {log} DISABLE TRIGGER pupsourcing_sa_append_only")
+    assert created in unguarded.downgrade()
 
 
 def test_a_log_that_is_dropped_takes_its_functions_with_it(migrated: Migrated) -> None:
@@ -203,6 +221,8 @@ def test_registering_again_does_nothing(engine: Engine) -> None:
             operations.create_log_guard("append-only", "events", version=1)  # type: ignore[attr-defined]
         with pytest.raises(ValueError, match="^to must be 'identity' or 'serial', not 'bigserial'"):
             operations.alter_log_sequence("events", to="bigserial")  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="there is no guard 'append-only'"):
+            operations.drop_log_guard("append-only", "events")  # type: ignore[attr-defined]
 
 
 def test_without_alembic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,4 +230,17 @@ def test_without_alembic(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "alembic", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'pupsourcing-sa\[alembic\]'"):
+        register()
+
+
+def test_with_an_alembic_that_has_no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alembic.__version__", "1.17.2")
+    monkeypatch.setitem(sys.modules, "alembic.runtime.plugins", None)
+    with pytest.raises(MissingExtraError, match=r"^alembic 1.18 or newer is needed, and 1.17.2 is installed: pip"):
+        register()
+
+
+def test_with_a_directory_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "alembic", ModuleType("alembic"))
+    with pytest.raises(MissingExtraError, match="^alembic is not installed"):
         register()

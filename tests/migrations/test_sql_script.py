@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from sqlalchemy import MetaData, text
 from sqlalchemy.orm import Session
@@ -68,3 +70,17 @@ def test_a_line_has_no_space_at_its_end() -> None:
 def test_it_needs_to_know_which() -> None:
     with pytest.raises(ValueError, match="^tables must name what to create, as in sql_script"):
         sql_script()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (EventTables, "not the class EventTables; write EventTables"),
+        (WorkerTables, "not the class WorkerTables; write WorkerTables"),
+        (MetaData(), "not MetaData; write EventTables"),
+        ("events", "not str; write EventTables"),
+    ],
+)
+def test_what_are_no_tables(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=rf"^tables must be EventTables or WorkerTables, {message}\(…\)$"):
+        sql_script(given)
