@@ -120,6 +120,8 @@ def is_async_sessionmaker(factory: object) -> bool:
 
 def refuse_awaitable(handler: object, result: object) -> None:
     """Complain of a handler whose result nobody would wait for."""
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(f"{handler!r} has a yield, so that calling it does nothing: a handler must not be a generator")
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()

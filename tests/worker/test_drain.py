@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import AnyVersion, PersistedEvent
+from pupsourcing_sa import AnyVersion, PersistedEvent, consumer
 from tests.fix_store import make_event
 from tests.fix_worker import Fleet
 
@@ -97,3 +97,14 @@ def test_what_is_no_exception_is_raised_as_well(fleet: Fleet):
         fleet.worker(fleet.see("failing", check=fail)).drain()
     with pytest.raises(BaseExceptionGroup):
         fleet.worker(fleet.see("one", check=fail), fleet.see("two", check=fail)).drain()
+
+
+def test_a_handler_with_a_yield_would_do_nothing_and_is_refused(sync_fleet: Fleet):
+    @consumer("generator")
+    def handle(session: Session, event: PersistedEvent):
+        yield
+
+    sync_fleet.append(1)
+    with pytest.raises(TypeError, match="must not be a generator"):
+        sync_fleet.worker(handle).drain()
+    assert sync_fleet.checkpoint("generator").last_position == 0
