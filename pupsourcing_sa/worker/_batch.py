@@ -200,7 +200,7 @@ def _handle(
         if (
             isinstance(error, (KeyboardInterrupt, GeneratorExit))
             or _is_of_greenlet(error)
-            or _is_own_cancellation(error)
+            or _is_own_cancellation(error, share.is_aborted)
         ):
             raise
         raise _judged(error, connection, events, current) from error
@@ -216,7 +216,7 @@ def _judged(
     return BatchFailed(events, failed)
 
 
-def _is_own_cancellation(error: BaseException) -> bool:
+def _is_own_cancellation(error: BaseException, is_aborted: Callable[[], bool]) -> bool:
     """Whether the task of the worker is cancelled, and not something that the handler waits for."""
     if not isinstance(error, asyncio.CancelledError):
         return False
@@ -224,7 +224,13 @@ def _is_own_cancellation(error: BaseException) -> bool:
         task = asyncio.current_task()
     except RuntimeError:  # in a thread, where nobody cancels anything
         return False
-    return task is not None and task.cancelling() > 0
+    if task is None or not task.cancelling():
+        return False
+    if is_aborted():
+        return True
+    while task.cancelling():  # by the handler, of the task that it runs in
+        task.uncancel()
+    return False
 
 
 def _is_of_greenlet(error: BaseException) -> bool:
