@@ -19,10 +19,14 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit status.
 
+    Args:
+        arguments: those of the process by default, whose end is then the command's own business.
+
     Returns:
         0 success, 1 failure, 2 wrong usage, 3 ``status``: something needs attention, 130 interrupted, 143 terminated.
     """
     options = _parser().parse_args(arguments)
+    options.is_process = arguments is None
     try:
         status: int = options.call(options)
     except UsageError as error:

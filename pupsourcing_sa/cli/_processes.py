@@ -69,13 +69,13 @@ class Pace:
         max_restart_delay: up to this.
         settled_after: a node that was ready for so long begins with the first pause again.
         margin: a node is killed when it has not stopped so long after its ``shutdown_timeout``; long enough for a
-            worker whose event loop is blocked to end its process itself.
+            worker whose event loop is blocked, or that leaves threads behind, to end its process itself.
     """
 
     restart_delay: float = 1.0
     max_restart_delay: float = 60.0
     settled_after: float = 10.0
-    margin: float = 10.0
+    margin: float = 15.0
 
 
 class Supervisor:

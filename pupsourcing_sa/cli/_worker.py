@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from pupsourcing_sa.cli._discovery import Found, discovered, distinct
 from pupsourcing_sa.cli._logs import configure_logging
@@ -23,8 +23,12 @@ from pupsourcing_sa.cli._settings import (
 from pupsourcing_sa.cli._target import load_worker
 from pupsourcing_sa.cli._usage import UsageError
 from pupsourcing_sa.worker import Worker
+from pupsourcing_sa.worker._signals import limit_exit
 
 __all__ = ["add_to"]
+
+#: What the application's own threads have for their end when the worker has stopped.
+_EXIT_SECONDS: Final = 5.0
 
 _DESCRIPTION = """\
 Run the consumers of a Worker until SIGINT or SIGTERM. Running batches may finish first, within --shutdown-timeout; a
@@ -90,10 +94,14 @@ def _worker(options: argparse.Namespace) -> int:
     configure_logging(log_format and log_format.value, is_quiet=options.quiet)
     if channel is not None:
         channel.ready(worker)
-    if options.drain:
-        worker.drain()
-    else:
-        worker.run()
+    try:
+        if options.drain:
+            worker.drain()
+        else:
+            worker.run()
+    finally:
+        if options.is_process:
+            limit_exit(_EXIT_SECONDS)
     return 0
 
 

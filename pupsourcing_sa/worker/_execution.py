@@ -12,10 +12,12 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from sqlalchemy import Connection, StaticPool, Table
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa.worker._batch import Bind
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Execution",
     "SessionFactory",
+    "UnawaitedExecutor",
     "Work",
     "execution_for",
     "is_async_sessionmaker",
     "is_coroutine_function",
     "refuse_awaitable",
+    "require_connections",
 ]
 
 _T = TypeVar("_T")
@@ -103,6 +107,13 @@ async def _in_thread(name: str, call: Callable[[], _T]) -> _T:
     return await outcome
 
 
+class UnawaitedExecutor(ThreadPoolExecutor):
+    """An event loop's default executor that does not keep the loop open: a handler's ``to_thread`` may never return."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
 def execution_for(factory: SessionFactory, concurrency: int) -> Execution:
     """The execution that fits a session factory; to be called inside the event loop."""
     if isinstance(factory, sessionmaker):
@@ -110,6 +121,27 @@ def execution_for(factory: SessionFactory, concurrency: int) -> Execution:
     from pupsourcing_sa.worker._greenlets import Greenlets
 
     return Greenlets(factory, concurrency)
+
+
+def require_connections(factory: SessionFactory, *tables: Table) -> None:
+    """Refuse a factory whose sessions all work on the same connection: their transactions would be one.
+
+    Args:
+        factory: the session factory.
+        tables: by which a session that has several binds chooses one.
+
+    Raises:
+        TypeError: they share one. Nothing has been sent to the database.
+    """
+    session: Any = factory()
+    for table in tables:
+        bind = getattr(session, "sync_session", session).get_bind(clause=table)
+        if isinstance(bind, Connection) or isinstance(bind.pool, StaticPool):
+            shared = "a Connection" if isinstance(bind, Connection) else "an engine with a StaticPool"
+            raise TypeError(
+                f"session_factory is bound to {shared}, so that all sessions share one connection, and each batch "
+                "needs a transaction of its own; bind it to an engine that has another pool"
+            )
 
 
 def is_async_sessionmaker(factory: object) -> bool:

@@ -30,8 +30,8 @@ class Greenlets:
             return result
 
     async def close(self) -> None:
-        engine = self._factory.kw.get("bind")
-        if isinstance(engine, AsyncEngine):
+        binds = [self._factory.kw.get("bind"), *(self._factory.kw.get("binds") or {}).values()]
+        for engine in {each for each in binds if isinstance(each, AsyncEngine)}:
             await engine.dispose()
 
 

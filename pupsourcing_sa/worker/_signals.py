@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-__all__ = ["handling_signals"]
+__all__ = ["handling_signals", "limit_exit"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
@@ -20,7 +20,7 @@ _MARGIN_SECONDS: Final = 5.0
 
 
 @contextmanager
-def handling_signals(stop: Callable[[], None], shutdown_timeout: float, *, is_wanted: bool = True) -> Iterator[None]:
+def handling_signals(stop: Callable[[], None], shutdown_timeout: float) -> Iterator[None]:
     """Stop at the first signal; a second one ends the process at once.
 
     A handler that blocks the event loop itself, as a coroutine can, keeps the worker from stopping. The process is then
@@ -29,14 +29,13 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float, *, is_wa
     Args:
         stop: called once.
         shutdown_timeout: how long stopping may take, in seconds.
-        is_wanted: whether to handle signals at all.
     """
-    if not is_wanted or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only
         return
     before: dict[signal.Signals, Any] = {}
-    watchdog = threading.Timer(shutdown_timeout + _MARGIN_SECONDS, _leave)
-    watchdog.daemon = True
+    message = "the worker did not stop in time, perhaps because a handler blocks the event loop; leaving"
+    watchdog = _timer(shutdown_timeout + _MARGIN_SECONDS, message)
 
     def handle(number: int, frame: object) -> None:
         for each in _SIGNALS:
@@ -56,7 +55,20 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float, *, is_wa
                 signal.signal(each, handler)
 
 
-def _leave() -> None:
-    _logger.critical("the worker did not stop in time, perhaps because a handler blocks the event loop; leaving")
-    logging.shutdown()
-    os._exit(1)
+def limit_exit(seconds: float) -> None:
+    """Have the process end within so many seconds, although Python waits for the threads of pools for ever.
+
+    Something that a handler has begun may hang in one of them.
+    """
+    _timer(seconds, "the worker has stopped, and threads keep its process from ending; leaving").start()
+
+
+def _timer(seconds: float, message: str) -> threading.Timer:
+    def leave() -> None:
+        _logger.critical(message)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    return timer

@@ -19,9 +19,11 @@ from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._drain import run_drain
 from pupsourcing_sa.worker._execution import (
     SessionFactory,
+    UnawaitedExecutor,
     execution_for,
     is_async_sessionmaker,
     is_coroutine_function,
+    require_connections,
 )
 from pupsourcing_sa.worker._node import run_node
 from pupsourcing_sa.worker._run import Run
@@ -120,8 +122,11 @@ class Worker:
         Raises:
             TablesMissingError: the migrations have not been run.
             StablePositionError: the database cannot tell the stable position, for example because it is a standby.
+            TypeError: the sessions share one connection, as those of a ``Connection`` or a ``StaticPool`` do.
         """
-        _run_in_new_loop(self._main(drain=False, owns_loop=True), "serve()")
+        # Around the loop, so that they count from its first moment to its last.
+        with handling_signals(self.stop, self.config.shutdown_timeout):
+            _run_in_new_loop(self._main(drain=False, owns_loop=True), "serve()")
 
     def drain(self) -> None:
         """Process everything up to now, then return: for tests and backfills.
@@ -163,6 +168,9 @@ class Worker:
             if self._stop_requested and not drain:
                 stopping.set()
         try:
+            require_connections(self._session_factory, self.store.tables.events, self.tables.consumer_checkpoints)
+            if owns_loop:
+                loop.set_default_executor(UnawaitedExecutor())
             batches, lookout, coordination = (
                 execution_for(self._session_factory, concurrency) for concurrency in (self.config.concurrency, 2, 1)
             )
@@ -183,8 +191,7 @@ class Worker:
                 if drain:
                     await run_drain(run)
                 else:
-                    with handling_signals(self.stop, self.config.shutdown_timeout, is_wanted=owns_loop):
-                        await run_node(run)
+                    await run_node(run)
             finally:
                 if owns_loop:
                     await batches.close()

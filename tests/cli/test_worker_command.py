@@ -219,6 +219,7 @@ def test_asyncio_without_greenlet(command: Command, tmp_path: Path):
 
 HANGING = """
 import asyncio, os, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -255,11 +256,26 @@ async def blocking(session, event):
     Path("entered").touch()
     time.sleep(600)
 
+def hang():
+    Path("entered").touch()
+    time.sleep(600)
+
+@consumer("hanging")
+def pooled(session, event):
+    session.execute(insert)
+    ThreadPoolExecutor().submit(hang).result()
+
+@consumer("hanging")
+async def threaded(session, event):
+    await session.execute(insert)
+    await asyncio.to_thread(hang)
+
 workers = {
     name: Worker(factory, EventStore(), [handler])
     for name, factory, handler in [
         ("asleep", sessions, asleep), ("busy", sessions, busy),
         ("waiting", async_sessions, waiting), ("blocking", async_sessions, blocking),
+        ("pooled", sessions, pooled), ("threaded", async_sessions, threaded),
     ]
 }
 globals().update(workers)
@@ -280,7 +296,7 @@ def hang(database: Engine, store: EventStore, start: Start, tmp_path: Path) -> S
     return hang
 
 
-HANDLERS = pytest.mark.parametrize("handler", ["asleep", "busy", "waiting", "blocking"])
+HANDLERS = pytest.mark.parametrize("handler", ["asleep", "busy", "waiting", "blocking", "pooled", "threaded"])
 
 
 @HANDLERS

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, StaticPool, create_engine, text
 from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import EventStore, consumer
@@ -45,6 +46,35 @@ def test_a_coroutine_handler_needs_an_async_sessionmaker(engine: Engine):
 
     with pytest.raises(TypeError, match="'coroutine' is a coroutine function, which needs an async_sessionmaker"):
         Worker(sessionmaker(engine), EventStore(), [handle])
+
+
+@pytest.mark.parametrize("is_drain", [False, True])
+def test_sessions_that_share_a_connection_are_refused(sync_fleet: Fleet, is_drain: bool):
+    """Their batches would commit, and roll back, one another."""
+    store, handler = sync_fleet.store, sync_fleet.see("seen")
+
+    def refused(factory: object, what: str) -> None:
+        worker = Worker(factory, store, [handler])
+        with pytest.raises(TypeError, match=f"session_factory is bound to {what}, so that all sessions share one"):
+            worker.drain() if is_drain else worker.run()
+
+    static = create_engine(sync_fleet.engine.url, poolclass=StaticPool)
+    async_static = create_async_engine(sync_fleet.engine.url, poolclass=StaticPool)
+    refused(sessionmaker(static), "an engine with a StaticPool")
+    refused(async_sessionmaker(async_static), "an engine with a StaticPool")
+    with sync_fleet.engine.connect() as connection:
+        refused(sessionmaker(connection), "a Connection")
+        refused(sessionmaker(sync_fleet.engine, binds={store.tables.events: connection}), "a Connection")
+        refused(async_sessionmaker(AsyncConnection(async_static, connection)), "a Connection")
+        configured_later = sessionmaker()
+        worker = Worker(configured_later, store, [handler])
+        configured_later.configure(bind=connection)
+        with pytest.raises(TypeError, match="session_factory"):
+            worker.drain()
+    configured_later.configure(bind=sync_fleet.engine)
+    sync_fleet.append()
+    worker.drain()
+    assert sync_fleet.seen("seen") == [1]
 
 
 def test_missing_tables(engine: Engine):

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import AnyVersion, PersistedEvent, consumer
-from tests.fix_store import make_event
+from pupsourcing_sa import AnyVersion, AsyncEventStore, PersistedEvent, consumer
+from pupsourcing_sa.worker import Worker
+from tests.fix_store import make_async_engine, make_event
 from tests.fix_worker import Fleet
 
 
@@ -26,6 +28,24 @@ def test_again_it_goes_on_where_it_was(fleet: Fleet):
         fleet.append(2)
         worker.drain()
     assert fleet.seen("all") == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_again_with_an_engine_for_some_tables(engine: Engine, driver: str):
+    """Connections of the first event loop are of no use in the second."""
+    fleet, seen = Fleet(engine, is_async=True, driver=driver), []
+
+    @consumer("all")
+    async def see(session: AsyncSession, event: PersistedEvent) -> None:
+        seen.append(event.global_position)
+
+    async_engine = make_async_engine(engine, driver)
+    factory = async_sessionmaker(binds=dict.fromkeys(fleet.tables.metadata.sorted_tables, async_engine))
+    worker = Worker(factory, AsyncEventStore(fleet.store.tables), [see], tables=fleet.tables)
+    for _ in range(2):
+        fleet.append(1)
+        worker.drain()
+    assert seen == [1, 2]
 
 
 def test_an_empty_log(fleet: Fleet):

@@ -95,6 +95,31 @@ def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(fle
     assert fleet.seen("all") == []
 
 
+def test_a_thread_of_a_handler_that_hangs_does_not_keep_it(async_fleet: Fleet):
+    """Closing an event loop waits for those of ``to_thread``."""
+    is_in_batch, may_end = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        is_in_batch.set()
+        may_end.wait(60)
+
+    @consumer("all")
+    async def linger(session: AsyncSession, event: PersistedEvent) -> None:
+        await asyncio.to_thread(hang)
+
+    async_fleet.append()
+    worker = async_fleet.worker(linger, shutdown_timeout=0.05)
+    thread = async_fleet.run(worker.run)
+    try:
+        assert is_in_batch.wait(10)
+        worker.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+    finally:
+        may_end.set()
+        thread.join()
+
+
 def test_a_stop_ends_a_batch_with_the_event_it_is_at(fleet: Fleet):
     def stop(event: PersistedEvent) -> None:
         if event.global_position == 3:
