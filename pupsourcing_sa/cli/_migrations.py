@@ -10,7 +10,7 @@ from sqlalchemy import LargeBinary, MetaData
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pupsourcing_sa import EventTables, WorkerTables
-from pupsourcing_sa.cli._usage import UsageError
+from pupsourcing_sa.cli._usage import UsageError, emit
 from pupsourcing_sa.migrations import sql_script, template_directory
 from pupsourcing_sa.migrations._alembic import require_alembic
 
@@ -109,5 +109,5 @@ def _sql(options: argparse.Namespace) -> int:
             tables.append(WorkerTables(metadata, schema=options.schema, **worker))
     except ValueError as error:
         raise UsageError(error) from error
-    print(sql_script(*tables), end="")
+    emit(sql_script(*tables))
     return 0

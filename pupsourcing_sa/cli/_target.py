@@ -27,7 +27,11 @@ def load_worker(target: str) -> Worker:
         UsageError: there is none. Where the application's own code failed, its traceback was printed.
     """
     module_name, attribute = _split(target)
-    if (here := str(Path.cwd())) not in sys.path:
+    try:
+        here = str(Path.cwd())
+    except OSError as error:
+        raise UsageError("the working directory does not exist any more; change to one that does") from error
+    if here not in sys.path:
         sys.path.insert(0, here)
     found = _attribute(_module(module_name, here), module_name, attribute)
     if not isinstance(found, Worker) and callable(found):

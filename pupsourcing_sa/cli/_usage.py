@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from pupsourcing_sa.errors import MissingExtraError
 
-__all__ = ["UsageError", "complain", "count", "database_url", "open_engine"]
+__all__ = ["UsageError", "complain", "count", "database_url", "emit", "open_engine"]
 
 
 class UsageError(Exception):
@@ -37,7 +37,7 @@ def database_url(options: argparse.Namespace) -> URL:
         raise UsageError("which database? Give --database-url, or set DATABASE_URL")
     try:
         url = make_url(given)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
         raise UsageError(f"--database-url or DATABASE_URL: {error}") from error
     if url.get_backend_name() != "postgresql":
         raise UsageError(f"--database-url or DATABASE_URL must be a postgresql URL, not {url.render_as_string()}")
@@ -56,6 +56,14 @@ def open_engine(url: URL, **options: Any) -> Engine:
         return create_engine(url, **options)
     except ImportError as error:
         raise MissingExtraError("psycopg", "psycopg") from error
+
+
+def emit(text: str) -> None:
+    """Print to standard output, which may be a pipe that somebody has closed, as ``head`` does."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered is flushed at the exit
 
 
 def complain(what: object, status: int) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Final, Literal
 
 __all__ = ["WorkerConfig"]
+
+#: PostgreSQL's timeouts hold about twice as much.
+_MOST_SECONDS: Final = 1_000_000
+_MOST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,5 +74,8 @@ def _check(name: str, value: object, *, is_whole: bool) -> None:
     if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
         expected = "an int" if is_whole else "a number of seconds"
         raise TypeError(f"{name} must be {expected}, not {type(value).__name__}")
-    if not math.isfinite(value) or value <= 0:
+    if not value > 0:  # which NaN is not either
         raise ValueError(f"{name} must be greater than 0, not {value}")
+    most = _MOST if is_whole else _MOST_SECONDS
+    if value > most:
+        raise ValueError(f"{name} must not be greater than {most:,}, and is {value}")

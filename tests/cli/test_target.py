@@ -143,3 +143,11 @@ def test_the_applications_own_error_stays_visible(
     assert last_line in shown
     assert shown.count("Error") + shown.count("SystemExit") >= 1
     assert "pupsourcing_sa/cli" not in shown, "our part of the traceback is of no use to them"
+
+
+def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="the working directory does not exist any more"):
+        load_worker("myapp.jobs:worker")

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.migrations import sql_script, template_directory
 from tests.fix_alembic import Project
-from tests.fix_command import Command
+from tests.fix_command import COMMAND, Command
 
 
 @pytest.mark.parametrize(("options", "driver"), [([], "psycopg"), (["--async"], "asyncpg")])
@@ -105,3 +105,13 @@ class TestSQL:
         assert done.returncode == 2
         assert message in done.stderr
         assert done.stdout == ""
+
+
+def test_a_pipe_that_somebody_has_closed() -> None:
+    """As ``head`` does."""
+    process = subprocess.Popen([COMMAND, "sql"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        assert (stderr.read(), process.wait()) == (b"", 0)
