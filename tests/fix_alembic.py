@@ -104,6 +104,10 @@ class Project:
         assert old in content
         file.write_text(content.replace(old, new))
 
+    def guard(self) -> None:
+        """Have guards on the log, in an environment from our template."""
+        self.replace("migrations/env.py", "EventTables(target_metadata)", "EventTables(target_metadata, guarded=True)")
+
     def revise(self, message: str, *options: str) -> str:
         """Have autogenerate write a revision; gives its text, or those of several one after the other."""
         versions = self.directory / "migrations" / "versions"

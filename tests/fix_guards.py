@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, text
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateSchema, DropSchema
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables
 from tests.fix_store import make_event
 
-__all__ = ["GuardedLog", "schema_of"]
+__all__ = ["GuardedLog"]
 
 #: The advisory locks of this transaction that are marks of a log, as the signed numbers that they are.
 _MARKS = text(
@@ -69,15 +66,3 @@ class GuardedLog:
             if schema == "current_schema()":
                 schema = connection.scalar(text("SELECT current_schema()"))
             return list(connection.scalars(_OBJECTS, {"log": self.name, "schema": schema}))
-
-
-@contextmanager
-def schema_of(engine: Engine, names: dict[str, str]) -> Iterator[None]:
-    schema = names.get("schema")
-    with engine.begin() as connection:
-        if schema:
-            connection.execute(CreateSchema(schema))
-    yield
-    with engine.begin() as connection:
-        if schema:
-            connection.execute(DropSchema(schema, cascade=True))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
@@ -43,23 +44,21 @@ def pytest_report_header() -> str:
     return f"PostgreSQL: {found}, from {_VARIABLE}"
 
 
-@pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """URL of a database on the server, ``postgresql+psycopg://…``. Shared by all tests: leave no trace in it."""
-    url = _configured_url()
-    if url is not None:
-        yield url
-        return
-    with embedded_postgres() as url:
-        yield url
+@contextmanager
+def open_server() -> Iterator[Engine]:
+    """Connections to a database on the server, in autocommit mode."""
+    configured = _configured_url()
+    with nullcontext(configured) if configured else embedded_postgres() as url:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")
-def server(server_url: str) -> Iterator[Engine]:
-    """Connections to that database, in autocommit mode."""
-    engine = create_engine(server_url, isolation_level="AUTOCOMMIT")
-    yield engine
-    engine.dispose()
+def server() -> Iterator[Engine]:
+    """The one for all tests: leave no trace in its database."""
+    with open_server() as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -78,11 +77,12 @@ def database(database_url: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def new_database(server: Engine) -> Iterator[str]:
+def new_database(server: Engine, template: str = "template0") -> Iterator[str]:
+    """URL of a new database, dropped after the block."""
     name = f"pupsourcing_{uuid4().hex}"
     with server.connect() as connection:
         # template0: nobody can be connected to it, which would make this fail
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     try:
         yield server.url.set(database=name).render_as_string(hide_password=False)
     finally:
@@ -94,24 +94,64 @@ def new_database(server: Engine) -> Iterator[str]:
             connection.execute(text(f"DROP DATABASE {name}"))
 
 
+@contextmanager
+def open_database(server: Engine, *, template: str = "template0", **options: Any) -> Iterator[Engine]:
+    """Connections to a new database."""
+    with new_database(server, template) as url:
+        engine = create_engine(url, **options)
+        yield engine
+        engine.dispose()
+
+
 @pytest.fixture(scope="session")
 def shared_database(server: Engine) -> Iterator[Engine]:
     """A database for the tests that are content with a schema of their own."""
-    with new_database(server) as url:
-        engine = create_engine(url, pool_pre_ping=True)  # some tests terminate everyone's connections
+    with open_database(server, pool_pre_ping=True) as engine:  # some tests terminate everyone's connections
         yield engine
-        engine.dispose()
+
+
+@contextmanager
+def new_schema(database: Engine, name: str | None) -> Iterator[None]:
+    """A schema, dropped after the block; nothing where it has no name."""
+    if name is None:
+        yield
+        return
+    with database.begin() as connection:
+        connection.execute(CreateSchema(name))
+    yield
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '10s'"))  # a test that left a transaction open is told so
+        connection.execute(DropSchema(name, cascade=True))
 
 
 @pytest.fixture
 def engine(shared_database: Engine) -> Iterator[Engine]:
     """Connections to an empty schema of the test's own, by their ``search_path``; half the price of a database."""
     schema = f"test_{uuid4().hex}"
-    with shared_database.begin() as connection:
-        connection.execute(CreateSchema(schema))
-    engine = create_engine(shared_database.url.update_query_dict({"options": f"-csearch_path={schema}"}))
-    yield engine
-    engine.dispose()
-    with shared_database.begin() as connection:
-        connection.execute(text("SET LOCAL lock_timeout = '10s'"))  # a test that left a transaction open is told so
-        connection.execute(DropSchema(schema, cascade=True))
+    with new_schema(shared_database, schema):
+        engine = create_engine(shared_database.url.update_query_dict({"options": f"-csearch_path={schema}"}))
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def make_engine(engine: Engine) -> Iterator[Any]:
+    """Makes engines that connect to the test's schema, with options of their own and settings of the server."""
+    made: list[Engine] = []
+
+    def make(*settings: str, **options: Any) -> Engine:
+        given = " ".join([str(engine.url.query["options"]), *(f"-c{setting}" for setting in settings)])
+        made.append(create_engine(engine.url.update_query_dict({"options": given}), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.dispose()
+
+
+@pytest.fixture
+def statements(engine: Engine) -> list[str]:
+    """The statements that the engine executes, as its driver gets them."""
+    texts: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *arguments: texts.append(arguments[2]))
+    return texts

@@ -10,14 +10,16 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Connection, Engine, MetaData, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateSchema, DropSchema
 
 from pupsourcing_sa import AsyncEventStore, Event, EventStore, EventTables
+from tests.fix_postgres import new_schema
+from tests.waiting import wait_until
 
 __all__ = ["Log", "Transaction", "make_event"]
 
@@ -112,6 +114,12 @@ class Log:
         self._open.append(transaction)
         return transaction
 
+    def heads(self) -> dict[str, int]:
+        """The version of each aggregate, by its id."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(self.tables.aggregate_heads.select())
+            return {row.aggregate_id: row.aggregate_version for row in rows}
+
     def close(self) -> None:
         for transaction in self._open:
             transaction.close()
@@ -142,24 +150,46 @@ def make_async_engine(engine: Engine, driver: str = "psycopg") -> AsyncEngine:
     return create_async_engine(url.difference_update_query(["options"]), connect_args={"server_settings": settings})
 
 
-def make_tables(engine: Engine, names: str = "default") -> EventTables:
-    """The log's tables under one of `NAMES`, created in the database."""
-    metadata = MetaData()
-    tables = EventTables(metadata, **NAMES[names])
-    with engine.begin() as connection:
-        if schema := NAMES[names].get("schema"):
-            connection.execute(CreateSchema(schema))
-        metadata.create_all(connection)
+def make_tables(engine: Engine, **names: str) -> EventTables:
+    """The log's tables, created in the database."""
+    tables = EventTables(MetaData(), **names)
+    tables.metadata.create_all(engine)
     return tables
+
+
+@contextmanager
+def tenant(engine: Engine, tables: EventTables) -> Iterator[str]:
+    """A schema with the tables, for a ``schema_translate_map``, and with a name that needs quotes."""
+    name = f'Tenant "%(x)s" {uuid4().hex}'
+    with new_schema(engine, name):
+        translate = {tables.events.schema: name}
+        tables.metadata.create_all(engine.execution_options(schema_translate_map=translate))
+        yield name
+
+
+def ids(store: EventStore, session: Any, **scope: Any) -> list[str]:
+    """The aggregates of the events that are read, in the log's order."""
+    return [event.aggregate_id for event in store.read_events(session, **scope)]
+
+
+def wait_until_blocked(engine: Engine, pid: int) -> None:
+    """Wait until a backend waits for another one."""
+    blocked = text("SELECT cardinality(pg_blocking_pids(:pid)) > 0")
+    with engine.connect() as connection:
+        wait_until(lambda: connection.scalar(blocked, {"pid": pid}))
+
+
+@pytest.fixture
+def store(engine: Engine) -> EventStore:
+    """A store with the default names."""
+    return EventStore(make_tables(engine))
 
 
 @pytest.fixture(params=NAMES)
 def tables(request: pytest.FixtureRequest, engine: Engine) -> Iterator[EventTables]:
-    tables = make_tables(engine, request.param)
-    yield tables
-    if schema := NAMES[request.param].get("schema"):
-        with engine.begin() as connection:
-            connection.execute(DropSchema(schema, cascade=True))
+    names = NAMES[request.param]
+    with new_schema(engine, names.get("schema")):
+        yield make_tables(engine, **names)
 
 
 @pytest.fixture(params=SESSIONS)

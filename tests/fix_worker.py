@@ -7,7 +7,6 @@ A test of the worker takes ``fleet`` and runs once with a ``sessionmaker`` and o
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,11 +15,12 @@ import pytest
 from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.schema import CreateSchema, DropSchema
 
 from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, PersistedEvent, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
+from tests.fix_postgres import new_schema
 from tests.fix_store import make_async_engine, make_event, make_tables
+from tests.waiting import wait_until
 
 __all__ = ["INSERT", "Fleet", "Recorder"]
 
@@ -178,55 +178,26 @@ class Fleet:
         found = self.checkpoint(name)
         return 0 if found is None else found.attempts
 
-    def wait(self, what: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not what():
-            assert time.monotonic() < deadline, "it did not happen"
-            time.sleep(0.01)
+    wait = staticmethod(wait_until)
 
 
-def make_fleet(engine: Engine, kind: str) -> Fleet:
-    driver, is_async = KINDS[kind]
-    return Fleet(engine, is_async=is_async, driver=driver)
-
-
-@pytest.fixture(params=["sync", "async"])
-def fleet(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Fleet]:
-    fleet = make_fleet(engine, request.param)
+def _fleet(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Fleet]:
+    driver, is_async = KINDS[request.param]
+    fleet = Fleet(engine, is_async=is_async, driver=driver)
     yield fleet
     fleet.stop()
 
 
-@pytest.fixture(params=KINDS)
-def every_fleet(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Fleet]:
-    fleet = make_fleet(engine, request.param)
-    yield fleet
-    fleet.stop()
-
-
-@pytest.fixture
-def sync_fleet(engine: Engine) -> Iterator[Fleet]:
-    fleet = make_fleet(engine, "sync")
-    yield fleet
-    fleet.stop()
-
-
-@pytest.fixture
-def async_fleet(engine: Engine) -> Iterator[Fleet]:
-    fleet = make_fleet(engine, "async")
-    yield fleet
-    fleet.stop()
+fleet = pytest.fixture(params=["sync", "async"])(_fleet)
+every_fleet = pytest.fixture(params=KINDS)(_fleet)
+sync_fleet = pytest.fixture(params=["sync"])(_fleet)
+async_fleet = pytest.fixture(params=["async"])(_fleet)
 
 
 @pytest.fixture(params=WORKER_NAMES)
 def worker_tables(request: pytest.FixtureRequest, engine: Engine) -> Iterator[WorkerTables]:
-    names, metadata = WORKER_NAMES[request.param], MetaData()
-    tables = WorkerTables(metadata, **names)
-    with engine.begin() as connection:
-        if schema := names.get("schema"):
-            connection.execute(CreateSchema(schema))
-        metadata.create_all(connection)
-    yield tables
-    if schema := names.get("schema"):
-        with engine.begin() as connection:
-            connection.execute(DropSchema(schema, cascade=True))
+    names = WORKER_NAMES[request.param]
+    with new_schema(engine, names.get("schema")):
+        tables = WorkerTables(MetaData(), **names)
+        tables.metadata.create_all(engine)
+        yield tables

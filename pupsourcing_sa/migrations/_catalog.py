@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, FromClause, Integer, Select, Text, and_, cast, column, select, table
+from sqlalchemy import Connection, Dialect, Integer, Select, Text, and_, cast, select
 from sqlalchemy.dialects.postgresql import ARRAY, CHAR, OID
 
+from pupsourcing_sa.tables._catalog import catalog_table
 from pupsourcing_sa.tables._guards import Guard, known_guards
 
 __all__ = ["FoundGuard", "TableKey", "found_guards", "table_key"]
@@ -38,11 +39,7 @@ class FoundGuard:
     guard: Guard | None
 
 
-def _catalog(name: str, **columns: Any) -> FromClause:
-    return table(name, *(column(each, type_) for each, type_ in columns.items()), schema="pg_catalog")
-
-
-_TRIGGERS: Final = _catalog(
+_TRIGGERS: Final = catalog_table(
     "pg_trigger",
     tgname=Text,
     tgrelid=OID,
@@ -52,9 +49,11 @@ _TRIGGERS: Final = _catalog(
     tgenabled=CHAR,
     tgqual=Text,
 )
-_TABLES: Final = _catalog("pg_class", oid=OID, relname=Text, relnamespace=OID)
-_FUNCTIONS: Final = _catalog("pg_proc", oid=OID, proname=Text, pronamespace=OID, prosrc=Text, proconfig=ARRAY(Text))
-_SCHEMAS: Final = _catalog("pg_namespace", oid=OID, nspname=Text)
+_TABLES: Final = catalog_table("pg_class", oid=OID, relname=Text, relnamespace=OID)
+_FUNCTIONS: Final = catalog_table(
+    "pg_proc", oid=OID, proname=Text, pronamespace=OID, prosrc=Text, proconfig=ARRAY(Text)
+)
+_SCHEMAS: Final = catalog_table("pg_namespace", oid=OID, nspname=Text)
 
 
 def _guard_triggers() -> Select[Any]:

@@ -90,6 +90,11 @@ def _given(name: str, **columns: Any) -> TableValuedAlias:
     return valued.render_derived(name=f"given_{name}", with_types=True)
 
 
+def _is_of(row: FromClause, given: FromClause) -> ColumnElement[bool]:
+    """Whether a row is of a given aggregate."""
+    return and_(row.c.aggregate_type == given.c.stream_type, row.c.aggregate_id == given.c.stream_id)
+
+
 class AppendStatements:
     """The statements that append to one log.
 
@@ -171,10 +176,9 @@ class AppendStatements:
         """
         events, heads, mark = self._events, self._heads, low_water_mark(self._events)
         wanted = select(_given("streams", **_STREAM_COLUMNS)).cte("wanted")
-        is_same = and_(heads.c.aggregate_type == wanted.c.stream_type, heads.c.aggregate_id == wanted.c.stream_id)
         conflict = (
             select(wanted.c.count)
-            .select_from(wanted.outerjoin(heads, is_same))
+            .select_from(wanted.outerjoin(heads, _is_of(heads, wanted)))
             .where(wanted.c.expected != func.coalesce(heads.c.aggregate_version, 0))
         )
         fits = select(true().label("fits")).where(mark.c.is_taken, ~exists(conflict)).cte("fits")
@@ -204,14 +208,7 @@ class AppendStatements:
         )
         head = (
             select(wanted, written_heads.c.aggregate_version)
-            .join_from(
-                wanted,
-                written_heads,
-                and_(
-                    written_heads.c.aggregate_type == wanted.c.stream_type,
-                    written_heads.c.aggregate_id == wanted.c.stream_id,
-                ),
-            )
+            .join_from(wanted, written_heads, _is_of(written_heads, wanted))
             .cte("written_heads")
         )
         as_expected = func.coalesce(head.c.expected + head.c.count, head.c.aggregate_version)
@@ -231,9 +228,8 @@ class AppendStatements:
             .returning(events.c.global_position, events.c.aggregate_type, events.c.aggregate_id)
             .cte("written_events")
         )
-        is_of_head = and_(written.c.aggregate_type == head.c.stream_type, written.c.aggregate_id == head.c.stream_id)
         return select(head.c.stream, head.c.aggregate_version, written.c.global_position).select_from(
-            head.outerjoin(written, is_of_head)
+            head.outerjoin(written, _is_of(written, head))
         )
 
     @cached_property
@@ -241,7 +237,7 @@ class AppendStatements:
         """Take back what `many` did to heads when it could not write all of them; their rows are still locked."""
         heads = self._heads
         given = select(_given("streams", **_STREAM_COLUMNS)).cte("given")
-        is_given = and_(heads.c.aggregate_type == given.c.stream_type, heads.c.aggregate_id == given.c.stream_id)
+        is_given = _is_of(heads, given)
         lowered = (
             heads.update()
             .where(is_given, heads.c.aggregate_version > given.c.count)

@@ -5,27 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Final
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Integer,
-    Select,
-    Text,
-    and_,
-    case,
-    cast,
-    column,
-    func,
-    select,
-    table,
-)
+from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Select, Text, and_, case, cast, func, select
 from sqlalchemy.dialects.postgresql import OID
 
 from pupsourcing_sa.store._log import MARK_BITS, constant, oid_of, sequence_of
 from pupsourcing_sa.tables import EventTables
+from pupsourcing_sa.tables._catalog import ACTIVITY, DATABASES, LOCKS, PREPARED, catalog_table
 
 __all__ = ["PositionStatements"]
 
@@ -34,37 +19,8 @@ _MARK_BELOW_ALL_AS_OID: Final = constant(2**32 - 1)
 #: Half of what the bits of a mark tell apart.
 _HALF_OF_MARKS: Final = constant(2**30)
 
-
-def _catalog(name: str, **columns: Any) -> FromClause:
-    return table(name, *(column(each, type_) for each, type_ in columns.items()), schema="pg_catalog")
-
-
-_LOCKS: Final = _catalog(
-    "pg_locks",
-    locktype=Text,
-    database=OID,
-    classid=OID,
-    objid=OID,
-    objsubid=Integer,
-    transactionid=Text,
-    pid=Integer,
-    virtualtransaction=Text,
-)
-_DATABASES: Final = _catalog("pg_database", oid=OID, datname=Text)
-_ACTIVITY: Final = _catalog(
-    "pg_stat_activity",
-    pid=Integer,
-    application_name=Text,
-    usename=Text,
-    state=Text,
-    query=Text,
-    xact_start=DateTime(timezone=True),
-)
-_SEQUENCES: Final = _catalog(
+_SEQUENCES: Final = catalog_table(
     "pg_sequence", seqrelid=OID, seqcache=BigInteger, seqincrement=BigInteger, seqcycle=Boolean
-)
-_PREPARED: Final = _catalog(
-    "pg_prepared_xacts", transaction=Text, gid=Text, owner=Text, prepared=DateTime(timezone=True)
 )
 
 
@@ -107,30 +63,30 @@ class PositionStatements:
         """Who holds marks, the lowest first: backends, and prepared transactions, which have none."""
         head = self._issued.c.position
         now = func.clock_timestamp()
-        own = _LOCKS.alias("own")  # the lock that every transaction has on its own id
+        own = LOCKS.alias("own")  # the lock that every transaction has on its own id
         is_own = and_(
-            _LOCKS.c.pid.is_(None),
+            LOCKS.c.pid.is_(None),
             own.c.pid.is_(None),
             own.c.locktype == "transactionid",
-            own.c.virtualtransaction == _LOCKS.c.virtualtransaction,
+            own.c.virtualtransaction == LOCKS.c.virtualtransaction,
         )
         return (
             select(
                 self._mark(head).label("mark"),
-                _LOCKS.c.pid,
-                _PREPARED.c.gid,
-                func.coalesce(_ACTIVITY.c.usename, _PREPARED.c.owner).label("user"),
-                _ACTIVITY.c.application_name,
-                func.coalesce(_ACTIVITY.c.state, case((_PREPARED.c.gid.is_not(None), "prepared"))).label("state"),
-                (now - func.coalesce(_ACTIVITY.c.xact_start, _PREPARED.c.prepared)).label("age"),
-                _ACTIVITY.c.query,
+                LOCKS.c.pid,
+                PREPARED.c.gid,
+                func.coalesce(ACTIVITY.c.usename, PREPARED.c.owner).label("user"),
+                ACTIVITY.c.application_name,
+                func.coalesce(ACTIVITY.c.state, case((PREPARED.c.gid.is_not(None), "prepared"))).label("state"),
+                (now - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
+                ACTIVITY.c.query,
             )
             .select_from(self._issued)
-            .join(_LOCKS, self._is_mark(head))
-            .outerjoin(_ACTIVITY, _ACTIVITY.c.pid == _LOCKS.c.pid)
+            .join(LOCKS, self._is_mark(head))
+            .outerjoin(ACTIVITY, ACTIVITY.c.pid == LOCKS.c.pid)
             .outerjoin(own, is_own)
-            .outerjoin(_PREPARED, cast(_PREPARED.c.transaction, Text) == cast(own.c.transactionid, Text))
-            .order_by(self._mark(head), _LOCKS.c.pid)
+            .outerjoin(PREPARED, cast(PREPARED.c.transaction, Text) == cast(own.c.transactionid, Text))
+            .order_by(self._mark(head), LOCKS.c.pid)
         )
 
     @cached_property
@@ -155,17 +111,17 @@ class PositionStatements:
 
     @staticmethod
     def _distance(head: ColumnElement[Any]) -> ColumnElement[Any]:
-        return (head - cast(_LOCKS.c.objid, BigInteger)).bitwise_and(MARK_BITS)
+        return (head - cast(LOCKS.c.objid, BigInteger)).bitwise_and(MARK_BITS)
 
     def _mark(self, head: ColumnElement[Any]) -> ColumnElement[Any]:
         """The position that a mark stands for: of those with its 31 bits, the one nearest to the last one issued."""
-        is_below_all = cast(_LOCKS.c.objid, BigInteger) == _MARK_BELOW_ALL_AS_OID
+        is_below_all = cast(LOCKS.c.objid, BigInteger) == _MARK_BELOW_ALL_AS_OID
         return case((is_below_all, constant(0)), else_=head - self._distance(head))
 
     def _is_mark(self, head: ColumnElement[Any]) -> ColumnElement[bool]:
         """Whether a lock is a mark of this log that counts: one above H was taken after H was read."""
-        c = _LOCKS.c
-        database = select(_DATABASES.c.oid).where(_DATABASES.c.datname == func.current_database()).scalar_subquery()
+        c = LOCKS.c
+        database = select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
         is_below_all = cast(c.objid, BigInteger) == _MARK_BELOW_ALL_AS_OID
         return and_(
             c.locktype == "advisory",

@@ -180,11 +180,10 @@ class ReadStatements:
             return position.desc() if backwards else position
 
         if not by_aggregate_type or by_correlation:
-            position = events.c.global_position
+            rows = select(*self._row()).where(*matches(events)).order_by(ordered(events.c.global_position)).limit(limit)
             if by_aggregate_type:
-                is_of_type = events.c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text())))
-                return select(*self._row()).where(*matches(events), is_of_type).order_by(ordered(position)).limit(limit)
-            return select(*self._row()).where(*matches(events)).order_by(ordered(position)).limit(limit)
+                rows = rows.where(events.c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text()))))
+            return rows
 
         types = (
             func.unnest(parameter("aggregate_types", ARRAY(Text())))

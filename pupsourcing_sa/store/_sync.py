@@ -19,6 +19,7 @@ from pupsourcing_sa.store._errors import translated
 from pupsourcing_sa.store._positions import BlockingAppend, Positions
 from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.tables import EventTables
+from pupsourcing_sa.tables._naming import check_name
 
 __all__ = ["EventStore"]
 
@@ -50,10 +51,7 @@ class EventStore:
         elif not isinstance(tables, EventTables):
             raise TypeError(f"tables must be EventTables, not {type(tables).__name__}; write EventTables(metadata)")
         if notify_channel is not None:
-            if not isinstance(notify_channel, str):
-                raise TypeError(f"notify_channel must be a str, not {type(notify_channel).__name__}")
-            if not notify_channel or "\0" in notify_channel or len(notify_channel.encode()) > 63:
-                raise ValueError(f"notify_channel must be a name of 1 to 63 bytes, not {notify_channel!r}")
+            check_name("notify_channel", notify_channel)
         self.tables = tables
         self.notify_channel = notify_channel
         self._appender = Appender(tables, notify_channel)
@@ -207,31 +205,20 @@ class EventStore:
             _integer(name, value, default=0)
         _integer("page_size", page_size, minimum=1)
         _stream_parameters(aggregate_type, aggregate_id)
-        return self._generate_stream(session, aggregate_type, aggregate_id, from_version, to_version, page_size)
 
-    def _generate_stream(
-        self,
-        session: SyncSession,
-        aggregate_type: str,
-        aggregate_id: str,
-        from_version: int | None,
-        to_version: int | None,
-        page_size: int,
-    ) -> Iterator[tuple[PersistedEvent, ...]]:
-        while True:
-            page = self.read_aggregate_stream(
-                session,
-                aggregate_type,
-                aggregate_id,
-                from_version=from_version,
-                to_version=to_version,
-                limit=page_size,
-            )
-            if page.events:
-                yield page.events
-            if len(page) < page_size:
-                return
-            from_version = page.version + 1
+        def pages() -> Iterator[tuple[PersistedEvent, ...]]:
+            lowest = from_version
+            while True:
+                page = self.read_aggregate_stream(
+                    session, aggregate_type, aggregate_id, from_version=lowest, to_version=to_version, limit=page_size
+                )
+                if page.events:
+                    yield page.events
+                if len(page) < page_size:
+                    return
+                lowest = page.version + 1
+
+        return pages()
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
         """The current version of an aggregate, which is the number of its events; 0 when it does not exist."""
@@ -311,16 +298,16 @@ class EventStore:
         _integer("after", after)
         _integer("page_size", page_size, minimum=1)
         bound = _integer("up_to", up_to, default=_MAX_BIGINT)
-        return self._generate_log(session, scope, after, bound, page_size, is_bounded=up_to is not None)
 
-    def _generate_log(
-        self, session: SyncSession, scope: Scope, after: int, up_to: int, page_size: int, *, is_bounded: bool
-    ) -> Iterator[list[PersistedEvent]]:
-        with self._reading(session) as connection:
-            bound = min(up_to, self._positions.stable(connection, is_bounded=is_bounded))
-        while page := self._read_stable(session, scope, after, bound, page_size):
-            yield page
-            after = page[-1].global_position
+        def pages() -> Iterator[list[PersistedEvent]]:
+            with self._reading(session) as connection:
+                end = min(bound, self._positions.stable(connection, is_bounded=up_to is not None))
+            last = after
+            while page := self._read_stable(session, scope, last, end, page_size):
+                yield page
+                last = page[-1].global_position
+
+        return pages()
 
     def _read_stable(
         self, session: SyncSession, scope: Scope, after: int, up_to: int, limit: int, *, backwards: bool = False

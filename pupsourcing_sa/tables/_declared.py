@@ -10,7 +10,7 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.sql.schema import SchemaConst
 
 from pupsourcing_sa.errors import TableNameError
-from pupsourcing_sa.tables._naming import MAX_NAME_BYTES, Naming
+from pupsourcing_sa.tables._naming import Naming, check_name
 
 __all__ = ["DeclaredTables", "check_declared", "role_of", "timestamp"]
 
@@ -38,7 +38,7 @@ class DeclaredTables:
             raise TypeError(f"metadata must be a MetaData, such as Base.metadata, not {type(metadata).__name__}")
         # BLANK_SCHEMA is SQLAlchemy's word for no schema where the metadata has one.
         if schema is not None and not isinstance(schema, SchemaConst):
-            _check_name("schema", schema, "schema")
+            check_name("schema", schema, "schema name")
         self.metadata = metadata
         self._schema = schema
         self._tables: list[Table] = []
@@ -62,7 +62,7 @@ class DeclaredTables:
         """
         arguments: dict[str, str] = {}
         for argument, name in names.items():
-            _check_name(argument, name, "table")
+            check_name(argument, name, "table name")
             key = self._key(name)
             if key in arguments:
                 raise TableNameError(f"{arguments[key]} and {argument} must be different tables, not both {key!r}")
@@ -110,10 +110,3 @@ def check_declared(tables: Sequence[DeclaredTables]) -> None:
         what = f"the class {given.__name__}" if is_class else type(given).__name__
         instead = given.__name__ if is_class and issubclass(given, DeclaredTables) else "EventTables"
         raise TypeError(f"tables must be EventTables or WorkerTables, not {what}; write {instead}(…)")
-
-
-def _check_name(argument: str, name: str, kind: str) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"{argument} must be a str, not {type(name).__name__}")
-    if not name or "\0" in name or len(name.encode()) > MAX_NAME_BYTES:
-        raise ValueError(f"{argument} must be a {kind} name of 1 to {MAX_NAME_BYTES} bytes, not {name!r}")

@@ -9,19 +9,27 @@ from typing import Any, Final
 from sqlalchemy import Column, ForeignKeyConstraint, Index, MetaData, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.schema import SchemaItem
 
-__all__ = ["MAX_NAME_BYTES", "Naming", "bounded_name", "dollar_quoted"]
+__all__ = ["Naming", "bounded_name", "check_name", "dollar_quoted"]
 
 #: PostgreSQL cuts longer names off, in bytes.
-MAX_NAME_BYTES: Final = 63
+_MAX_NAME_BYTES: Final = 63
+
+
+def check_name(argument: str, name: object, kind: str = "name") -> None:
+    """Refuse what PostgreSQL does not take as a name, or would cut off."""
+    if not isinstance(name, str):
+        raise TypeError(f"{argument} must be a str, not {type(name).__name__}")
+    if not name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(f"{argument} must be a {kind} of 1 to {_MAX_NAME_BYTES} bytes, not {name!r}")
 
 
 def bounded_name(table: str, suffix: str) -> str:
     """``<table>_<suffix>`` within PostgreSQL's limit, distinct for distinct tables."""
     name = f"{table}_{suffix}"
-    if len(name.encode()) <= MAX_NAME_BYTES:
+    if len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     end = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}_{suffix.rpartition('_')[2]}"
-    return table.encode()[: MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
+    return table.encode()[: _MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
 
 
 def dollar_quoted(text: str, tag: str) -> str:

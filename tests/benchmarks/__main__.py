@@ -8,41 +8,31 @@ and quartiles are shown beside the median rates. Nothing is asserted.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from statistics import median, quantiles
 
 from sqlalchemy import Engine, create_engine, text
 
 from pupsourcing_sa import AnyVersion
-from pupsourcing_sa.testing import embedded_postgres
 from tests.benchmarks.cases import AGGREGATES, STREAM, make_events, store
+from tests.benchmarks.program import describe, own_database, parse
 from tests.benchmarks.worker_cases import worker_metadata
 from tests.benchmarks.writers import CASES, run_slice, started
-from tests.fix_postgres import _configured_url, new_database
 
 _WIDTH = max(map(len, CASES))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="The store beside bare psycopg.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only benchmarks with this in their name")
     parser.add_argument("--rounds", type=int, default=15, help="pairs of slices for each benchmark (default: 15)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a slice (default: 0.3)")
-    options = parser.parse_args()
-    chosen = [name for name in CASES if not options.names or any(part in name for part in options.names)]
-    if not chosen:
-        parser.error("no such benchmark; there are:\n  " + "\n  ".join(CASES))
+    options, chosen = parse(parser, CASES)
     if options.rounds < 2 or options.seconds <= 0:
         parser.error("--rounds must be 2 or more, for there to be quartiles, and --seconds more than 0")
     with ExitStack() as stack:
-        url = _configured_url() or stack.enter_context(embedded_postgres())
-        server = create_engine(url, isolation_level="AUTOCOMMIT")
-        url = stack.enter_context(new_database(server))
+        url = stack.enter_context(own_database())
         engine = create_engine(url)
         stack.callback(engine.dispose)
         store.tables.events.metadata.create_all(engine)
@@ -83,13 +73,7 @@ def _measure(writers: Sequence[Connection], name: str, rounds: int, seconds: flo
 
 
 def _print_header(engine: Engine, rounds: int, seconds: float) -> None:
-    with engine.connect() as connection:
-        server = connection.scalar(text("SHOW server_version"))
-    print(
-        f"Python {platform.python_version()}, SQLAlchemy {version('SQLAlchemy')}, psycopg {version('psycopg')}, ",
-        end="",
-    )
-    print(f"PostgreSQL {server}, {os.cpu_count()} cores; {rounds} pairs of {seconds:g} s for each row\n")
+    print(f"{describe(engine, 'psycopg')}; {rounds} pairs of {seconds:g} s for each row\n")
     print(f"{'events/s, median':{_WIDTH}}  {'ours':>9}  {'psycopg':>9}  ratio    quartiles  goal", flush=True)
 
 

@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import quantiles
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion, EventStore, PersistedEvent, WorkerTables, consumer
-from pupsourcing_sa.testing import embedded_postgres
 from pupsourcing_sa.worker import Worker, WorkerConfig
-from tests.fix_postgres import _configured_url, new_database
+from tests.benchmarks.program import describe, own_database, parse
 from tests.fix_store import make_async_engine, make_event
 
 _CHANNEL: Final = "latency"
@@ -111,24 +107,19 @@ _WIDTH: Final = max(map(len, CASES))
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.latency", description="From commit to handler.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only cases with this in their name")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each case (default: 3)")
     parser.add_argument("--events", type=int, default=50, help="events in a turn; by polling a fifth (default: 50)")
-    options = parser.parse_args()
-    chosen = [name for name in CASES if not options.names or any(part in name for part in options.names)]
-    if not chosen:
-        parser.error("no such case; there are:\n  " + "\n  ".join(CASES))
+    options, chosen = parse(parser, CASES)
     if options.rounds < 1 or options.events < 10:
         parser.error("--rounds must be 1 or more, and --events 10 or more, for there to be quartiles")
     with ExitStack() as stack:
-        url = _configured_url() or stack.enter_context(embedded_postgres())
-        server = create_engine(url, isolation_level="AUTOCOMMIT")
-        url = stack.enter_context(new_database(server))
+        url = stack.enter_context(own_database())
         engine = create_engine(url)
         stack.callback(engine.dispose)
         store = EventStore(notify_channel=_CHANNEL)
         WorkerTables(store.tables.metadata).metadata.create_all(engine)
-        _print_header(engine)
+        print(f"{describe(engine, 'psycopg', 'asyncpg')}\n")
+        print(f"{'commit to handler, ms':{_WIDTH}}  {'median':>8}  {'quartiles':>19}  events", flush=True)
         latencies: dict[str, list[float]] = {name: [] for name in chosen}
         for _ in range(options.rounds):
             for name in chosen:
@@ -175,14 +166,6 @@ def _following(url: str, case: Case) -> Iterator[Connection]:
     finally:
         ours.close()
         process.join()
-
-
-def _print_header(engine: Engine) -> None:
-    with engine.connect() as connection:
-        server = connection.scalar(text("SHOW server_version"))
-    drivers = ", ".join(f"{name} {version(name)}" for name in ("SQLAlchemy", "psycopg", "asyncpg"))
-    print(f"Python {platform.python_version()}, {drivers}, PostgreSQL {server}, {os.cpu_count()} cores\n")
-    print(f"{'commit to handler, ms':{_WIDTH}}  {'median':>8}  {'quartiles':>19}  events", flush=True)
 
 
 if __name__ == "__main__":

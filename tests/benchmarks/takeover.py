@@ -19,11 +19,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from sqlalchemy import create_engine
-
-from pupsourcing_sa.testing import embedded_postgres
 from pupsourcing_sa.worker import WorkerConfig
-from tests.fix_postgres import _configured_url, new_database
+from tests.benchmarks.program import own_database
 from tests.scenarios.application import Follows
 from tests.scenarios.fleet import Fleet, Node
 from tests.scenarios.scene import Scene
@@ -83,11 +80,7 @@ def main() -> None:
         f"rebalance_interval {config.rebalance_interval:g} s; {rounds} rounds of each"
     )
     with ExitStack() as stack:
-        server = create_engine(
-            _configured_url() or stack.enter_context(embedded_postgres()), isolation_level="AUTOCOMMIT"
-        )
-        stack.callback(server.dispose)
-        url = stack.enter_context(new_database(server))
+        url = stack.enter_context(own_database())
         scene = Scene(url)
         stack.callback(scene.close)
         fleet = Fleet(url, Path(stack.enter_context(TemporaryDirectory())), config={})

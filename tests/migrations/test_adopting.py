@@ -14,9 +14,9 @@ from pupsourcing_sa import AnyVersion, EventStore, EventTables, Exact, NoStream
 from pupsourcing_sa.errors import DuplicateEventError, OptimisticConcurrencyError, StaleHeadsError
 from pupsourcing_sa.store._errors import is_lost_race
 from tests.fix_alembic import Autogenerate, Project, index_files
-from tests.fix_guards import schema_of
+from tests.fix_postgres import new_schema
 from tests.fix_store import make_event
-from tests.proof.test_writers_that_misbehave import wait_until
+from tests.waiting import wait_until
 
 DUMP = (Path(__file__).parent / "go" / "dump.sql").read_text()
 
@@ -32,11 +32,27 @@ CREATE TABLE {log} (
 """
 
 
+def create(engine: Engine, tables: EventTables) -> None:
+    """The tables, the log as another program would make it."""
+    with engine.begin() as connection:
+        log = connection.dialect.identifier_preparer.format_table(tables.events)
+        connection.exec_driver_sql(_TABLE.format(log=log))
+        tables.aggregate_heads.create(connection)
+
+
 def append(engine: Engine, store: EventStore, aggregate_id: str) -> int:
     with Session(engine) as session:
         (position,) = store.append(session, AnyVersion(), [make_event(aggregate_id)]).global_positions
         session.commit()
     return position
+
+
+def assert_stale_heads_raise(engine: Engine, tables: EventTables, error: type[Exception]) -> None:
+    store = EventStore(tables)
+    append(engine, store, "a")
+    with Session(engine) as session, pytest.raises(error):
+        session.execute(tables.aggregate_heads.update().values(aggregate_version=0))
+        store.append(session, AnyVersion(), [make_event("a")])
 
 
 def read(engine: Engine, store: EventStore) -> list[tuple[int, str, int]]:
@@ -56,12 +72,14 @@ def waiting(engine: Engine) -> int:
 _EVENTS = [(1, "ann", 1), (2, "ann", 2), (3, "bob", 1), (5, "ann", 3)]
 
 
-class TestAsItIs:
-    @pytest.fixture
-    def store(self, project: Project) -> EventStore:
-        project.execute(DUMP)
-        return EventStore()
+@pytest.fixture
+def store(project: Project) -> EventStore:
+    """On the log as it is."""
+    project.execute(DUMP)
+    return EventStore()
 
+
+class TestAsItIs:
     def test_reading_and_appending_go_on(self, project: Project, store: EventStore) -> None:
         assert read(project.database, store) == _EVENTS
         assert append(project.database, store, "ann") == 6
@@ -93,11 +111,6 @@ class TestTogether:
         "VALUES ('User', 'bob', 2, CAST(md5('go') AS uuid), 'UserRenamed', '{}')"
     )
     _HEAD = text("UPDATE aggregate_heads SET aggregate_version = 2 WHERE aggregate_id = 'bob'")
-
-    @pytest.fixture
-    def store(self, project: Project) -> EventStore:
-        project.execute(DUMP)
-        return EventStore()
 
     def test_the_one_that_wrote_the_head_first_wins(self, project: Project, store: EventStore) -> None:
         with project.database.connect() as go, Session(project.database) as session:
@@ -214,14 +227,11 @@ class TestSequence:
     )
     def test_it_goes_on_where_it_was(self, engine: Engine, schema: str | None, sql: str, then: tuple[int, int]) -> None:
         """There and back again."""
-        names = {"schema": schema} if schema else {}
-        tables = EventTables(**names)
-        log = engine.dialect.identifier_preparer.format_table(tables.events).replace("%%", "%")
+        tables = EventTables(schema=schema)
         sequence = f'"{schema}".events_global_position_seq' if schema else "events_global_position_seq"
-        with schema_of(engine, names):
+        with new_schema(engine, schema):
+            create(engine, tables)
             with engine.begin() as connection, connection.connection.cursor() as cursor:
-                tables.aggregate_heads.create(connection)
-                cursor.execute(_TABLE.format(log=log).encode())
                 cursor.execute(
                     sql.format(sequence=sequence)
                     .replace(f"'\"{schema}", f"'\"{str(schema).replace(chr(39), chr(39) * 2)}")
@@ -242,11 +252,7 @@ class TestSequence:
     @pytest.mark.parametrize("name", ["a$name$b", 'the "$name$"', "a$name", "a$do$b", "$do"])
     def test_a_name_with_dollars(self, engine: Engine, name: str) -> None:
         tables = EventTables(events=name)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                _TABLE.format(log=engine.dialect.identifier_preparer.format_table(tables.events))
-            )
-            tables.aggregate_heads.create(connection)
+        create(engine, tables)
         autogenerate = Autogenerate(engine, tables.metadata)
         for position, to in enumerate(("identity", "serial"), 1):
             autogenerate.execute(f"op.alter_log_sequence({name!r}, to={to!r})")
@@ -256,9 +262,8 @@ class TestSequence:
     def test_privileges_on_it_stay(self, database: Engine) -> None:
         role = f"reader_{database.url.database}"
         tables = EventTables()
+        create(database, tables)
         with database.begin() as connection:
-            connection.exec_driver_sql(_TABLE.format(log="events"))
-            tables.aggregate_heads.create(connection)
             connection.exec_driver_sql(f"CREATE ROLE {role}")
         try:
             with database.begin() as connection:
@@ -293,8 +298,8 @@ class TestSequence:
 
     def test_one_that_is_not_the_columns_own(self, engine: Engine) -> None:
         tables = EventTables()
+        create(engine, tables)
         with engine.begin() as connection:
-            connection.exec_driver_sql(_TABLE.format(log="events"))
             connection.exec_driver_sql("ALTER SEQUENCE events_global_position_seq OWNED BY NONE")
         with pytest.raises(DBAPIError, match="global_position of events has no sequence of its own"):
             Autogenerate(engine, tables.metadata).execute("op.alter_log_sequence('events', to='identity')")
@@ -305,10 +310,7 @@ class TestConstraints:
 
     def test_other_names_are_changed_and_no_index_is_built(self, engine: Engine) -> None:
         tables = EventTables(events=self._NAME)
-        store = EventStore(tables)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(_TABLE.format(log=self._NAME))
-            tables.aggregate_heads.create(connection)
+        create(engine, tables)
         autogenerate = Autogenerate(engine, tables.metadata)
         upgrade, downgrade = autogenerate.upgrade(), autogenerate.downgrade()
         renames = [line for line in upgrade.splitlines() if "constraint" in line]
@@ -324,10 +326,7 @@ class TestConstraints:
         assert autogenerate.upgrade() == ""
         after = index_files(engine, self._NAME)
         assert after[ours] == before["customer_support_case_events_aggregate_type_aggregate_id_ag_key"]
-        append(engine, store, "a")
-        with Session(engine) as session, pytest.raises(StaleHeadsError):
-            session.execute(tables.aggregate_heads.update().values(aggregate_version=0))
-            store.append(session, AnyVersion(), [make_event("a")])
+        assert_stale_heads_raise(engine, tables, StaleHeadsError)
         autogenerate.execute(downgrade)
         assert set(index_files(engine, self._NAME)) == set(before)
 
@@ -352,16 +351,11 @@ class TestConstraints:
         """SQLAlchemy shortens them in a way of its own, by which the store recognises them."""
         convention = {"uq": "uq_%(table_name)s_%(column_0_N_name)s"}
         tables = EventTables(MetaData(naming_convention=convention), events=self._NAME)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(_TABLE.format(log=self._NAME))
-            tables.aggregate_heads.create(connection)
+        create(engine, tables)
         autogenerate = Autogenerate(engine, tables.metadata)
         autogenerate.execute(autogenerate.upgrade())
         assert autogenerate.upgrade() == ""
-        append(engine, EventStore(tables), "a")
-        with Session(engine) as session, pytest.raises(StaleHeadsError):
-            session.execute(tables.aggregate_heads.update().values(aggregate_version=0))
-            EventStore(tables).append(session, AnyVersion(), [make_event("a")])
+        assert_stale_heads_raise(engine, tables, StaleHeadsError)
 
     def test_another_constraint_of_the_same_name_is_built_anew(self, engine: Engine) -> None:
         tables = EventTables()
@@ -383,11 +377,5 @@ class TestConstraints:
     def test_before_that_the_errors_are_those_of_the_database(self, engine: Engine) -> None:
         """Nothing is mistaken for something else. Nor is it translated."""
         tables = EventTables(events=self._NAME)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(_TABLE.format(log=self._NAME))
-            tables.aggregate_heads.create(connection)
-        store = EventStore(tables)
-        append(engine, store, "a")
-        with Session(engine) as session, pytest.raises(IntegrityError):
-            session.execute(tables.aggregate_heads.update().values(aggregate_version=0))
-            store.append(session, AnyVersion(), [make_event("a")])
+        create(engine, tables)
+        assert_stale_heads_raise(engine, tables, IntegrityError)

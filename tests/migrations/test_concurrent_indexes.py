@@ -16,7 +16,7 @@ from pupsourcing_sa.migrations import register
 from pupsourcing_sa.migrations._operations import AutocommitBlockOp
 from tests.fix_alembic import Project, index_files
 from tests.migrations.test_adopting import DUMP
-from tests.proof.test_writers_that_misbehave import wait_until
+from tests.waiting import wait_until
 
 _MODELS = "from pupsourcing_sa import EventTables\ntarget_metadata = EventTables().metadata\n"
 

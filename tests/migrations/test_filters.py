@@ -10,7 +10,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, inspect
 from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.migrations import all_but
 from tests.fix_alembic import Autogenerate
-from tests.fix_guards import schema_of
+from tests.fix_postgres import new_schema
 from tests.fix_store import NAMES
 
 
@@ -19,7 +19,7 @@ def test_tables_that_are_not_on_the_metadata_are_not_dropped(engine: Engine, nam
     ours = EventTables(MetaData(), **names, guarded=True)
     workers = WorkerTables(MetaData(), schema=names.get("schema"))
     default_schema = str(inspect(engine).default_schema_name)
-    with schema_of(engine, names):
+    with new_schema(engine, names.get("schema")):
         for metadata in (ours.metadata, workers.metadata):
             metadata.create_all(engine)
         other = MetaData()

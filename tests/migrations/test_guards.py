@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, MetaData
 
 from pupsourcing_sa import AnyVersion, EventTables, NoStream
 from pupsourcing_sa.errors import TableNameError
-from tests.fix_guards import GuardedLog, schema_of
+from tests.fix_guards import GuardedLog
+from tests.fix_postgres import new_schema
 from tests.fix_store import NAMES, make_event
 
 _ALLOW = "SET LOCAL pupsourcing_sa.allow_rewrite = 'on'"
@@ -18,7 +19,7 @@ _ALLOW = "SET LOCAL pupsourcing_sa.allow_rewrite = 'on'"
 
 @pytest.fixture(params=NAMES)
 def log(request: pytest.FixtureRequest, engine: Engine) -> Iterator[GuardedLog]:
-    with schema_of(engine, NAMES[request.param]):
+    with new_schema(engine, NAMES[request.param].get("schema")):
         log = GuardedLog(engine, NAMES[request.param])
         log.tables.metadata.create_all(engine)
         yield log
@@ -183,7 +184,7 @@ class TestLowWaterMark:
 
 class TestTables:
     def test_create_all_and_drop_all(self, engine: Engine):
-        with schema_of(engine, NAMES["custom"]):
+        with new_schema(engine, NAMES["custom"]["schema"]):
             log = GuardedLog(engine, NAMES["custom"])
             log.tables.metadata.create_all(engine)
             assert log.objects() == [
@@ -202,7 +203,7 @@ class TestTables:
         assert log.objects() == []
 
     def test_a_copy_of_the_metadata_and_a_schema_for_each_tenant(self, engine: Engine):
-        with schema_of(engine, NAMES["custom"]):
+        with new_schema(engine, NAMES["custom"]["schema"]):
             copy = MetaData()
             for table in EventTables(MetaData(), guarded=True).metadata.sorted_tables:
                 table.to_metadata(copy)

@@ -9,16 +9,14 @@ import os
 import re
 from pathlib import Path
 
-from pupsourcing_sa.migrations import template_directory
 from tests.fix_alembic import Project
 
 _EXPECTED = Path(__file__).parent / "revision.txt"
 
 
-def test_the_first_revision_of_a_guarded_log(project: Project) -> None:
-    project.alembic("init", "--template", str(template_directory("sync")), "migrations")
-    project.replace("migrations/env.py", "EventTables(target_metadata)", "EventTables(target_metadata, guarded=True)")
-    text = project.revise("create the event log", "--rev-id", "0001")
+def test_the_first_revision_of_a_guarded_log(new_project: Project) -> None:
+    new_project.guard()
+    text = new_project.revise("create the event log", "--rev-id", "0001")
     text = re.sub(r"Create Date: .*", "Create Date: 2025-03-01 12:00:00.000000", text)
     text = re.sub(r" +$", "", text, flags=re.MULTILINE)
     if os.environ.get("PUPSOURCING_ACCEPT"):

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, MetaData, inspect, text
 
 from pupsourcing_sa import EventTables
 from tests.fix_alembic import Autogenerate
-from tests.fix_guards import schema_of
+from tests.fix_postgres import new_schema
 from tests.fix_store import NAMES, Log
 from tests.migrations.test_adopting import DUMP
 from tests.migrations.test_upgrading import RELEASED, VERSIONS
@@ -78,7 +78,7 @@ def _make(engine: Engine, variant: str) -> EventTables:
 @pytest.fixture(params=VARIANTS, ids="-".join)
 def log(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Log]:
     variant, kind = request.param
-    with schema_of(engine, NAMES["custom"] if "custom" in variant else {}):
+    with new_schema(engine, NAMES["custom"]["schema"] if "custom" in variant else None):
         log = Log(engine, _make(engine, variant), kind)
         yield log
         log.close()

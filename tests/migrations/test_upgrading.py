@@ -9,30 +9,28 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import EventStore, EventTables, Exact
-from pupsourcing_sa.migrations import template_directory
 from tests.fix_alembic import Project
 from tests.fix_store import make_event
 
 RELEASED = Path(__file__).parent / "released"
 VERSIONS = sorted(path.name for path in RELEASED.iterdir())
 
+pytestmark = pytest.mark.usefixtures("new_project")
 
-def restore(project: Project, version: str, *, guarded: bool) -> None:
-    """The project as the version left it: its revision, which the database is at, and its tables with data."""
-    project.alembic("init", "--template", str(template_directory("sync")), "migrations")
+
+def add_revision(project: Project, version: str) -> None:
+    """The one that the version wrote."""
     revision = (RELEASED / version / "0001_event_log.txt").read_text()
     (project.directory / "migrations" / "versions" / "0001_event_log.py").write_text(revision)
-    if guarded:
-        project.replace(
-            "migrations/env.py", "EventTables(target_metadata)", "EventTables(target_metadata, guarded=True)"
-        )
-    project.execute((RELEASED / version / "dump.sql").read_text())
 
 
 @pytest.mark.parametrize("guarded", [False, True], ids=["", "guarded"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_upgrade_with_data_in_it(project: Project, version: str, guarded: bool) -> None:
-    restore(project, version, guarded=guarded)
+    add_revision(project, version)
+    if guarded:
+        project.guard()
+    project.execute((RELEASED / version / "dump.sql").read_text())  # which is at that revision
     before = project.objects()
 
     project.revise("upgrade the event log")
@@ -68,9 +66,7 @@ def test_an_upgrade_with_data_in_it(project: Project, version: str, guarded: boo
 @pytest.mark.parametrize("version", VERSIONS)
 def test_its_own_migration_still_runs(project: Project, version: str) -> None:
     """On a new database, as every developer of the application does with it."""
-    project.alembic("init", "--template", str(template_directory("sync")), "migrations")
-    revision = (RELEASED / version / "0001_event_log.txt").read_text()
-    (project.directory / "migrations" / "versions" / "0001_event_log.py").write_text(revision)
+    add_revision(project, version)
     project.alembic("upgrade", "head")
     made = project.objects()
     project.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", (RELEASED / version / "dump.sql").read_text())

@@ -16,15 +16,10 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, NoStream
-from tests.fix_store import make_event, make_tables
+from tests.fix_store import ids, make_event
 
 WRITERS = 8
 TRANSACTIONS = 60  # of each writer
-
-
-@pytest.fixture
-def store(engine: Engine) -> EventStore:
-    return EventStore(make_tables(engine))
 
 
 #: Gives the positions and aggregates (id, version) of the next page after a position.
@@ -166,12 +161,12 @@ class TestLateCommit:
             assert store.read_events(session) == []
             early.commit()
             session.rollback()
-            assert [event.aggregate_id for event in store.read_events(session)] == ["early", "late"]
+            assert ids(store, session) == ["early", "late"]
 
     def test_a_rollback_lets_the_stable_follower_go_on(self, engine: Engine, store: EventStore, early: Session):
         early.rollback()
         with Session(engine) as session:
-            assert [event.aggregate_id for event in store.read_events(session)] == ["late"]
+            assert ids(store, session) == ["late"]
 
     def test_a_rollback_to_a_savepoint_before_the_first_append_does_so_too(self, engine: Engine, store: EventStore):
         with Session(engine) as early, Session(engine) as session:
@@ -183,7 +178,7 @@ class TestLateCommit:
             assert store.read_events(session) == []
             savepoint.rollback()
             session.rollback()
-            assert [event.aggregate_id for event in store.read_events(session)] == ["late"]
+            assert ids(store, session) == ["late"]
             store.append(early, NoStream(), [make_event("early")])  # it needs a mark again
             assert store.stable_position(session) == 2
             early.commit()
@@ -262,11 +257,11 @@ class TestStablePosition:
             sequence = session.scalar(text("SELECT pg_get_serial_sequence('events', 'global_position')"))
             session.execute(text(restart.format(sequence=sequence, to=2**31 + 2**30 + 5)))
             session.commit()
-            assert [event.aggregate_id for event in store.read_events(session)] == ["before"]
+            assert ids(store, session) == ["before"]
             store.append(session, NoStream(), [make_event("early")])
             store.append(late, NoStream(), [make_event("late")])
             late.commit()
-            assert [event.aggregate_id for event in store.read_events(late)] in ([], ["before"])
+            assert ids(store, late) in ([], ["before"])
             session.commit()
             late.rollback()
-            assert [event.aggregate_id for event in store.read_events(late)] == ["before", "early", "late"]
+            assert ids(store, late) == ["before", "early", "late"]

@@ -8,11 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -22,13 +20,10 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa import AnyVersion, EventStore, Exact, NoStream
 from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.testing import embedded_postgres
-from tests.fix_store import make_event, make_tables
+from tests.fix_postgres import open_database
+from tests.fix_store import ids, make_event, make_tables
 from tests.proof.test_no_event_is_skipped import Follower, Undone, read_stable
-
-
-@pytest.fixture
-def store(engine: Engine) -> EventStore:
-    return EventStore(make_tables(engine))
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +35,15 @@ def own_server() -> Iterator[Engine]:
         server.dispose()
 
 
-@contextmanager
-def new_database(server: Engine, template: str = "template0") -> Iterator[Engine]:
-    name = f"pupsourcing_{uuid4().hex}"
-    with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    engine = create_engine(server.url.set(database=name), pool_pre_ping=True)
-    yield engine
-    engine.dispose()
-
-
 @pytest.fixture
 def own_engine(own_server: Engine) -> Iterator[Engine]:
-    with new_database(own_server) as engine:
+    with open_database(own_server, pool_pre_ping=True) as engine:
         yield engine
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def followed(engine: Engine, store: EventStore, *, after: int = 0) -> list[str]:
     with Session(engine) as session:
-        return [event.aggregate_id for event in store.read_events(session, after=after)]
+        return ids(store, session, after=after)
 
 
 def pid_of(session: Session) -> int:
@@ -286,7 +264,7 @@ class TestCrashes:
 class TestCopies:
     def test_a_dump_that_is_restored_elsewhere(self, own_server: Engine, own_engine: Engine):
         store = EventStore(make_tables(own_engine))
-        with Session(own_engine) as open_transaction, new_database(own_server) as copy:
+        with Session(own_engine) as open_transaction, open_database(own_server) as copy:
             append_and_commit(own_engine, store, "first")
             store.append(open_transaction, NoStream(), [make_event("open")])
             (last,) = append_and_commit(own_engine, store, "last")
@@ -308,7 +286,8 @@ class TestCopies:
         store = EventStore(make_tables(own_engine))
         append_and_commit(own_engine, store, "first")
         own_engine.dispose()
-        with new_database(own_server, own_engine.url.database or "") as copy, Session(own_engine) as session:
+        template = own_engine.url.database or ""
+        with open_database(own_server, template=template) as copy, Session(own_engine) as session:
             store.append(session, NoStream(), [make_event("open")])
             append_and_commit(copy, store, "copy")
             assert followed(copy, store) == ["first", "copy"]

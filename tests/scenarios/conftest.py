@@ -1,3 +1,5 @@
+"""Here and not in a ``fix_*.py``: what the other tests call a fleet is another one."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -114,9 +114,7 @@ class TestTransactions:
                 plain_log.store.append(session, NoStream(), [make_event()])
             assert seen == ["after_begin"]  # the session's own autobegin
 
-    def test_one_round_trip_for_any_number_of_events(self, engine, plain_log: Log):
-        statements: list[str] = []
-        sqlalchemy_event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    def test_one_round_trip_for_any_number_of_events(self, plain_log: Log, statements: list[str]):
         transaction = plain_log.begin()
         transaction.append(NoStream(), [make_event()])
         transaction.append(NoStream(), [make_event("u2") for _ in range(500)])

@@ -7,19 +7,12 @@ import threading
 import time
 
 import pytest
-from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, DuplicateEventError, Exact, NoEventsError, NoStream, OptimisticConcurrencyError
-from tests.fix_store import Log, make_event
-
-
-def heads(log: Log) -> dict[str, int]:
-    table = log.tables.aggregate_heads
-    with log.engine.connect() as connection:
-        return {row.aggregate_id: row.aggregate_version for row in connection.execute(table.select())}
+from tests.fix_store import Log, make_event, wait_until_blocked
 
 
 def test_each_aggregate_has_its_own_expectation(log: Log):
@@ -63,7 +56,7 @@ def test_a_conflict_names_the_aggregate_and_leaves_nothing(log: Log, appends, fa
     assert caught.value.expected == appends[failed]
     transaction.append(Exact(2), [make_event("old")])  # the transaction goes on
     transaction.commit()
-    assert heads(log) == {"old": 3}
+    assert log.heads() == {"old": 3}
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["c", "a", "b"]])
@@ -93,20 +86,10 @@ def test_a_race_that_is_lost_in_the_middle_leaves_nothing(engine, plain_log: Log
         assert [(error.aggregate_id, error.actual) for error in caught] == [("b", 1)]
         store.append(slow, Exact(1), [make_event("b")])  # the transaction goes on, and what it wrote is undone
         slow.commit()
-    assert heads(plain_log) == {"a": 1, "b": 2}
+    assert plain_log.heads() == {"a": 1, "b": 2}
 
 
-def wait_until_blocked(engine, pid: int) -> None:
-    deadline = time.monotonic() + 20
-    with engine.connect() as connection:
-        while not connection.scalar(text("SELECT cardinality(pg_blocking_pids(:pid)) > 0"), {"pid": pid}):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
-def test_one_round_trip(engine, plain_log: Log):
-    statements: list[str] = []
-    sqlalchemy_event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+def test_one_round_trip(plain_log: Log, statements: list[str]):
     transaction = plain_log.begin()
     transaction.append_many([(NoStream(), [make_event("a")])])
     transaction.append_many([(AnyVersion(), [make_event(f"{number}")] * 1) for number in range(50)])
@@ -150,7 +133,7 @@ def test_no_deadlock_and_nothing_lost_whatever_the_order(engine, plain_log: Log,
     with engine.connect() as connection:
         counted = text("SELECT aggregate_id, count(*), max(aggregate_version) FROM events GROUP BY aggregate_id")
         found = {row[0]: (row[1], row[2]) for row in connection.execute(counted)}
-    assert found == {name: (version, version) for name, version in heads(plain_log).items()}
+    assert found == {name: (version, version) for name, version in plain_log.heads().items()}
     assert sum(count for count, _ in found.values()) == 5 * outcomes.count("won")
 
 
@@ -172,7 +155,7 @@ def test_bad_input(log: Log):
     ]:
         with pytest.raises(error, match=message):
             transaction.append_many(appends)
-    assert heads(log) == {}
+    assert log.heads() == {}
 
 
 def test_an_event_id_in_the_log(log: Log):
@@ -184,4 +167,4 @@ def test_an_event_id_in_the_log(log: Log):
         transaction.append_many([(NoStream(), [make_event("u2")]), (NoStream(), [again])])
     assert caught.value.event_ids == (again.event_id,)
     transaction.rollback()
-    assert heads(log) == {"u1": 1}
+    assert log.heads() == {"u1": 1}

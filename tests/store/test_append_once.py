@@ -6,12 +6,10 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, DuplicateEventError, Exact, NoStream, OptimisticConcurrencyError
-from tests.fix_store import Log, make_event
-from tests.store.test_append_many import heads, wait_until_blocked
+from tests.fix_store import Log, make_event, wait_until_blocked
 
 EXPECTATIONS = pytest.mark.parametrize("expected", [NoStream(), AnyVersion(), Exact(2)], ids=repr)
 
@@ -49,7 +47,7 @@ def test_again_it_gives_the_first_result(log: Log, two, expected):
         first.to_version,
     )
     transaction.commit()
-    assert heads(log) == {"u1": first.to_version + 1}
+    assert log.heads() == {"u1": first.to_version + 1}
 
 
 def test_events_that_were_built_again_are_the_same(log: Log):
@@ -85,7 +83,7 @@ def test_anything_else_is_a_duplicate(log: Log, two, change, expected):
     assert set(caught.value.event_ids) == {event.event_id for event in events} & {event.event_id for event in two}
     transaction.append(Exact(2), [make_event()])  # the transaction goes on
     transaction.commit()
-    assert heads(log) == {"u1": 3}
+    assert log.heads() == {"u1": 3}
 
 
 def test_several_appends_of_one_transaction_are_told_apart(log: Log, two):
@@ -162,11 +160,9 @@ def test_the_first_attempt_may_still_be_in_flight(engine, plain_log: Log, two, e
         thread.join()
         second.commit()
     assert (results[0].global_positions == original.global_positions) is first_commits
-    assert heads(plain_log) == {"u1": 2}
+    assert plain_log.heads() == {"u1": 2}
 
 
-def test_without_asking_nothing_is_paid(engine, plain_log: Log):
-    statements: list[str] = []
-    sqlalchemy_event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+def test_without_asking_nothing_is_paid(plain_log: Log, statements: list[str]):
     plain_log.begin().append(NoStream(), [make_event()])
     assert len(statements) == 1

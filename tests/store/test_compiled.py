@@ -6,15 +6,14 @@ import asyncio
 import gc
 import pickle
 import weakref
-from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import JSON, Engine, Integer, Text, bindparam, cast, create_engine, literal, select, text
+from sqlalchemy import JSON, Engine, Integer, Text, bindparam, cast, create_engine, func, literal, select
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateSchema, DropSchema
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from pupsourcing_sa import (
@@ -29,7 +28,7 @@ from pupsourcing_sa import (
 )
 from pupsourcing_sa.store import _compiled
 from pupsourcing_sa.store._compiled import CompiledStatements
-from tests.fix_store import Log, Transaction, make_async_engine, make_event
+from tests.fix_store import Log, Transaction, make_async_engine, make_event, tenant
 
 
 @pytest.fixture
@@ -159,36 +158,24 @@ def test_a_listener_may_change_the_statement(plain_log: Log):
     assert blocking.query.startswith("/* request 5 */")
 
 
-@pytest.fixture
-def tenants(engine: Engine) -> Iterator[list[str]]:
-    """Schemas with the tables of a log."""
-    names = [f"tenant_{uuid4().hex}" for _ in range(3)]
-    with engine.begin() as connection:
-        for name in names:
-            connection.execute(CreateSchema(name))
-            translated = connection.execution_options(schema_translate_map={None: name})
-            EventTables().metadata.create_all(translated)
-    yield names
-    with engine.begin() as connection:
-        for name in names:
-            connection.execute(DropSchema(name, cascade=True))
-
-
 @pytest.mark.parametrize("most", [1, 2, 1000])
-def test_a_session_of_each_tenant(engine: Engine, tenants: list[str], monkeypatch: pytest.MonkeyPatch, most: int):
+def test_a_session_of_each_tenant(engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int):
     """Also when there are more of them than texts that are kept."""
     monkeypatch.setattr(_compiled, "_MOST_TEXTS", most)
     store = EventStore()
-    for version in range(3):
-        for number, name in enumerate(tenants):
-            with Session(engine) as session:
-                session.connection(execution_options={"schema_translate_map": {None: name}})
-                events = [make_event() for _ in range(number + 1)]
-                assert store.append(session, Exact(version * len(events)), events).from_version == version * len(events)
-                session.commit()
-    with engine.connect() as connection:
-        counts = [connection.scalar(text(f"SELECT count(*) FROM {name}.events")) for name in tenants]
-    assert counts == [3, 6, 9]
+    with ExitStack() as stack:
+        tenants = [stack.enter_context(tenant(engine, store.tables)) for _ in range(3)]
+        for version in range(3):
+            for number, name in enumerate(tenants):
+                with Session(engine) as session:
+                    session.connection(execution_options={"schema_translate_map": {None: name}})
+                    events = [make_event() for _ in range(number + 1)]
+                    expected = version * len(events)
+                    assert store.append(session, Exact(expected), events).from_version == expected
+                    session.commit()
+        with engine.connect() as connection:
+            logs = [EventTables(schema=name).events for name in tenants]
+            assert [connection.scalar(select(func.count()).select_from(log)) for log in logs] == [3, 6, 9]
     assert all(len(texts) <= most for texts in store._appender._compiled._texts.values())
 
 

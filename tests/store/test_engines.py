@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, MetaData, NullPool, text
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateSchema, DropSchema
+from sqlalchemy.schema import CreateSchema
 
 from pupsourcing_sa import (
     AnyVersion,
@@ -23,19 +20,7 @@ from pupsourcing_sa import (
     NoStream,
     OptimisticConcurrencyError,
 )
-from tests.fix_store import make_event
-
-TABLES = EventTables()
-
-
-@pytest.fixture
-def store(engine: Engine) -> EventStore:
-    TABLES.metadata.create_all(engine)
-    return EventStore(TABLES)
-
-
-def ids(store: EventStore, session: Any, **scope: Any) -> list[str]:
-    return [event.aggregate_id for event in store.read_events(session, **scope)]
+from tests.fix_store import ids, make_event, tenant
 
 
 def assert_everything_works(engine: Engine, store: EventStore) -> None:
@@ -113,7 +98,7 @@ class TestEngines:
             for schema in schemas:
                 connection.execute(CreateSchema(schema))
                 connection.execute(text(f"SET LOCAL search_path = {schema}"))
-                TABLES.metadata.create_all(connection)
+                store.tables.metadata.create_all(connection)
             for schema, appended in [("path_a", 1), ("path_b", 1), ("path_a", 2), ("path_a", 3), ("path_b", 2)]:
                 connection.execute(text(f"SET LOCAL search_path = {schema}"))
                 assert store.append(connection, AnyVersion(), [make_event()]).global_positions == (appended,)
@@ -134,7 +119,7 @@ class TestEngines:
                 return engine.execution_options(**options).connect()
             return engine.connect().execution_options(**options)
 
-        with tenant(engine, store, own_schema) as one, tenant(engine, store, own_schema) as two:
+        with tenant(engine, store.tables) as one, tenant(engine, store.tables) as two:
             with connect(one) as writer, connect(one) as reader, connect(two) as other:
                 store.append(writer, NoStream(), [make_event()])
                 writer.commit()
@@ -150,17 +135,3 @@ class TestEngines:
                 writer.commit()
                 assert ids(store, reader) == ["u1", "u1"]
             assert_everything_works(engine.execution_options(schema_translate_map={own_schema: two}), store)
-
-
-@contextmanager
-def tenant(engine: Engine, store: EventStore, own_schema: str | None) -> Iterator[str]:
-    """A schema with the store's tables, and a name that needs quotes."""
-    name = f'Tenant "%(x)s" {uuid4().hex}'
-    with engine.begin() as connection:
-        connection.execute(CreateSchema(name))
-        options = {"schema_translate_map": {own_schema: name}}
-        store.tables.metadata.create_all(connection.execution_options(**options))
-    yield name
-    with engine.begin() as connection:
-        connection.execute(text("SET LOCAL lock_timeout = '10s'"))
-        connection.execute(DropSchema(name, cascade=True))

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from psycopg import ClientCursor
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, Exact, NoStream
 from pupsourcing_sa.consumer import Scope
-from tests.fix_postgres import new_database
+from tests.fix_postgres import open_database
 from tests.fix_store import make_event
 
 EVENTS = 200_000
@@ -23,8 +23,7 @@ EVENTS = 200_000
 @pytest.fixture(scope="module")
 def big_log(server: Engine) -> Iterator[Engine]:
     """Two common types of aggregate and a rare one; aggregates of 20 events; a correlation id for one in a hundred."""
-    with new_database(server) as url:
-        engine = create_engine(url)
+    with open_database(server) as engine:
         EventTables().metadata.create_all(engine)
         with engine.begin() as connection:
             connection.execute(
@@ -49,7 +48,6 @@ def big_log(server: Engine) -> Iterator[Engine]:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))
         yield engine
-        engine.dispose()
 
 
 @contextmanager

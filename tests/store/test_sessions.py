@@ -25,7 +25,7 @@ from pupsourcing_sa import (
     OptimisticConcurrencyError,
 )
 from pupsourcing_sa.errors import StablePositionError, TransactionRequiredError
-from tests.fix_store import Log, make_async_engine, make_event
+from tests.fix_store import Log, ids, make_async_engine, make_event
 
 
 class Base(DeclarativeBase):
@@ -45,10 +45,6 @@ TABLES = EventTables(Base.metadata)
 def store(engine: Engine) -> EventStore:
     Base.metadata.create_all(engine)
     return EventStore(TABLES)
-
-
-def ids(store: EventStore, session: Any, **scope: Any) -> list[str]:
-    return [event.aggregate_id for event in store.read_events(session, **scope)]
 
 
 class TestSessions:

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from sqlalchemy import create_engine, text
 
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.testing import embedded_postgres
+from tests.waiting import wait_until
 
 #: Serves, says where, and goes on until it is ended.
 _PROGRAM = """
@@ -42,13 +42,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TMPDIR", str(directory))
     yield directory
     shutil.rmtree(directory)
-
-
-def _wait_until(condition: Callable[[], object], *, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"still not so after {seconds} s"
-        time.sleep(0.01)
 
 
 def _processes(directory: Path) -> list[str]:
@@ -115,15 +108,15 @@ def test_nothing_is_left_behind_when_the_process_is_ended_by(number: signal.Sign
         assert process.stdout.readline().startswith(str(temporary))
         process.send_signal(number)
     assert process.returncode == -number
-    _wait_until(lambda: _is_clean(temporary))
+    wait_until(lambda: _is_clean(temporary))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_nothing_is_left_behind_when_the_start_is_ended_by(number: signal.Signals, temporary: Path) -> None:
     with _start(_PROGRAM.format(forks=False)) as process:
-        _wait_until(lambda: list(temporary.iterdir()))
+        wait_until(lambda: list(temporary.iterdir()))
         process.send_signal(number)
-    _wait_until(lambda: _is_clean(temporary))
+    wait_until(lambda: _is_clean(temporary))
 
 
 def test_a_forked_process_that_lives_on_does_not_keep_the_server(temporary: Path) -> None:
@@ -132,11 +125,11 @@ def test_a_forked_process_that_lives_on_does_not_keep_the_server(temporary: Path
         directory, forked = process.stdout.readline().split()
         try:
             process.kill()
-            _wait_until(lambda: not Path(directory).exists())
+            wait_until(lambda: not Path(directory).exists())
             assert psutil.pid_exists(int(forked))
         finally:
             os.kill(int(forked), signal.SIGKILL)
-    _wait_until(lambda: _is_clean(temporary))
+    wait_until(lambda: _is_clean(temporary))
 
 
 def test_the_keeper_cleans_up_when_it_is_terminated(temporary: Path) -> None:
@@ -144,7 +137,7 @@ def test_the_keeper_cleans_up_when_it_is_terminated(temporary: Path) -> None:
         children = psutil.Process().children()
         (keeper,) = (child for child in children if child.environ().get("TMPDIR") == str(temporary))
         keeper.terminate()
-        _wait_until(lambda: _is_clean(temporary))
+        wait_until(lambda: _is_clean(temporary))
 
 
 def test_a_long_temporary_directory_is_too_long_for_a_socket(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,43 @@
+"""PostgreSQL's own tables and views, with the columns that our statements use; ``None`` is a type like xid."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Boolean, DateTime, FromClause, Integer, Text, column, table
+from sqlalchemy.dialects.postgresql import OID
+
+__all__ = ["ACTIVITY", "DATABASES", "LOCKS", "PREPARED", "catalog_table"]
+
+
+def catalog_table(name: str, **columns: Any) -> FromClause:
+    return table(name, *(column(each, type_) for each, type_ in columns.items()), schema="pg_catalog")
+
+
+LOCKS: Final = catalog_table(
+    "pg_locks",
+    locktype=Text,
+    database=OID,
+    relation=OID,
+    classid=OID,
+    objid=OID,
+    objsubid=Integer,
+    transactionid=None,
+    virtualtransaction=Text,
+    pid=Integer,
+    mode=Text,
+    granted=Boolean,
+)
+ACTIVITY: Final = catalog_table(
+    "pg_stat_activity",
+    pid=Integer,
+    application_name=Text,
+    usename=Text,
+    state=Text,
+    query=Text,
+    xact_start=DateTime(timezone=True),
+)
+PREPARED: Final = catalog_table(
+    "pg_prepared_xacts", transaction=None, gid=Text, owner=Text, prepared=DateTime(timezone=True)
+)
+DATABASES: Final = catalog_table("pg_database", oid=OID, datname=Text, datminmxid=None)
