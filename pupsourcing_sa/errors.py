@@ -223,7 +223,11 @@ class PartitionParkedError(PupsourcingError):
 
 
 class HandlerTransactionError(PupsourcingError):
-    """A handler committed or rolled back the session it was given; the worker does that."""
+    """A handler committed or rolled back the session it was given; the worker does that.
+
+    The batch is rolled back, and counts as a failure. What was committed past the session, as by ``COMMIT`` in SQL,
+    cannot be: then the partition is parked, and the message says what to do.
+    """
 
 
 class ImportFailed(PupsourcingError):

@@ -27,7 +27,12 @@ event                       data
                             ``attempts``
 ``worker.recovered``        ``consumer``, ``partition``, ``failures``
 ``worker.batch_retried``    ``consumer``, ``partition``, ``retry_after`` in seconds: after a deadlock or an outage
+``worker.batch_overdue``    ``consumer``, ``partition``, ``seconds`` for which the batch has been running, and
+                            ``event_id``, ``event_type``, ``global_position`` of the event that its handler is at, or
+                            ``first_position`` and ``last_position`` of its events
 ``worker.holder_ended``     ``consumer``, ``partition``, ``pid``: a dead node's transaction held the checkpoint
+``worker.locked_out``       ``consumer``, ``partition``, ``seconds``, ``pid``, ``gid``, ``user``, ``application_name``,
+                            ``state``, ``age``, ``query``: a transaction has had the checkpoint locked for so long
 ``worker.stalled``          ``worker``, ``position``, ``seconds``, ``holders``: the stable position stands still
 ``worker.listening``        ``worker``, ``channel``
 ``worker.listener_lost``    ``worker``, ``channel``, ``retry_after`` in seconds

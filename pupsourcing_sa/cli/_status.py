@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import MetaData, NullPool, func, select
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
-from pupsourcing_sa.cli._usage import UsageError, database_url, open_engine
+from pupsourcing_sa.cli._usage import UsageError, database_url, emit, open_engine
 from pupsourcing_sa.worker._findings import StatusLimits, diagnose
 from pupsourcing_sa.worker._status import HEARTBEAT_TIMEOUT, LAG_LIMIT, Status, read_status
 
@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
         "status",
         help="nodes, consumers, how far behind they are, and what fails",
         description="Show the worker's nodes and consumers, how far behind each partition is, what fails, and what "
-        "holds the stable position back. What needs attention comes first, each in a line.",
+        "locks a partition or holds the stable position back. What needs attention comes first, each in a line.",
         epilog="Exit status: 0 all is well, 1 cannot ask the database, 2 wrong usage, 3 something needs attention.",
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")
@@ -41,6 +41,13 @@ def add_to(commands: Any) -> None:
         type=_seconds,
         default=StatusLimits().max_stall_seconds,
         help="a transaction that holds the stable position back for longer (default: %(default)g)",
+    )
+    limits.add_argument(
+        "--max-lock-seconds",
+        metavar="S",
+        type=_seconds,
+        default=StatusLimits().max_lock_seconds,
+        help="a transaction that keeps a node from its partition for longer (default: %(default)g)",
     )
     limits.add_argument(
         "--heartbeat-timeout",
@@ -68,11 +75,13 @@ def _status(options: argparse.Namespace) -> int:
         max_lag_events=options.max_lag_events,
         max_lag_seconds=options.max_lag_seconds,
         max_stall_seconds=options.max_stall_seconds,
+        max_lock_seconds=options.max_lock_seconds,
     )
     if options.json:
         status = _ask(options)
         findings = diagnose(status, limits)
-        print(json.dumps({"findings": [asdict(finding) for finding in findings]} | status.to_dict(), indent=2))
+        found = {"findings": [asdict(finding) for finding in findings]} | status.to_dict()
+        emit(f"{json.dumps(found, indent=2)}\n")
     else:
         from pupsourcing_sa.console import open_console
 

@@ -14,9 +14,10 @@ from rich.text import Text
 from pupsourcing_sa.worker._findings import (
     Finding,
     cause_of,
-    describe_append,
     describe_event,
+    describe_transaction,
     how_to_end,
+    is_ahead_of_log,
     one_line,
 )
 from pupsourcing_sa.worker._status import ConsumerStatus, PartitionStatus, Status
@@ -38,20 +39,21 @@ def print_report(console: Console, status: Status, findings: Iterable[Finding]) 
     say("")
     say(f"log at {status.head:,}, stable up to {status.stable_position:,}, at {status.taken_at:%Y-%m-%d %H:%M:%S} UTC")
     if status.blocking and status.stable_position < status.head:
-        say(f"held back for {_time(status.held_back_seconds)} at the most, by {describe_append(status.blocking[0])}")
-        say(f"  to end it: {how_to_end(status.blocking[0])}")
+        first = status.blocking[0]
+        say(f"held back for {_time(status.held_back_seconds)} at the most, by {describe_transaction(first)}")
+        say(f"  to end it: {how_to_end(first)}")
     console.print(_nodes(status) if status.nodes else Text("\nno nodes"))
     console.print(_consumers(status) if status.consumers else Text("\nno consumers"))
-    failures = [
-        line
-        for consumer in status.consumers
-        for partition in consumer.partitions
-        for line in _failure(consumer, partition, status.taken_at)
-    ]
-    if failures:
-        say("\nFailures", "bold")
-    for line in failures:
-        say(line)
+    parts = [(consumer, partition) for consumer in status.consumers for partition in consumer.partitions]
+    sections = {
+        "Failures": [line for part in parts for line in _failure(*part, status.taken_at)],
+        "Locks": [line for part in parts for line in _lock(*part)],
+    }
+    for title, lines in sections.items():
+        if lines:
+            say(f"\n{title}", "bold")
+        for line in lines:
+            say(line)
 
 
 def _table(title: str, *columns: tuple[str, JustifyMethod]) -> Table:
@@ -108,7 +110,7 @@ def _consumers(status: Status) -> Table:
     )
     for consumer in status.consumers:
         for partition in consumer.partitions:
-            state = _state(consumer, partition, silent)
+            state = _state(consumer, partition, silent, status.last_issued)
             _add(
                 table,
                 consumer.name,
@@ -123,14 +125,18 @@ def _consumers(status: Status) -> Table:
     return table
 
 
-def _state(consumer: ConsumerStatus, partition: PartitionStatus, silent: set[UUID]) -> str:
+def _state(consumer: ConsumerStatus, partition: PartitionStatus, silent: set[UUID], last_issued: int) -> str:
+    if is_ahead_of_log(partition, last_issued):
+        return "ahead of log"
     if partition.failing is not None:
         return "failing" if partition.failing.parked_at is None else "parked"
     if not consumer.live_nodes:
         return "no node has it"
     if partition.worker_id is None:
         return "unassigned"
-    return "node silent" if partition.worker_id in silent else "assigned"
+    if partition.worker_id in silent:
+        return "node silent"
+    return "assigned" if partition.locked_by is None else "locked"
 
 
 def _failure(consumer: ConsumerStatus, partition: PartitionStatus, now: datetime) -> Iterable[str]:
@@ -147,6 +153,15 @@ def _failure(consumer: ConsumerStatus, partition: PartitionStatus, now: datetime
         facts.append(f"next in {_time(due)}" if due > 0 else "next attempt due")
     yield f"{one_line(consumer.name)}/{partition.partition}: {', '.join(facts)}"
     yield f"  {cause_of(failing)}"
+
+
+def _lock(consumer: ConsumerStatus, partition: PartitionStatus) -> Iterable[str]:
+    holder = partition.locked_by
+    if holder is None:
+        return
+    seconds, who = _time(partition.locked_seconds), describe_transaction(holder)
+    yield f"{one_line(consumer.name)}/{partition.partition}: locked for {seconds} at the most, by {who}"
+    yield f"  to end it: {how_to_end(holder)}"
 
 
 def _short(worker_id: UUID | None) -> str:

@@ -17,7 +17,9 @@ __all__ = [
     "detail_of",
     "exceeds_a_limit",
     "is_lost_race",
+    "is_lost_race_state",
     "is_outage",
+    "is_outage_state",
     "is_serialization_failure",
     "raise_common",
     "translated",
@@ -69,7 +71,12 @@ def raise_common(error: DBAPIError, *tables: Table) -> None:
 
 def is_lost_race(error: BaseException | None) -> bool:
     """Whether the transaction lost against another one, and is to be tried again as it is."""
-    return isinstance(error, DBAPIError) and _sqlstate(error) in (_SERIALIZATION_FAILURE, _DEADLOCK_DETECTED)
+    return isinstance(error, DBAPIError) and is_lost_race_state(_sqlstate(error))
+
+
+def is_lost_race_state(state: str | None) -> bool:
+    """Whether a SQLSTATE says so."""
+    return state in (_SERIALIZATION_FAILURE, _DEADLOCK_DETECTED)
 
 
 def is_serialization_failure(error: DBAPIError) -> bool:
@@ -88,7 +95,12 @@ def is_outage(error: BaseException | None) -> bool:
         return isinstance(error, PoolTimeout)
     state = _sqlstate(error)
     is_unreachable = state is None and isinstance(error, OperationalError | InterfaceError)
-    return error.connection_invalidated or is_unreachable or state in _OUTAGES or str(state).startswith("08")
+    return error.connection_invalidated or is_unreachable or is_outage_state(state)
+
+
+def is_outage_state(state: str | None) -> bool:
+    """Whether a SQLSTATE says that the connection was lost or could not be made."""
+    return state is not None and (state in _OUTAGES or state.startswith("08"))
 
 
 def violates(error: DBAPIError, constraint: Constraint, connection: Connection) -> bool:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._findings import Finding, StatusLimits, diagnose
+from pupsourcing_sa.worker._holders import LockHolder
 from pupsourcing_sa.worker._status import (
     ConsumerStatus,
     FailingEvent,
@@ -37,6 +38,7 @@ __all__ = [
     "ConsumerStatus",
     "FailingEvent",
     "Finding",
+    "LockHolder",
     "NodeStatus",
     "PartitionStatus",
     "Status",

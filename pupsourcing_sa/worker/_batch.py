@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -17,10 +17,22 @@ from pupsourcing_sa.consumer import Scope, Subscription
 from pupsourcing_sa.errors import HandlerTransactionError, PartitionParkedError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._checkpoints import Checkpoint, Locked
 from pupsourcing_sa.worker._disturbances import is_connection_lost, is_lost_race, is_outage
+from pupsourcing_sa.worker._progress import Progress
 
-__all__ = ["Batch", "BatchDisturbed", "BatchFailed", "Bind", "RetryLater", "Share", "ShuttingDown", "run_batch"]
+__all__ = [
+    "Batch",
+    "BatchCommitted",
+    "BatchDisturbed",
+    "BatchFailed",
+    "BatchStopped",
+    "Bind",
+    "RetryLater",
+    "Share",
+    "ShuttingDown",
+    "run_batch",
+]
 
 #: Binds a handler to the session that it is made for; what it gives takes the other argument, and waits for the handler
 #: if that is a coroutine function.
@@ -44,8 +56,13 @@ class Batch:
     failures: int = 0
 
 
-class BatchFailed(Exception):
-    """A handler failed, which is the cause; the batch was rolled back."""
+class BatchStopped(Exception):
+    """A batch came to its events and not to its end; the cause is this exception's.
+
+    Attributes:
+        events: the events of the batch.
+        failed: index of the one that it happened at; ``None`` when that is not known.
+    """
 
     def __init__(self, events: Sequence[PersistedEvent], failed: int | None) -> None:
         super().__init__(events, failed)
@@ -54,12 +71,20 @@ class BatchFailed(Exception):
 
     @property
     def event(self) -> PersistedEvent:
-        """The event that failed, or the first of those that it may be."""
+        """The event that it happened at, or the first of those that it may be."""
         return self.events[self.failed or 0]
 
 
-class BatchDisturbed(Exception):
+class BatchFailed(BatchStopped):
+    """A handler failed, which is the cause; the batch was rolled back."""
+
+
+class BatchDisturbed(BatchStopped):
     """The batch was rolled back for a reason, which is the cause, that says nothing about its events."""
+
+
+class BatchCommitted(BatchStopped):
+    """A handler has committed the transaction, past SQLAlchemy; the checkpoint is where it was. The cause says so."""
 
 
 class RetryLater(Exception):
@@ -104,6 +129,7 @@ def run_batch(
     up_to: int,
     window: int,
     limit: int,
+    progress: Progress,
     is_checkpoint_due: Callable[[int], bool],
     is_retry_due: Callable[[float], bool],
     is_over: Callable[[], bool],
@@ -118,6 +144,7 @@ def run_batch(
         up_to: a stable position; nothing after it is read.
         window: look at so many positions at the most, so that a rare scope does not scan all of the log at once.
         limit: at most so many events; one that has failed is tried alone.
+        progress: is kept up to date with where the batch is.
         is_checkpoint_due: whether a checkpoint is to be moved over so many positions that hold nothing of the scope.
         is_retry_due: whether an event that has failed is to be tried again so many seconds before its time.
         is_over: asked after each event, whether the batch is to end with it; not asked of a ``handle_batch``.
@@ -128,6 +155,7 @@ def run_batch(
     Raises:
         BatchFailed: from the exception of the handler.
         BatchDisturbed: from an exception of the handler, or of the commit, that is no fault of the events.
+        BatchCommitted: from a `HandlerTransactionError`; to run the batch again would apply its events twice.
         PartitionParkedError: the partition is to stand still.
         RetryLater: ``is_retry_due`` said so.
         ShuttingDown: ``is_aborted`` said so.
@@ -144,14 +172,15 @@ def run_batch(
         raise RetryLater(locked.retry_after)
     if locked.failed_position is not None:
         limit = 1
-    connection = checkpoint.connection(session)
     # What was scanned before counts only if the checkpoint is where we left it.
     after = known.scanned if position == known.checkpoint else position
     up_to = min(up_to, after + window)
     events: Sequence[PersistedEvent] = share.store._read_stable(session, share.scope, after, up_to, limit)
     is_all = len(events) < limit
+    attempt = _Attempt(session, share, locked, checkpoint.connection(session), progress)
     if events:
-        handled = _handle(session, bind, share, events, connection, is_over)
+        progress.events = events
+        handled = attempt.handle(bind, is_over)
         is_all = is_all and len(handled) == len(events)
         events = handled
     scanned = max(after, up_to) if is_all else events[-1].global_position
@@ -161,59 +190,86 @@ def run_batch(
         if events or is_checkpoint_due(scanned - position):
             checkpoint.move(session, scanned, locked.transaction)
             position = scanned
+            attempt.has_moved = True
         session.commit()
     except Exception as error:
         if not events:
             raise
-        raise _judged(error, connection, events, None) from error  # such as a deferred constraint
+        attempt.fail(error)  # such as a deferred constraint
     return Batch(scanned, position, len(events), locked.attempts)
 
 
-def _handle(
-    session: Session,
-    bind: Bind,
-    share: Share,
-    events: Sequence[PersistedEvent],
-    connection: Connection,
-    is_over: Callable[[], bool],
-) -> Sequence[PersistedEvent]:
-    """Give the events to the handler, until the batch is over; gives those that it got."""
-    handler = share.subscription
-    current: int | None = None
-    try:
-        with _guarded(session, handler.name) as check:
-            if callable(handler.handle_batch):
-                bind(handler.handle_batch)(list(events))
-                check()
-            else:
-                assert handler.handle is not None
-                call = bind(handler.handle)
-                for current, event in enumerate(events):
-                    call(event)
+class _Attempt:
+    """What comes between reading the events of a batch and its end, and what to make of it if it fails."""
+
+    def __init__(
+        self, session: Session, share: Share, locked: Locked, connection: Connection, progress: Progress
+    ) -> None:
+        self.has_moved = False  # the checkpoint, in the transaction that locked it
+        self._session = session
+        self._share = share
+        self._locked = locked
+        self._connection = connection
+        self._progress = progress
+
+    def handle(self, bind: Bind, is_over: Callable[[], bool]) -> Sequence[PersistedEvent]:
+        """Give the events to the handler, until the batch is over; gives those that it got."""
+        session, handler, progress = self._session, self._share.subscription, self._progress
+        try:
+            with _guarded(session, handler.name) as check:
+                if callable(handler.handle_batch):
+                    bind(handler.handle_batch)(list(progress.events))
                     check()
-                    if is_over():
-                        events = events[: current + 1]
-                        break
-                current = None
-            session.flush()
-    except BaseException as error:  # also pytest's, and a handler's exit is not the worker's
-        if (
-            isinstance(error, (KeyboardInterrupt, GeneratorExit))
-            or _is_of_greenlet(error)
-            or _is_own_cancellation(error, share.is_aborted)
-        ):
-            raise
-        raise _judged(error, connection, events, current) from error
-    return events
+                else:
+                    assert handler.handle is not None
+                    call = bind(handler.handle)
+                    for number, event in enumerate(progress.events):
+                        progress.current = number
+                        call(event)
+                        check()
+                        if is_over():
+                            progress.events = progress.events[: number + 1]
+                            break
+                    progress.current = None
+                session.flush()
+        except BaseException as error:  # also pytest's, and a handler's exit is not the worker's
+            if (
+                isinstance(error, (KeyboardInterrupt, GeneratorExit))
+                or _is_of_greenlet(error)
+                or _is_own_cancellation(error, self._share.is_aborted)
+            ):
+                raise
+            self.fail(error)
+        return progress.events
 
+    def fail(self, error: BaseException) -> NoReturn:
+        """Say whose fault it is. In doubt not the events', which would be counted against them."""
+        events, failed = self._progress.events, self._progress.current
+        is_disturbed = is_lost_race(error) or is_outage(error) or is_connection_lost(self._connection)
+        # A checkpoint is moved by the transaction that has locked it, or not at all: nobody has committed that before.
+        if not self.has_moved and self._is_committed():
+            given = events if failed is None else events[: failed + 1]
+            committed = self._committed(given[0].global_position, given[-1].global_position)
+            committed.__cause__ = error
+            raise BatchCommitted(given, None) from committed
+        raise (BatchDisturbed if is_disturbed else BatchFailed)(events, failed) from error
 
-def _judged(
-    error: BaseException, connection: Connection, events: Sequence[PersistedEvent], failed: int | None
-) -> BatchFailed | BatchDisturbed:
-    """Whose fault it is that the batch failed. In doubt not the events', which would be counted against them."""
-    if is_lost_race(error) or is_outage(error) or is_connection_lost(connection):
-        return BatchDisturbed()
-    return BatchFailed(events, failed)
+    def _is_committed(self) -> bool:
+        """Whether the handler has committed what it should not; when nobody answers, that is not known."""
+        try:
+            self._session.reset()  # rolls back; as it is, it may be in no state to be asked
+            return self._share.checkpoint.is_committed(self._session, self._locked.transaction)
+        except Exception:  # why the batch has failed matters more, and most handlers do not commit
+            return False
+
+    def _committed(self, first: int, last: int) -> HandlerTransactionError:
+        return HandlerTransactionError(
+            f"writes of the events from {first} to {last}, all or some of them, are committed without the checkpoint "
+            f"of partition {self._share.scope.partition} of consumer {self._share.subscription.name!r}: a handler has "
+            "committed past the session, for example by executing COMMIT. To go on, look at them by hand, take them "
+            "back or set last_position to the last event whose writes are to stay, and set parked_at to NULL; "
+            "otherwise they are applied twice"
+        )
 
 
 def _is_own_cancellation(error: BaseException, is_aborted: Callable[[], bool]) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Double,
     Select,
+    Text,
     bindparam,
     cast,
     exists,
@@ -62,10 +63,10 @@ class Locked(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What was recorded about a failed attempt.
+    """What was recorded about an event that is not passed.
 
     Attributes:
-        attempts: how many there were, by whatever process.
+        attempts: how many have failed, by whatever process.
         retry_after: the next one is due in so many seconds; ``None`` if the partition is parked.
     """
 
@@ -98,6 +99,7 @@ class Checkpoint:
         created = insert(table).from_select(["consumer_name", "partition"], absent)
         self._create = created.on_conflict_do_nothing().returning(table.c.partition)
         self._update = table.update().where(is_ours)
+        self._status = select(func.txid_status(bindparam("transaction", type_=BigInteger), type_=Text))
         self._move = self._update.where(func.txid_current(type_=BigInteger) == bindparam("own_transaction")).values(
             last_position=bindparam("position"),
             updated_at=func.now(),
@@ -170,9 +172,18 @@ class Checkpoint:
         if self.connection(session).execute(self._move, parameters).rowcount != 1:
             raise HandlerTransactionError(
                 f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r} is not locked by "
-                "this transaction any more: a handler of the batch ended the transaction, perhaps by executing COMMIT, "
-                "or somebody deleted the checkpoint"
+                "this transaction any more: a handler of the batch ended the transaction by executing COMMIT or "
+                "ROLLBACK, or somebody deleted the checkpoint"
             )
+
+    def is_committed(self, session: Session, transaction: int) -> bool:
+        """Whether a transaction has been committed, to be asked in another one.
+
+        Raises:
+            DBAPIError: the server has not come to this transaction; it is another one than that which began it.
+        """
+        # NULL when it is so old that it has been forgotten.
+        return self.connection(session).scalar(self._status, {"transaction": transaction}) == "committed"
 
     def record_failure(
         self,
@@ -184,7 +195,7 @@ class Checkpoint:
         max_attempts: int | None = None,
         worker_id: UUID | None = None,
     ) -> Failure | None:
-        """Show what failed, how often, with what, and when it is tried again; the position stays where it is.
+        """Count a failed attempt, and show with what it failed and when the next one is; the position stays.
 
         Args:
             session: whose transaction.
@@ -198,27 +209,80 @@ class Checkpoint:
             ``None``, with nothing recorded, when somebody else is at work on the partition, has passed the event, or
             has parked the partition.
         """
-        found = self.lock(session, worker_id=worker_id)
-        if found is None or found.is_parked or found.position >= position:
+        found = self._lock_before(session, position, worker_id)
+        if found is None:
             return None
-        attempts = found.attempts + 1 if found.failed_position == position else 1
+        attempts = _attempts_at(position, found) + 1
         is_parked = max_attempts is not None and attempts >= max_attempts
-        retry_after = None if is_parked else delay(attempts)
+        return self._show(session, position, error, Failure(attempts, None if is_parked else delay(attempts)))
+
+    def record_disturbance(
+        self, session: Session, *, position: int, error: str, retry_after: float, worker_id: UUID | None = None
+    ) -> Failure | None:
+        """Show what befalls an event, and when it is tried again, without counting it; never parks.
+
+        Args:
+            session: whose transaction.
+            position: the event.
+            error: what befalls it.
+            retry_after: it is tried again in so many seconds.
+            worker_id: as for `lock`.
+
+        Returns:
+            ``None`` as for `record_failure`.
+        """
+        found = self._lock_before(session, position, worker_id)
+        if found is None:
+            return None
+        return self._show(session, position, error, Failure(_attempts_at(position, found), retry_after))
+
+    def park(self, session: Session, *, position: int, error: str, worker_id: UUID | None = None) -> Failure | None:
+        """Park the partition, also when somebody else has passed the event; one that is parked stays as it is.
+
+        Args:
+            session: whose transaction.
+            position: the event that it is parked on.
+            error: why.
+            worker_id: as for `lock`.
+
+        Returns:
+            ``None``, with nothing done, when somebody else is at work on the partition.
+        """
+        found = self.lock(session, worker_id=worker_id)
+        if found is None:
+            return None
+        if found.is_parked:
+            return Failure(found.attempts, None)
+        return self._show(session, position, error, Failure(_attempts_at(position, found) + 1, None))
+
+    def _lock_before(self, session: Session, position: int, worker_id: UUID | None) -> Locked | None:
+        """Lock it, unless it has passed the position or is parked."""
+        found = self.lock(session, worker_id=worker_id)
+        return None if found is None or found.is_parked or found.position >= position else found
+
+    def _show(self, session: Session, position: int, error: str, failure: Failure) -> Failure:
+        """Write down what befell an event; without a next attempt the partition is parked."""
+        now, seconds = func.now(), failure.retry_after
         self.connection(session).execute(
             self._update.values(
                 failed_position=position,
-                attempts=attempts,
+                attempts=failure.attempts,
                 error=_storable(error),
-                failed_at=func.now(),
-                retry_at=null() if retry_after is None else func.now() + timedelta(seconds=retry_after),
-                parked_at=func.now() if is_parked else null(),
+                failed_at=now,
+                retry_at=null() if seconds is None else now + timedelta(seconds=seconds),
+                parked_at=now if seconds is None else null(),
             )
         )
-        return Failure(attempts, retry_after)
+        return failure
 
     def connection(self, session: Session) -> Connection:
         """The session's connection to the checkpoint, whichever else it has."""
         return connection_of(session, self._update)
+
+
+def _attempts_at(position: int, found: Locked) -> int:
+    """How often this event has failed; what the table has may be about another one."""
+    return found.attempts if found.failed_position == position else 0
 
 
 def _storable(error: str) -> str:

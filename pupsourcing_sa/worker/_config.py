@@ -36,7 +36,7 @@ class WorkerConfig:
         retry_delay: pause before a failed batch is tried again; it doubles with each failure, with jitter.
         max_retry_delay: up to this.
         stall_warning: a stable position that stands still for so long, while there are events above it, is reported
-            together with the transaction that holds it back.
+            together with the transaction that holds it back; so is a batch that runs for so long, with its event.
         shutdown_timeout: how long running batches may go on after a stop was asked for, before they are rolled back.
     """
 

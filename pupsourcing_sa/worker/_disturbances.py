@@ -16,15 +16,12 @@ from pupsourcing_sa.store import _errors
 
 __all__ = ["is_connection_lost", "is_lost_race", "is_outage"]
 
-#: SQLSTATEs of a server that shuts down, has crashed, starts up, or has no connection left.
-_OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
 _DRIVERS: Final = frozenset({"psycopg", "psycopg2", "asyncpg"})
-_LOST_RACES: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 
 def is_lost_race(error: BaseException) -> bool:
     """Whether, or because, the transaction lost against another one, and is to be tried again as it is."""
-    return any(_errors.is_lost_race(each) or _bare_state(each) in _LOST_RACES for each in _causes(error))
+    return any(_errors.is_lost_race(each) or _errors.is_lost_race_state(_bare_state(each)) for each in _causes(error))
 
 
 def is_outage(error: BaseException) -> bool:
@@ -69,15 +66,16 @@ def _is_ours(error: BaseException) -> bool:
     return orig is None or type(orig).__module__.partition(".")[0] in _DRIVERS or "postgresql" in type(orig).__module__
 
 
-def _bare_state(error: BaseException) -> str:
-    """The SQLSTATE of a driver's own error, '' if it has none; psycopg and asyncpg agree on the attribute."""
-    return "" if isinstance(error, DBAPIError) else str(getattr(error, "sqlstate", None) or "")
+def _bare_state(error: BaseException) -> str | None:
+    """The SQLSTATE of a driver's own error, ``None`` if it has none; psycopg and asyncpg agree on the attribute."""
+    state = None if isinstance(error, DBAPIError) else getattr(error, "sqlstate", None)
+    return str(state) if state else None
 
 
 def _is_bare_outage(error: BaseException) -> bool:
     state = _bare_state(error)
-    if state:
-        return state in _OUTAGES or state.startswith("08")
+    if state is not None:
+        return _errors.is_outage_state(state)
     # psycopg's, which has the attribute, and no value in it where not the server but the connection has failed
     is_operational = any(each.__name__ == "OperationalError" for each in type(error).__mro__)
     return is_operational and not isinstance(error, DBAPIError) and hasattr(error, "sqlstate")

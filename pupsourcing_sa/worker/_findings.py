@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from pupsourcing_sa.store._positions import BlockingAppend
+from pupsourcing_sa.worker._holders import LockHolder
 from pupsourcing_sa.worker._status import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
 
 __all__ = [
     "Finding",
     "StatusLimits",
     "cause_of",
-    "describe_append",
     "describe_event",
+    "describe_transaction",
     "diagnose",
     "how_to_end",
+    "is_ahead_of_log",
     "one_line",
 ]
 
@@ -33,11 +35,14 @@ class StatusLimits:
             to be counted: it must not be greater than the ``lag_limit`` that the status was read with.
         max_lag_seconds: so old may the first event above a checkpoint be; ``None``, the default, for any age.
         max_stall_seconds: for so long may a transaction hold back events that others have committed.
+        max_lock_seconds: for so long may a transaction that is not a batch of the node that a partition is assigned to
+            have its checkpoint locked. Batches of another node, or a drain's, may well do that for a short time.
     """
 
     max_lag_events: int | None = None
     max_lag_seconds: float | None = None
     max_stall_seconds: float = 60.0
+    max_lock_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,8 @@ class Finding:
     """Something that needs attention.
 
     Attributes:
-        kind: ``no_node``, ``silent_node``, ``no_node_for_consumer``, ``unassigned``, ``parked``, ``failing``,
-            ``lagging`` or ``held_back``.
+        kind: ``no_node``, ``silent_node``, ``held_back``, ``ahead_of_log``, ``no_node_for_consumer``, ``unassigned``,
+            ``parked``, ``failing``, ``locked`` or ``lagging``.
         message: one line that says what, and what to do where that is not obvious.
     """
 
@@ -73,6 +78,7 @@ def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding
     if status.held_back_seconds > limits.max_stall_seconds:
         findings.append(_held_back(status, limits.max_stall_seconds))
     for consumer in status.consumers:
+        findings += _ahead(consumer, status.last_issued)
         if status.has_live_node:
             findings += _unmanned(consumer)
         for partition in consumer.partitions:
@@ -96,8 +102,25 @@ def _held_back(status: Status, allowed: float) -> Finding:
     return Finding(
         "held_back",
         f"the stable position is held back at {status.stable_position}, for {status.held_back_seconds:.0f} s "
-        f"({allowed:g} s allowed), by {describe_append(holder)}; to end it: {how_to_end(holder)}",
+        f"({allowed:g} s allowed), by {describe_transaction(holder)}; to end it: {how_to_end(holder)}",
     )
+
+
+def is_ahead_of_log(partition: PartitionStatus, last_issued: int) -> bool:
+    """Whether events that are still to come have positions that the consumer takes for done."""
+    return partition.position > last_issued
+
+
+def _ahead(consumer: ConsumerStatus, last_issued: int) -> Iterator[Finding]:
+    positions = [each.position for each in consumer.partitions if is_ahead_of_log(each, last_issued)]
+    if positions:
+        yield Finding(
+            "ahead_of_log",
+            f"{_name(consumer)} has come to position {max(positions)}, and the log has only issued {last_issued}, as "
+            "after TRUNCATE with RESTART IDENTITY or a restore of the log alone: events up to there will be skipped; "
+            "stop the workers, then delete its checkpoints and what it wrote, so that it begins anew, or restore these "
+            "from the log's backup",
+        )
 
 
 def _unmanned(consumer: ConsumerStatus) -> Iterator[Finding]:
@@ -121,6 +144,13 @@ def _troubled(name: str, partition: PartitionStatus, limits: StatusLimits) -> It
     if failing is not None:
         kind = "failing" if failing.parked_at is None else "parked"
         yield Finding(kind, f"{name} is {kind} on {describe_event(failing)}: {cause_of(failing)}")
+    holder, allowed = partition.locked_by, limits.max_lock_seconds
+    if holder is not None and partition.locked_seconds > allowed:
+        yield Finding(
+            "locked",
+            f"{name} is locked for {partition.locked_seconds:.0f} s ({allowed:g} s allowed), by "
+            f"{describe_transaction(holder)}; to end it: {how_to_end(holder)}",
+        )
     most_events, most_seconds = limits.max_lag_events, limits.max_lag_seconds
     if most_events is not None and partition.lag_events > most_events:
         count = f"{partition.lag_events:,}" if partition.is_lag_exact else f"at least {partition.lag_events:,}"
@@ -136,7 +166,7 @@ def describe_event(failing: FailingEvent) -> str:
     which = f"event {failing.position}"
     if failing.event_id is not None:
         which += f" ({one_line(failing.event_type or '')} {failing.event_id})"
-    return f"{which}, attempts {failing.attempts}"
+    return f"{which}, attempts {failing.attempts}" if failing.attempts else f"{which}, no attempt counted"
 
 
 def cause_of(failing: FailingEvent) -> str:
@@ -150,26 +180,26 @@ def cause_of(failing: FailingEvent) -> str:
     return one_line(found, _LONGEST_ERROR)
 
 
-def describe_append(append: BlockingAppend) -> str:
+def describe_transaction(holder: BlockingAppend | LockHolder) -> str:
     """Whose transaction it is, and what it does."""
-    who = f"pid {append.pid}" if append.gid is None else f"prepared transaction {append.gid!r}"
-    if append.application_name:
-        who += f" {append.application_name!r}"
-    facts = [who] if append.user is None else [who, f"role {append.user}"]
-    if append.gid is None and append.state is not None:
-        facts.append(append.state)
-    if append.age is not None:
-        facts.append(f"{'prepared' if append.gid else 'begun'} {append.age.total_seconds():.0f} s ago")
-    if append.query:
-        facts.append(f"last statement: {one_line(append.query, _LONGEST_QUERY)}")
+    who = f"pid {holder.pid}" if holder.gid is None else f"prepared transaction {holder.gid!r}"
+    if holder.application_name:
+        who += f" {holder.application_name!r}"
+    facts = [who] if holder.user is None else [who, f"role {holder.user}"]
+    if holder.gid is None and holder.state is not None:
+        facts.append(holder.state)
+    if holder.age is not None:
+        facts.append(f"{'prepared' if holder.gid else 'begun'} {holder.age.total_seconds():.0f} s ago")
+    if holder.query:
+        facts.append(f"last statement: {one_line(holder.query, _LONGEST_QUERY)}")
     return one_line(", ".join(facts))
 
 
-def how_to_end(append: BlockingAppend) -> str:
+def how_to_end(holder: BlockingAppend | LockHolder) -> str:
     """The statement that ends it, to be executed by somebody who may."""
-    if append.gid is not None:
-        return "COMMIT PREPARED or ROLLBACK PREPARED '{}'".format(append.gid.replace("'", "''"))
-    return f"SELECT pg_terminate_backend({append.pid})"
+    if holder.gid is not None:
+        return "COMMIT PREPARED or ROLLBACK PREPARED '{}'".format(holder.gid.replace("'", "''"))
+    return f"SELECT pg_terminate_backend({holder.pid})"
 
 
 def one_line(text: str, most: int | None = None) -> str:

@@ -6,10 +6,13 @@ What a processor does next::
             ▼                                                                            │
          batch ── committed ─────────────────────────────────────────── more? ── no ─────┘
             ├──── locked by somebody else ────────── end it if it is dead; wait, again
-            ├──── lost connection, deadlock … ────── wait, again; nothing is counted
+            ├──── lost connection, deadlock … ────── wait, again; nothing is counted. A connection that is lost again
+            │                                        and again, with events: again with fewer of them, and at last
+            │                                        show the event in the table
             ├──── failed, not known by which event ─ again with fewer events
             ├──── failed by its only event ───────── count it in the table; wait, again
             │                                        or park: the processor ends
+            ├──── a handler has committed ────────── park: the processor ends
             └──── parked ─────────────────────────── the processor ends
 
 What is known of a failing event is in the table and survives the process: whoever runs the partition next tries it
@@ -23,7 +26,6 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -36,8 +38,9 @@ from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker._backoff import limit_after
 from pupsourcing_sa.worker._batch import (
     Batch,
-    BatchDisturbed,
+    BatchCommitted,
     BatchFailed,
+    BatchStopped,
     Bind,
     RetryLater,
     Share,
@@ -49,7 +52,8 @@ from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._disturbances import is_lost_race
 from pupsourcing_sa.worker._execution import Execution
 from pupsourcing_sa.worker._failures import Failures
-from pupsourcing_sa.worker._holders import Holders, is_privilege_missing
+from pupsourcing_sa.worker._holders import Holders, LockWatch, is_privilege_missing
+from pupsourcing_sa.worker._progress import Patience, Progress
 from pupsourcing_sa.worker._stable import StablePosition, is_set_within
 
 __all__ = ["Processor"]
@@ -100,6 +104,7 @@ class Processor:
         self.name = f"pupsourcing-{subscription.name}-{scope.partition}"
         self._share = Share(subscription, scope, store, checkpoint, worker_id, is_aborted)
         self._holders = Holders(checkpoint)
+        self._lock_watch = LockWatch(config.heartbeat_timeout)
         self._execution = execution
         self._config = config
         self._stopping = stopping
@@ -110,15 +115,22 @@ class Processor:
             checkpoint,
             subscription.max_attempts,
             worker_id=worker_id,
-            execution=partial(execution, self.name),
+            execution=execution,
+            name=self.name,
             config=config,
             hooks=hooks,
         )
+        self._patience = Patience(config.stall_warning, self._complain, clock)
         self._batch_size = subscription.batch_size or config.batch_size
         self._known = Batch(scanned=0, checkpoint=-1, handled=0)  # nothing yet: no checkpoint lies before the log
         self._moved_at = clock()
         self._limit = self._batch_size
         self._may_end_holders = True
+
+    @property
+    def checkpoint(self) -> int:
+        """Where the checkpoint was after the last batch; -1 before the first."""
+        return self._known.checkpoint
 
     async def look(self) -> int:
         """Where the checkpoint is.
@@ -137,7 +149,9 @@ class Processor:
             try:
                 is_ours = await self._run_batches(up_to, self._is_checkpoint_due, lambda remaining: False)
                 if not is_ours:
-                    await self._end_dead_holder()
+                    await self._look_at_holders()
+                elif self._lock_watch.has_ended():
+                    _logger.info("checkpoint is not locked any more", extra=self._details)
             except (PartitionParkedError, ShuttingDown):
                 return
             except RetryLater as early:
@@ -149,8 +163,12 @@ class Processor:
                     if pause is None:
                         return
                     await self._pause(pause)
+            except BatchCommitted as committed:
+                await self._park(committed)
+                return
             except Exception as error:
-                await self._pause(self._failures.disturbed(error))
+                is_isolated = self._failures.suspects(error) and not self._narrow_down(error)
+                await self._pause(await self._failures.disturbed(error, is_isolated=is_isolated))
             else:
                 if not is_ours:
                     await self._pause(self._config.max_poll_interval)
@@ -170,6 +188,7 @@ class Processor:
         Raises:
             PartitionParkedError: the partition is parked.
             Exception: what a handler raised; it is not counted. Deadlocks and serialization failures are tried again.
+                If it committed, the partition is parked.
         """
         failure: Exception | None = None
         while self._known.scanned < up_to and not self._stopping.is_set():
@@ -177,9 +196,12 @@ class Processor:
                 is_ours = await self._run_batches(up_to, lambda passed: passed > 0, lambda remaining: True)
             except ShuttingDown:
                 return
+            except BatchCommitted as committed:
+                await self._failures.park(committed)
+                failure = committed
             except Exception as error:
                 if is_lost_race(error):
-                    await self._pause(self._failures.disturbed(error))
+                    await self._pause(await self._failures.disturbed(error))
                     continue
                 if isinstance(error, BatchFailed) and self._narrow_down(error):
                     continue
@@ -193,11 +215,21 @@ class Processor:
 
     def _unwrapped(self, error: Exception) -> BaseException:
         """What the handler raised, with a note of the event."""
-        if not isinstance(error, (BatchFailed, BatchDisturbed)) or error.__cause__ is None:
+        cause = error.__cause__
+        if not isinstance(error, BatchStopped) or cause is None:
             return error
+        if isinstance(cause, asyncio.CancelledError):  # which of a task means that it was cancelled itself
+            cancelled = RuntimeError(f"the handler of consumer {self._details['consumer']!r} was cancelled")
+            cancelled.__cause__ = cause
+            cause = cancelled
         if isinstance(error, BatchFailed):
-            error.__cause__.add_note(f"while consumer {self._details['consumer']!r} handled {error.event!r}")
-        return error.__cause__
+            cause.add_note(f"while consumer {self._details['consumer']!r} handled {error.event!r}")
+        return cause
+
+    async def _park(self, committed: BatchCommitted) -> None:
+        """Park the partition, however often that has to be tried: another batch would apply its events again."""
+        while (pause := await self._failures.park(committed)) is not None and not self._stopping.is_set():
+            await self._pause(pause)
 
     async def _pause(self, seconds: float) -> None:
         await is_set_within(self._stopping, seconds)
@@ -212,7 +244,7 @@ class Processor:
         def work(session: Session, bind: Bind) -> bool:
             turn_ends_at = self._clock() + _TURN_SECONDS
             while True:
-                with self._hooks.span("worker.batch", **self._details) as data:
+                with self._hooks.span("worker.batch", **self._details) as data, self._patience.batch() as progress:
                     batch = run_batch(
                         session,
                         bind,
@@ -221,6 +253,7 @@ class Processor:
                         up_to=up_to,
                         window=_WINDOW,
                         limit=self._limit,
+                        progress=progress,
                         is_checkpoint_due=is_checkpoint_due,
                         is_retry_due=is_retry_due,
                         is_over=self._end_of_batch(),
@@ -235,7 +268,8 @@ class Processor:
                     return True
                 session.reset()  # as good as a new one
 
-        return await self._execution(self.name, work)
+        with self._patience.watching():
+            return await self._execution(self.name, work)
 
     def _end_of_batch(self) -> Callable[[], bool]:
         """What tells of a batch that begins now whether it is to end with the event that it is at."""
@@ -255,14 +289,21 @@ class Processor:
         """Whether to move the checkpoint over positions that held nothing of the scope."""
         return passed >= _IDLE_POSITIONS or (passed > 0 and self._clock() - self._moved_at >= _IDLE_SECONDS)
 
-    async def _end_dead_holder(self) -> None:
-        """The checkpoint of a partition that is assigned to us is locked: see to it that it is by somebody alive."""
-        if self._share.worker_id is None or not self._may_end_holders:
+    def _complain(self, progress: Progress, seconds: float) -> None:
+        """Nobody knows whether the batch will ever end."""
+        details = self._details | {"seconds": seconds} | progress.where()
+        _logger.warning("batch has been running for long", extra=details)
+        self._hooks.event("worker.batch_overdue", **details)
+
+    async def _look_at_holders(self) -> None:
+        """The checkpoint of a partition that is assigned to us is locked: end who is dead, tell of anybody else."""
+        if self._share.worker_id is None:
             return
+        is_ending = self._may_end_holders
         try:
-            ended = await self._execution(self.name, lambda session, _: self._holders.end_dead(session))
+            held = await self._execution(self.name, lambda session, _: self._holders.look(session, is_ending=is_ending))
         except Exception as error:
-            if not is_privilege_missing(error):
+            if not is_ending or not is_privilege_missing(error):
                 raise
             self._may_end_holders = False
             _logger.warning(
@@ -271,11 +312,16 @@ class Processor:
                 extra=self._details,
             )
             return
-        for holder in ended:
-            _logger.warning("ended the transaction of a dead node", extra=self._details | holder._asdict())
+        for holder in (each.holder for each in held if each.is_ended):
+            who = {"pid": holder.pid, "application_name": holder.application_name}
+            _logger.warning("ended the transaction of a dead node", extra=self._details | who)
             self._hooks.event("worker.holder_ended", **self._details, pid=holder.pid)
+        for holder, seconds in self._lock_watch.overdue(held, self._clock()):
+            details = self._details | {"seconds": seconds} | holder.shown()
+            _logger.warning("another transaction has locked the checkpoint; waiting for its end", extra=details)
+            self._hooks.event("worker.locked_out", **details)
 
-    def _narrow_down(self, failure: BatchFailed) -> bool:
+    def _narrow_down(self, failure: BatchStopped) -> bool:
         """Make the next batch smaller; tell whether that says something new, or the failing event is isolated."""
         self._limit = limit_after(len(failure.events), failure.failed)
         return bool(failure.failed) or (failure.failed is None and len(failure.events) > 1)

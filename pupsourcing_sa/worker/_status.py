@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.store._connection import SyncSession, connection_of
@@ -18,6 +18,7 @@ from pupsourcing_sa.store._errors import translated
 from pupsourcing_sa.store._positions import BlockingAppend
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker._config import WorkerConfig
+from pupsourcing_sa.worker._holders import LockHolder, holder_of
 from pupsourcing_sa.worker._status_statements import StatusStatements
 
 if TYPE_CHECKING:
@@ -30,12 +31,16 @@ __all__ = [
     "LAG_LIMIT",
     "ConsumerStatus",
     "FailingEvent",
+    "LockHolder",
     "NodeStatus",
     "PartitionStatus",
     "Status",
     "read_status",
     "read_status_async",
 ]
+
+#: What `StatusStatements.locked` gives, by name of the consumer and partition.
+_Locks: TypeAlias = dict[tuple[str, int], Row[Any]]
 
 #: A node that was silent for so many seconds is taken for dead.
 HEARTBEAT_TIMEOUT: Final = WorkerConfig().heartbeat_timeout
@@ -103,6 +108,11 @@ class PartitionStatus:
         is_lag_exact: whether that is all of them; otherwise there are so many at least.
         lag_seconds: age of the first of them, which is the time since its ``created_at``; 0 when there is none.
         failing: the event that it cannot get past; ``None`` when there is none.
+        locked_by: the transaction that keeps the node from it: one that has the checkpoint locked, the oldest if there
+            are several, and does not bear the name of the node that it is assigned to. ``None`` when there is none; a
+            node's own batch, which has the lock nearly all the time under load, is not shown.
+        locked_seconds: for so long at the most; 0 when there is none. Where the age of the transaction may not be seen,
+            it is for how long, at the most, events have been waiting for it.
     """
 
     partition: int
@@ -112,6 +122,8 @@ class PartitionStatus:
     is_lag_exact: bool
     lag_seconds: float
     failing: FailingEvent | None
+    locked_by: LockHolder | None
+    locked_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +153,8 @@ class Status:
     Attributes:
         taken_at: when, by the database's clock, in UTC.
         head: position of the last event in the log; 0 when it is empty.
+        last_issued: last position that the log has given to an event, also to one that was rolled back, or deleted, or
+            is not committed yet; what is appended next gets a higher one. A checkpoint above it is one of another log.
         stable_position: up to here consumers can read.
         held_back_seconds: for how long, at the most, a transaction has been keeping events that are in the log from
             consumers; 0 when none does.
@@ -151,6 +165,7 @@ class Status:
 
     taken_at: datetime
     head: int
+    last_issued: int
     stable_position: int
     held_back_seconds: float
     blocking: tuple[BlockingAppend, ...]
@@ -175,7 +190,7 @@ def read_status(
     heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
     lag_limit: int = LAG_LIMIT,
 ) -> Status:
-    """How the workers of a log are, in five statements whatever the number of consumers.
+    """How the workers of a log are, in six statements whatever the number of consumers; seven if one is locked out.
 
     Args:
         session: a ``Session`` or a ``Connection``, best under READ COMMITTED, where each statement sees the present.
@@ -217,17 +232,21 @@ def read_status(
     connection = connection_of(session, tables.consumer_checkpoints)
     with translated(*ours):
         rows = connection.execute(statements.nodes).all()
-        log = connection.execute(statements.log, {"stable": stable}).one()
         partitions = connection.execute(statements.partitions, {"most": lag_limit + 1}).all()
+        # After the checkpoints: they follow what is committed, and the log goes on while we read. None of them exceeds
+        # what was issued when it was read, and that is never taken back, unless somebody restarts or restores the log.
+        log = connection.execute(statements.log, {"stable": stable}).one()
+        locked = _locked(connection, statements)
     nodes = tuple(_node(row, heartbeat_timeout) for row in rows)
     return Status(
         taken_at=log.taken_at.astimezone(UTC),
         head=log.head,
+        last_issued=max(log.head, log.issued or 0),  # positions that were imported are not issued by the sequence
         stable_position=stable,
         held_back_seconds=_held_back(blocking, log.waiting),
         blocking=blocking,
         nodes=nodes,
-        consumers=tuple(_consumers(partitions, nodes, lag_limit)),
+        consumers=tuple(_consumers(partitions, nodes, locked, lag_limit)),
     )
 
 
@@ -271,6 +290,37 @@ def _held_back(blocking: tuple[BlockingAppend, ...], waiting: float) -> float:
     return waiting if age is None else min(waiting, max(age.total_seconds(), 0.0))
 
 
+def _locked(connection: Connection, statements: StatusStatements) -> _Locks:
+    """Whom the partitions are locked by that are not by their own node, by name of the consumer and partition.
+
+    A lock and the name of who holds it are not read in the same instant, so that the batch of the node itself may be
+    seen without its name when it begins or ends just then. What is found is looked at again: a transaction that is
+    there both times was there in between, when its name was read at least once.
+    """
+    found = connection.execute(statements.locked).all()
+    if not found:
+        return {}
+    first = {_key(row) for row in found}
+    locks: _Locks = {}
+    for row in connection.execute(statements.locked):
+        if _key(row) in first:
+            locks.setdefault((row.consumer_name, row.partition), row)
+    return locks
+
+
+def _key(row: Row[Any]) -> tuple[Any, ...]:
+    return row.consumer_name, row.partition, row.locker, row.transaction
+
+
+def _locked_seconds(age: timedelta | None, unmoved: float, waiting: float) -> float:
+    """For how long a checkpoint has been locked, at the most.
+
+    The transaction may have been open for long before it locked the checkpoint; the checkpoint may not have moved for
+    long before it was locked, and if that is all that is known, it matters only while there is something to do.
+    """
+    return min(unmoved, waiting if age is None else max(age.total_seconds(), 0.0))
+
+
 def _node(row: Row[Any], heartbeat_timeout: float) -> NodeStatus:
     return NodeStatus(
         worker_id=row.worker_id,
@@ -283,13 +333,16 @@ def _node(row: Row[Any], heartbeat_timeout: float) -> NodeStatus:
     )
 
 
-def _consumers(rows: Iterable[Row[Any]], nodes: tuple[NodeStatus, ...], lag_limit: int) -> Iterable[ConsumerStatus]:
+def _consumers(
+    rows: Iterable[Row[Any]], nodes: tuple[NodeStatus, ...], locks: _Locks, lag_limit: int
+) -> Iterable[ConsumerStatus]:
     for name, partitions in groupby(rows, lambda row: row.consumer_name):
         live_nodes = sum(name in node.consumers for node in nodes if not node.is_silent)
-        yield ConsumerStatus(name, live_nodes, tuple(_partition(row, lag_limit) for row in partitions))
+        parts = tuple(_partition(row, locks.get((name, row.partition)), lag_limit) for row in partitions)
+        yield ConsumerStatus(name, live_nodes, parts)
 
 
-def _partition(row: Row[Any], lag_limit: int) -> PartitionStatus:
+def _partition(row: Row[Any], lock: Row[Any] | None, lag_limit: int) -> PartitionStatus:
     is_failing = row.failed_position is not None or row.parked_at is not None
     return PartitionStatus(
         partition=row.partition,
@@ -299,6 +352,8 @@ def _partition(row: Row[Any], lag_limit: int) -> PartitionStatus:
         is_lag_exact=row.lag_events <= lag_limit,
         lag_seconds=row.lag_seconds,
         failing=_failing(row) if is_failing else None,
+        locked_by=None if lock is None else holder_of(lock),
+        locked_seconds=0.0 if lock is None else _locked_seconds(lock.age, lock.unmoved, row.lag_seconds),
     )
 
 

@@ -14,14 +14,16 @@ from sqlalchemy import (
     Select,
     and_,
     cast,
+    exists,
     extract,
     func,
     select,
     true,
 )
 
-from pupsourcing_sa.store._log import constant, parameter
+from pupsourcing_sa.store._log import constant, parameter, sequence_of
 from pupsourcing_sa.tables import EventTables, WorkerTables
+from pupsourcing_sa.worker._holder_statements import HolderStatements, is_named_like
 
 __all__ = ["StatusStatements"]
 
@@ -56,14 +58,38 @@ class StatusStatements:
 
     @cached_property
     def log(self) -> Select[Any]:
-        """The moment, the log's head, and the age of the first event above ``stable``, by the primary key."""
+        """The moment, the log's end, and the age of the first event above ``stable``, by the primary key.
+
+        The end is the last position in the log and the last one issued, which is NULL when there is none since the
+        sequence was created or restarted.
+
+        What this transaction has seen of other backends is forgotten, so that `locked` sees them as they are after it.
+        """
         position = self._events.c.global_position
         waiting = self._age_of_first(parameter("stable", BigInteger()))
         return select(
             _NOW.label("taken_at"),
             func.coalesce(select(func.max(position)).scalar_subquery(), constant(0)).label("head"),
+            func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger).label("issued"),
             waiting.label("waiting"),
+            func.pg_stat_clear_snapshot().label("cleared"),
         )
+
+    @cached_property
+    def locked(self) -> Select[Any]:
+        """Checkpoints that somebody else than the node that they are assigned to has locked, with the holder.
+
+        Also for how long the checkpoint has not moved: it has not been locked for longer. Each row that is given ends
+        what this transaction has seen of other backends, so that executed again it sees them anew.
+        """
+        holders = HolderStatements(self._tables).holders()
+        held, a = holders.selected_columns, self._tables.consumer_assignments.c
+        is_owner = exists().where(
+            a.consumer_name == held.consumer_name, a.partition == held.partition, is_named_like(a.worker_id)
+        )
+        return holders.add_columns(
+            _age(held.updated_at).label("unmoved"), func.pg_stat_clear_snapshot().label("cleared")
+        ).where(~is_owner)
 
     @cached_property
     def partitions(self) -> Select[Any]:

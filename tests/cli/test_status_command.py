@@ -158,6 +158,51 @@ def test_what_holds_the_stable_position_back(command: Command, group: Group):
         assert as_json["held_back_seconds"] > 0
 
 
+def test_what_keeps_a_node_from_its_partition(command: Command, group: Group):
+    node = group.node("orders")
+    group.partition("orders", node, updated_at=func.now() - timedelta(minutes=5))
+    with group.database.connect() as connection:
+        connection.execute(text("SET application_name = 'a[bold] tool'"))
+        connection.execute(text("UPDATE consumer_checkpoints SET attempts = 0"))
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+        within = command("status")
+        assert (within.returncode, within.stderr) == (0, "")
+        assert ["orders", "0", str(node)[:8], "0", "0", "locked"] in [
+            line.split() for line in within.stdout.splitlines()
+        ]
+        assert re.search(rf"Locks\norders/0: locked for .* at the most, by pid {pid} 'a\[bold\] tool', ", within.stdout)
+        assert f"  to end it: SELECT pg_terminate_backend({pid})\n" in within.stdout
+        locked = command("status", "--max-lock-seconds", "0.000001")
+        assert locked.returncode == 3
+        assert locked.stdout.startswith("attention: consumer 'orders' partition 0 is locked for ")
+        as_json = json.loads(command("status", "--json").stdout)
+        ((partition,),) = (each["partitions"] for each in as_json["consumers"])
+        assert (partition["locked_by"]["pid"], partition["locked_by"]["state"]) == (pid, "idle in transaction")
+        assert partition["locked_by"]["age"] >= partition["locked_seconds"] > 0
+    after = command("status")
+    assert "Locks" not in after.stdout
+    assert "assigned" in after.stdout
+
+
+def test_a_checkpoint_of_another_log(command: Command, group: Group):
+    group.append(3)
+    group.partition("orders", group.node("orders"), last_position=3)
+    with group.database.begin() as connection:
+        connection.execute(text("TRUNCATE events RESTART IDENTITY"))
+    done = command("status")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith(
+        "attention: consumer 'orders' has come to position 3, and the log has only issued 0, "
+    )
+    assert "ahead of log" in done.stdout
+    found = json.loads(command("status", "--json").stdout)
+    assert [finding["kind"] for finding in found["findings"]] == ["ahead_of_log"]
+    assert found["last_issued"] == 0
+    with group.database.begin() as connection:
+        connection.execute(text("DELETE FROM consumer_checkpoints"))
+    assert command("status").returncode == 0
+
+
 def test_limits_of_lag(command: Command, group: Group):
     group.append(2)
     group.partition("orders", group.node("orders"))
@@ -218,6 +263,7 @@ def test_the_driver_of_the_application_does_not_matter(command: Command, group: 
         ),
         (["--timeout", "soon"], "argument --timeout: must be a number of seconds greater than 0, not 'soon'"),
         (["--database-url", "mysql://u:secret@h/d"], "must be a postgresql URL, not mysql://u:***@h/d"),
+        (["--database-url", "postgresql://host:port/d"], "--database-url or DATABASE_URL: invalid literal for int()"),
         (["--database-url", ""], "Give --database-url, or set DATABASE_URL"),
         (["--worker-nodes", "events"], "choose another name"),
         (["--events", ""], "events must be a table name"),

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Engine, func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
@@ -115,6 +116,27 @@ class TestMove:
         assert checkpoint.read(session) == 0
 
 
+class TestIsCommitted:
+    def test_as_it_is(self, checkpoint: Checkpoint, session: Session, other: Session):
+        found = checkpoint.lock(session)
+        assert found is not None
+        assert not checkpoint.is_committed(other, found.transaction)
+        session.commit()
+        assert checkpoint.is_committed(other, found.transaction)
+        found = checkpoint.lock(session)
+        assert found is not None
+        session.rollback()
+        assert not checkpoint.is_committed(other, found.transaction)
+
+    def test_one_that_is_forgotten(self, checkpoint: Checkpoint, session: Session):
+        assert not checkpoint.is_committed(session, 0)
+
+    def test_one_of_another_server(self, checkpoint: Checkpoint, session: Session):
+        with pytest.raises(DBAPIError) as caught:
+            checkpoint.is_committed(session, 2**60 + 3)  # 3 is the first that there is, in each epoch
+        assert getattr(caught.value.orig, "sqlstate", None) == "22023"
+
+
 class TestRecordFailure:
     def record(self, checkpoint: Checkpoint, session: Session, position: int = 5, **options: object) -> Failure | None:
         recorded = checkpoint.record_failure(
@@ -147,6 +169,40 @@ class TestRecordFailure:
         session.commit()
         assert self.record(checkpoint, session) is None
         assert checkpoint.lock(session)[:4] == (5, None, 0, False)
+
+    def test_what_is_not_counted(self, checkpoint: Checkpoint, session: Session):
+        def disturb(position: int) -> Failure | None:
+            recorded = checkpoint.record_disturbance(session, position=position, error="bad", retry_after=100.0)
+            session.commit()
+            return recorded
+
+        assert disturb(5) == Failure(0, 100.0)
+        found = checkpoint.lock(session)
+        assert found is not None
+        assert found[:4] == (0, 5, 0, False)
+        assert 90 < found.retry_after <= 100
+        assert self.record(checkpoint, session) == Failure(1, 100.0)
+        assert disturb(5) == Failure(1, 100.0)
+        assert disturb(6) == Failure(0, 100.0)
+        self.record(checkpoint, session, max_attempts=1)
+        assert disturb(5) is None
+        assert checkpoint.lock(session)[:4] == (0, 5, 1, True)
+
+    def test_what_is_parked_at_once(self, checkpoint: Checkpoint, session: Session, other: Session):
+        def park(position: int, error: str = "bad") -> Failure | None:
+            recorded = checkpoint.park(session, position=position, error=error)
+            session.commit()
+            return recorded
+
+        assert checkpoint.lock(other)
+        assert park(5) is None
+        found = checkpoint.lock(other)
+        checkpoint.move(other, 7, found.transaction)
+        other.commit()
+        assert park(5) == Failure(1, None)  # somebody else has passed it, and applied it a second time
+        assert checkpoint.lock(session)[:5] == (7, 5, 1, True, 0.0)
+        assert park(5, "worse") == Failure(1, None)
+        assert session.scalar(select(checkpoint.tables.consumer_checkpoints.c.error)) == "bad"
 
     def test_whatever_the_error(self, checkpoint: Checkpoint, session: Session):
         errors = {

@@ -207,23 +207,28 @@ def test_what_befalls_the_handler_elsewhere_again_and_again_parks(every_fleet: F
 
 def test_an_outage_is_told_less_and_less_often_and_waited_for_a_little(caplog: pytest.LogCaptureFixture):
     recorder = Recorder()
+
+    async def execution(name: str, work: Any) -> Any:
+        pytest.fail("nothing is recorded")
+
     failures = Failures(
         Checkpoint(WorkerTables(), "all", 3),
         None,
         worker_id=None,
-        execution=lambda work: pytest.fail("nothing is recorded"),
+        execution=execution,
+        name="test",
         config=WorkerConfig(),
         hooks=Hooks(recorder),
     )
     away = OperationalError("SELECT", {}, Exception("away"))
-    pauses = [failures.disturbed(away) for _ in range(20)]
+    pauses = [asyncio.run(failures.disturbed(away)) for _ in range(20)]
     assert 0.25 < pauses[0] <= 0.5
     assert pauses[-1] == max(pauses) == 2.0
     told = [(record.message, record.levelno, record.failures, record.partition) for record in caplog.records]
     assert told == [("batch could not be run; will try again", logging.WARNING, 2**power, 3) for power in range(5)]
     assert [each["retry_after"] for each in recorder.named("worker.batch_retried")] == pauses
     failures.undisturbed()
-    assert failures.disturbed(away) <= 0.5
+    assert asyncio.run(failures.disturbed(away)) <= 0.5
 
 
 def test_what_is_an_outage():

@@ -1,66 +1,180 @@
-"""Whoever is dead and holds a checkpoint is ended; nobody else is."""
+"""Whoever is dead and holds a checkpoint is ended; anybody else is told of, and waited for."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, func, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, Engine, Select, Table, TextClause, func, select, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
 from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._holders import Holder, Holders
+from pupsourcing_sa.worker._holders import Held, Holders, LockHolder
+from tests.fix_holders import holding, is_alive, pid_of, unprivileged, write_node
 from tests.fix_worker import Fleet, Recorder
 
 
-@contextmanager
-def holding(
-    engine: Engine, checkpoint: Checkpoint, worker_id: UUID | None, *, moves: bool = False
-) -> Iterator[Session]:
-    """A transaction that has locked the checkpoint, as a batch does, and stands still."""
+def look(engine: Engine, checkpoint: Checkpoint, *, is_ending: bool = False) -> list[Held]:
     with Session(engine) as session:
-        found = checkpoint.lock(session, worker_id=worker_id)
-        assert found is not None
-        if moves:
-            checkpoint.move(session, 1, found.transaction)
-        yield session
+        return Holders(checkpoint).look(session, is_ending=is_ending)
 
 
-def pid_of(session: Session) -> int:
-    pid: int = session.connection().connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
-    return pid
+@pytest.fixture
+def checkpoint(worker_tables: WorkerTables) -> Checkpoint:
+    return Checkpoint(worker_tables, "it's", 3)
 
 
-def is_alive(session: Session) -> bool:
-    try:
-        return bool(session.scalar(select(1)))
-    except OperationalError:
-        return False
+@pytest.fixture
+def row(engine: Engine, checkpoint: Checkpoint) -> Table:
+    """The table, in which the checkpoint is there, and another one."""
+    table = checkpoint.tables.consumer_checkpoints
+    with engine.begin() as connection:
+        for partition in (2, 3):
+            connection.execute(table.insert().values(consumer_name="it's", partition=partition))
+    return table
 
 
-def write_node(connection: Connection, tables: WorkerTables, worker_id: UUID) -> None:
-    """A node that will not be silent for some time."""
-    connection.execute(
-        tables.worker_nodes.insert().values(
-            worker_id=worker_id, hostname="h", pid=1, consumers=[], heartbeat_at=func.now() + timedelta(days=1)
-        )
-    )
+def lock(connection: Connection, table: Table, **how: bool) -> None:
+    connection.execute(select(table).where(table.c.partition == 3).with_for_update(**how))
+
+
+def change(connection: Connection, table: Table) -> None:
+    connection.execute(table.update().where(table.c.partition == 3).values(attempts=1))
+
+
+def lock_and_change_under_savepoints(connection: Connection, table: Table) -> None:
+    """As psql does with ON_ERROR_ROLLBACK; the row then has a multixact."""
+    for each in (lock, change, change):
+        with connection.begin_nested():
+            each(connection, table)
+
+
+def delete(connection: Connection, table: Table) -> None:
+    connection.execute(table.delete())
+
+
+class TestLook:
+    @pytest.mark.parametrize("holds", [lock, change, lock_and_change_under_savepoints, delete])
+    def test_somebody(self, engine: Engine, checkpoint: Checkpoint, row: Table, holds: Callable[..., None]):
+        with engine.connect() as connection:
+            connection.execute(select(func.set_config("application_name", "a tool", False)))
+            holds(connection, row)
+            pid = connection.scalar(select(func.pg_backend_pid()))
+            for is_ending in (False, True):
+                (held,) = look(engine, checkpoint, is_ending=is_ending)
+                assert not held.is_ended
+            holder = held.holder
+            assert (holder.pid, holder.gid, holder.user) == (pid, None, engine.url.username)
+            assert (holder.application_name, holder.state) == ("a tool", "idle in transaction")
+            assert "pg_backend_pid" in (holder.query or "")
+            assert holder.age is not None
+            assert timedelta(0) < holder.age < timedelta(minutes=1)
+            assert holder.shown() == {
+                "pid": pid,
+                "gid": None,
+                "user": engine.url.username,
+                "application_name": "a tool",
+                "state": "idle in transaction",
+                "age": holder.age.total_seconds(),
+                "query": holder.query,
+            }
+            connection.rollback()
+            assert look(engine, checkpoint) == []
+
+    def test_several_who_share_it_the_oldest_first(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+        with ExitStack() as stack:
+            pids = []
+            for _ in range(3):
+                connection = stack.enter_context(engine.connect())
+                pids.append(connection.scalar(select(func.pg_backend_pid())))
+                lock(connection, row, read=True)
+            assert [each.holder.pid for each in look(engine, checkpoint)] == pids
+
+    @pytest.mark.parametrize("holds", [lock, lock_and_change_under_savepoints])
+    def test_a_prepared_transaction(
+        self, engine: Engine, checkpoint: Checkpoint, row: Table, holds: Callable[..., None]
+    ):
+        gid = f"it's {uuid4()}"
+        with engine.connect() as connection:
+            transaction = connection.begin_twophase(gid)
+            holds(connection, row)
+            transaction.prepare()
+            try:
+                (held,) = look(engine, checkpoint, is_ending=True)
+            finally:
+                transaction.rollback()
+        holder = held.holder
+        assert (holder.pid, holder.gid, holder.user, holder.state) == (None, gid, engine.url.username, "prepared")
+        assert (holder.application_name, holder.query, held.is_ended) == (None, None, False)
+        assert holder.age is not None
+        assert look(engine, checkpoint) == []
+
+    def test_not_who_holds_something_else(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+        with engine.connect() as other, engine.connect() as unrelated, engine.connect() as reading:
+            other.execute(row.update().where(row.c.partition == 2).values(attempts=1))
+            reading.execute(select(row))
+            unrelated.execute(select(func.txid_current()))
+            assert look(engine, checkpoint) == []
+
+    def test_a_savepoint_is_nobody_elses(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+        """Whose it was is guessed among those who have locked a row, older ones as well; a node is none of them."""
+        with holding(engine, Checkpoint(checkpoint.tables, "it's", 2), uuid4()), engine.connect() as connection:
+            lock_and_change_under_savepoints(connection, row)
+            pids = [each.holder.pid for each in look(engine, checkpoint)]
+            assert pids == [connection.scalar(select(func.pg_backend_pid()))]
+
+    def test_a_number_that_is_of_a_multixact_elsewhere(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+        """The row was locked, and is not any more, by a transaction of the same number as a list of lockers."""
+        with engine.connect() as one, engine.connect() as two, engine.connect() as last:
+            one.execute(text("CREATE TABLE elsewhere AS SELECT 1 AS number"))
+            one.commit()
+            for connection in (one, two):
+                connection.execute(text("SELECT * FROM elsewhere FOR SHARE"))
+            number = last.scalar(text("SELECT xmax::text::bigint FROM elsewhere"))
+            assert last.scalar(text("SELECT txid_current()")) > number, (
+                "these are counted apart, and transactions first"
+            )
+            statement = Holders(checkpoint)._look
+            found = last.execute(statement_with_xmax(statement, number)).all()
+            assert found == []
+            lock(two, row)
+            found = last.execute(statement_with_xmax(statement, number)).all()
+            assert [each.pid for each in found] == [two.scalar(select(func.pg_backend_pid()))], "it does look there"
+
+    def test_a_role_without_any_privilege_sees_who_it_is(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+        worker_id = uuid4()
+        with unprivileged(engine, row.schema) as other, holding(engine, checkpoint, worker_id) as session:
+            ((_, holder, _),) = look(other, checkpoint)
+            assert holder == LockHolder(
+                pid=pid_of(session),
+                gid=None,
+                user=engine.url.username,
+                application_name=f"pupsourcing-sa {worker_id}",
+                state=None,
+                age=None,
+                query=None,
+            )
+            assert holder.shown()["age"] is None
+
+
+def statement_with_xmax(statement: Select[Any], number: int) -> TextClause:
+    """The statement for a row that shows this number."""
+    sql = statement.compile(dialect=postgresql.dialect(paramstyle="named"), compile_kwargs={"literal_binds": True})
+    return text(str(sql).replace("held.xmax", f"'{number}'::xid").replace(":", r"\:"))
 
 
 class TestEndDead:
-    @pytest.fixture
-    def checkpoint(self, worker_tables: WorkerTables) -> Checkpoint:
-        return Checkpoint(worker_tables, "it's", 3)
-
-    def end_dead(self, engine: Engine, checkpoint: Checkpoint) -> list[Holder]:
-        with Session(engine) as session:
-            return Holders(checkpoint).end_dead(session)
+    def end_dead(self, engine: Engine, checkpoint: Checkpoint) -> list[tuple[int | None, str | None]]:
+        ended = [each.holder for each in look(engine, checkpoint, is_ending=True) if each.is_ended]
+        return [(holder.pid, holder.application_name) for holder in ended]
 
     @pytest.mark.parametrize("moves", [False, True])
     def test_a_node_that_there_is_none_of(self, engine: Engine, checkpoint: Checkpoint, moves: bool):
@@ -68,9 +182,15 @@ class TestEndDead:
         with engine.begin() as connection:
             write_node(connection, checkpoint.tables, uuid4())  # somebody else
         with holding(engine, checkpoint, worker_id, moves=moves) as session:
-            assert self.end_dead(engine, checkpoint) == [Holder(pid_of(session), f"pupsourcing-sa {worker_id}")]
+            assert self.end_dead(engine, checkpoint) == [(pid_of(session), f"pupsourcing-sa {worker_id}")]
             assert not is_alive(session)
         assert self.end_dead(engine, checkpoint) == []
+
+    def test_not_unless_it_is_asked_for(self, engine: Engine, checkpoint: Checkpoint):
+        with holding(engine, checkpoint, uuid4()) as session:
+            (held,) = look(engine, checkpoint, is_ending=False)
+            assert (held.holder.pid, held.is_ended) == (pid_of(session), False)
+            assert is_alive(session)
 
     def test_not_a_node_that_is_alive(self, engine: Engine, checkpoint: Checkpoint):
         worker_id = uuid4()
@@ -159,35 +279,3 @@ def test_a_drain_waits_for_whoever_it_is(fleet: Fleet):
         assert is_alive(session)
     thread.join()
     assert fleet.seen("all") == [1, 2, 3]
-
-
-def test_a_role_that_may_not_is_told_once(sync_fleet: Fleet, caplog: pytest.LogCaptureFixture):
-    fleet, recorder = sync_fleet, Recorder()
-    checkpoint = declare(fleet)
-    fleet.append(3)
-    owner = fleet.engine
-    role = f"worker_{uuid4().hex}"
-    with owner.begin() as connection:
-        schema = connection.scalar(text("SELECT current_schema()"))
-        connection.execute(text(f"CREATE ROLE {role}"))
-        connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {role}"))
-        connection.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"))
-        connection.execute(text(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"))
-    fleet.engine = create_engine(owner.url.update_query_dict({"options": f"-csearch_path={schema} -crole={role}"}))
-    try:
-        with holding(owner, checkpoint, uuid4()) as session:
-            fleet.start(fleet.worker(fleet.see("all"), telemetry=recorder))
-            fleet.wait(lambda: len(recorder.named("worker.batch")) >= 4)
-            assert is_alive(session)
-        fleet.wait(lambda: fleet.seen("all") == [1, 2, 3])
-        fleet.stop()
-        told = [record for record in caplog.records if "may not end" in record.message]
-        assert [record.levelno for record in told] == [logging.WARNING]
-        assert told[0].exc_info is not None
-        assert isinstance(told[0].exc_info[1], DBAPIError)
-    finally:
-        fleet.stop()
-        fleet.engine.dispose()
-        fleet.engine = owner
-        with owner.begin() as connection:
-            connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))

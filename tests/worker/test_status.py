@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, event, func, text
+from sqlalchemy import Engine, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session
 
@@ -131,6 +131,8 @@ class TestReading:
             "orders/0": (alive, 4, 0, True),
             "orders/1": (alive, 2, 2, True),
         }
+        assert {(part.locked_by, part.locked_seconds) for part in parts.values()} == {(None, 0.0)}
+        assert status.last_issued == 4
         assert parts["orders/0"].lag_seconds == 0
         assert 0 < parts["orders/1"].lag_seconds < 60
         assert parts["gone/0"].failing is parts["orders/0"].failing is None
@@ -185,7 +187,7 @@ class TestReading:
         group.append(3)
         for number in range(20):
             group.partition(f"c{number}", node=group.node(f"c{number}"), position=number % 3)
-        assert count() == few == 5
+        assert count() == few == 6
 
     def test_rows_without_their_counterpart(self, group: Group):
         """What a drain leaves, which needs no assignments, and what a node has declared by half."""
@@ -268,6 +270,73 @@ class TestLag:
             status = group.read()
         assert (status.head, status.stable_position) == (3, 0)
         assert partitions(status)["a/0"].lag_events == 2
+
+
+class TestLastIssued:
+    """A checkpoint never exceeds it, unless it is of another log."""
+
+    def test_an_empty_log(self, group: Group):
+        assert group.read().last_issued == 0
+
+    def test_what_was_rolled_back_or_deleted_or_is_not_committed_was_issued(self, group: Group):
+        group.append(3)
+        with Session(group.engine) as session:
+            group.store.append(session, AnyVersion(), [make_event("u9")])
+            assert (group.read().head, group.read().last_issued) == (3, 4)
+            session.rollback()
+        assert (group.read().head, group.read().last_issued) == (3, 4)
+        for condition in ("global_position = 3", "true"):
+            with group.engine.begin() as connection:
+                connection.execute(text(f"DELETE FROM events WHERE {condition}"))
+            assert group.read().last_issued == 4
+        with group.engine.begin() as connection:
+            connection.execute(text("TRUNCATE events"))
+        assert group.read().last_issued == 4
+
+    def test_a_log_that_begins_anew(self, group: Group):
+        group.append(3)
+        with group.engine.begin() as connection:
+            connection.execute(text("TRUNCATE events RESTART IDENTITY"))
+        assert group.read().last_issued == 0
+        group.append(1)
+        assert group.read().last_issued == 1
+        with group.engine.begin() as connection:
+            connection.execute(text("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5)"))
+        assert group.read().last_issued == 5
+
+    def test_positions_that_the_sequence_has_not_issued(self, group: Group):
+        group.append(1)
+        with group.engine.begin() as connection:
+            values = dict(connection.execute(text("SELECT * FROM events")).one()._mapping)
+            values |= {"global_position": 7, "event_id": uuid4(), "aggregate_version": 2, "metadata": None}
+            columns = ", ".join(values)
+            insert = f"INSERT INTO events ({columns}) OVERRIDING SYSTEM VALUE VALUES (:{', :'.join(values)})"
+            connection.execute(text(insert), values)
+        assert group.read().last_issued == 7
+
+    def test_the_checkpoints_are_read_before_it(self, group: Group):
+        """Whatever happens between two statements."""
+        group.partition("a", position=0)
+        checkpoints = group.tables.consumer_checkpoints
+
+        head = select(func.max(group.store.tables.events.c.global_position)).scalar_subquery()
+        is_called = False
+
+        def append_and_follow(*_: Any) -> None:
+            nonlocal is_called
+            if not is_called:
+                is_called = True
+                group.append(1)
+                with group.engine.begin() as connection:
+                    connection.execute(checkpoints.update().values(last_position=head))
+                is_called = False
+
+        event.listen(group.engine, "before_cursor_execute", append_and_follow)
+        try:
+            status = group.read()
+        finally:
+            event.remove(group.engine, "before_cursor_execute", append_and_follow)
+        assert 0 < partitions(status)["a/0"].position < status.head <= status.last_issued
 
 
 def holder(age: timedelta | None) -> BlockingAppend:

@@ -1,9 +1,13 @@
-"""A handler that ends its transaction is told so, and nothing of its batch is applied."""
+"""A handler that ends its transaction is told so, and nothing of its batch is applied.
+
+What it commits past the session is in `test_commits`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -71,14 +75,12 @@ def test_a_commit_after_a_rollback_is_refused(sync_fleet: Fleet):
     drain(sync_fleet, misbehave)
 
 
-def test_a_commit_by_sql_is_noticed(sync_fleet: Fleet):
-    @consumer("sneaky")
-    def handle(session: Session, event: PersistedEvent) -> None:
-        session.execute(text("COMMIT"))
+def test_a_rollback_by_sql_is_noticed(sync_fleet: Fleet):
+    drain(sync_fleet, lambda session: session.execute(text("ROLLBACK")))
 
-    sync_fleet.append()
-    with pytest.raises(HandlerTransactionError, match="perhaps by executing COMMIT"):
-        sync_fleet.worker(handle).drain()
+
+def test_a_checkpoint_that_the_handler_deletes_is_noticed(sync_fleet: Fleet):
+    drain(sync_fleet, lambda session: session.execute(text("DELETE FROM consumer_checkpoints")))
 
 
 def test_a_result_that_nobody_would_wait_for_is_refused(fleet: Fleet):
@@ -88,6 +90,48 @@ def test_a_result_that_nobody_would_wait_for_is_refused(fleet: Fleet):
     with pytest.raises(TypeError, match="declare it with async def"):
         fleet.worker(consumer("lost")(lambda session, event: work())).drain()
     assert fleet.checkpoint("lost").last_position == 0
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["event", "batch"])
+def test_a_handler_with_a_yield_is_refused(fleet: Fleet, is_batch: bool):
+    """Calling it would do nothing."""
+
+    class Generator:
+        name = "generator"
+
+        def handle(self, session: Session, event: PersistedEvent) -> Any:
+            yield
+
+    class BatchGenerator:
+        name = "generator"
+
+        def handle_batch(self, session: Session, events: list[PersistedEvent]) -> Any:
+            yield
+
+    fleet.append()
+    with pytest.raises(TypeError, match="must not be a generator"):
+        fleet.worker(BatchGenerator() if is_batch else Generator()).drain()
+    assert fleet.checkpoint("generator").last_position == 0
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["event", "batch"])
+def test_an_asynchronous_handler_with_a_yield_is_refused(async_fleet: Fleet, is_batch: bool):
+    class Generator:
+        name = "generator"
+
+        async def handle(self, session: AsyncSession, event: PersistedEvent) -> Any:
+            yield
+
+    class BatchGenerator:
+        name = "generator"
+
+        async def handle_batch(self, session: AsyncSession, events: list[PersistedEvent]) -> Any:
+            yield
+
+    async_fleet.append()
+    with pytest.raises(TypeError, match="must not be a generator"):
+        async_fleet.worker(BatchGenerator() if is_batch else Generator()).drain()
+    assert async_fleet.checkpoint("generator").last_position == 0
 
 
 def test_an_asynchronous_commit_is_refused(async_fleet: Fleet):

@@ -1,0 +1,221 @@
+"""A handler that commits past the session: what it has written stays, and must not be applied again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa.errors import HandlerTransactionError, PartitionParkedError
+from tests.fix_worker import INSERT, Fleet, Recorder
+
+END = text("SELECT pg_terminate_backend(pg_backend_pid())")
+DEADLOCK = text("DO $$ BEGIN RAISE EXCEPTION 'as if' USING ERRCODE = '40P01'; END $$")
+
+
+def by_text(session: Session) -> None:
+    session.execute(text("COMMIT"))
+
+
+def by_driver_sql(session: Session) -> None:
+    session.connection().exec_driver_sql("COMMIT; BEGIN")
+
+
+def by_chain(session: Session) -> None:
+    session.execute(text("COMMIT AND CHAIN"))
+
+
+def by_connection(session: Session) -> None:
+    session.connection().commit()
+
+
+def by_driver(session: Session) -> None:
+    driver = session.connection().connection.dbapi_connection
+    assert driver is not None
+    driver.commit()
+
+
+def then_nothing(session: Session) -> None:
+    pass
+
+
+def then_fails(session: Session) -> None:
+    raise ZeroDivisionError
+
+
+def then_is_disturbed(session: Session) -> None:
+    session.execute(DEADLOCK)
+
+
+def then_loses_the_connection(session: Session) -> None:
+    session.execute(END)
+
+
+def then_rolls_back(session: Session) -> None:
+    session.rollback()
+
+
+class Handling:
+    """Makes a consumer that acts at the third event, and writes down what it is given."""
+
+    def __init__(self, *acts: Callable[[Session], None]) -> None:
+        self.acts = acts
+        self.given: list[int] = []
+
+    def __call__(self, session: Session, event: PersistedEvent) -> None:
+        self.given.append(event.global_position)
+        session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+        if event.global_position == 3:
+            for act in self.acts:
+                act(session)
+
+    def consumer(self, fleet: Fleet, **options: Any) -> Any:
+        if not fleet.is_async:
+            return consumer("all", **options)(self)
+
+        @consumer("all", **options)
+        async def handle(session: AsyncSession, event: PersistedEvent) -> None:
+            await session.run_sync(self, event)
+
+        return handle
+
+
+def is_parked(fleet: Fleet) -> bool:
+    found = fleet.checkpoint("all")
+    return found is not None and found.parked_at is not None
+
+
+def assert_parked(fleet: Fleet, handling: Handling, last: int) -> None:
+    """At once, and for good: no event was given to the handler twice."""
+    recorder = Recorder()
+    fleet.append(5)
+    fleet.start(fleet.worker(handling.consumer(fleet), fleet.see("other"), telemetry=recorder))
+    fleet.wait(lambda: is_parked(fleet))
+    fleet.append()
+    fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4, 5, 6])
+    fleet.stop()
+    assert handling.given == list(range(1, last + 1))
+    seen = fleet.seen("all")
+    assert seen[:3] == [1, 2, 3]
+    assert len(seen) == len(set(seen))
+    found = fleet.checkpoint("all")
+    assert (found.last_position, found.failed_position, found.attempts, found.retry_at) == (0, 1, 1, None)
+    assert f"writes of the events from 1 to {last}, all or some of them, are committed" in found.error
+    parked = recorder.named("worker.parked")
+    assert [(each["consumer"], each["global_position"], each["attempts"]) for each in parked] == [("all", 1, 1)]
+    assert recorder.named("worker.event_failed") == recorder.named("worker.batch_retried") == []
+
+
+@pytest.mark.parametrize(
+    "commit", [by_text, by_driver_sql, by_chain, by_connection, by_driver], ids=lambda commit: commit.__name__
+)
+def test_it_is_parked_at_once(every_fleet: Fleet, commit: Callable[[Session], None]):
+    if every_fleet.driver == "asyncpg" and commit is by_driver_sql:
+        commit = by_text  # which takes one command at a time
+    assert_parked(every_fleet, Handling(commit), last=5)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [then_fails, then_is_disturbed, then_loses_the_connection, then_rolls_back],
+    ids=lambda then: then.__name__,
+)
+def test_also_when_something_else_happens_after_it(every_fleet: Fleet, then: Callable[[Session], None]):
+    assert_parked(every_fleet, Handling(by_text, then), last=3)
+
+
+def test_of_a_batch_handler(fleet: Fleet):
+    class Batches:
+        name = "all"
+
+        def handle_batch(self, session: Session, events: list[PersistedEvent]) -> None:
+            session.execute(INSERT, [{"consumer": "all", "position": event.global_position} for event in events])
+            session.execute(text("COMMIT"))
+
+    fleet.append(5)
+    fleet.start(fleet.worker(Batches()))
+    fleet.wait(lambda: is_parked(fleet))
+    fleet.stop()
+    assert fleet.seen("all") == [1, 2, 3, 4, 5]
+    assert "writes of the events from 1 to 5, all or some of them, are committed" in fleet.checkpoint("all").error
+
+
+def test_a_drain_raises_it_and_parks(fleet: Fleet):
+    handling = Handling(by_text)
+    fleet.append(5)
+    with pytest.raises(HandlerTransactionError, match="events from 1 to 5, all or some of them, are committed"):
+        fleet.worker(handling.consumer(fleet)).drain()
+    with pytest.raises(PartitionParkedError, match="parked on the event at 1"):
+        fleet.worker(handling.consumer(fleet)).drain()
+    assert handling.given == [1, 2, 3, 4, 5]
+
+
+def test_it_goes_on_when_somebody_has_dealt_with_it(fleet: Fleet):
+    fleet.append(5)
+    with pytest.raises(HandlerTransactionError):
+        fleet.worker(Handling(by_text).consumer(fleet)).drain()
+    stays = fleet.seen("all")[-1]
+    fleet.query("UPDATE consumer_checkpoints SET last_position = :last, parked_at = NULL", last=stays, commit=True)
+    fleet.worker(Handling().consumer(fleet)).drain()
+    assert fleet.seen("all") == [1, 2, 3, 4, 5]
+
+
+def test_no_batch_is_run_while_it_cannot_be_parked(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    @contextmanager
+    def locked() -> Iterator[None]:
+        with fleet.engine.connect() as connection:
+            connection.execute(text("SELECT FROM consumer_checkpoints FOR UPDATE"))
+            yield
+
+    def refusals() -> list[logging.LogRecord]:
+        return [each for each in caplog.records if each.message.startswith("handler committed; partition is not")]
+
+    fleet.append(5)
+    lock = locked()
+    handling = Handling(by_text, lambda session: lock.__enter__())  # the commit has released it
+    fleet.start(fleet.worker(handling.consumer(fleet)))
+    fleet.wait(lambda: len(refusals()) >= 3)
+    assert handling.given == [1, 2, 3, 4, 5]
+    assert not is_parked(fleet)
+    lock.__exit__(None, None, None)
+    fleet.wait(lambda: is_parked(fleet))
+    fleet.stop()
+    assert handling.given == [1, 2, 3, 4, 5]
+    assert {each.levelno for each in refusals()} == {logging.ERROR}
+
+
+def test_a_rollback_by_sql_is_a_failure_like_others(fleet: Fleet):
+    fleet.append(5)
+    handling = Handling(lambda session: session.execute(text("ROLLBACK")))
+    fleet.start(fleet.worker(handling.consumer(fleet)))
+    fleet.wait(lambda: fleet.attempts("all") >= 2)
+    found = fleet.checkpoint("all")
+    assert (found.last_position, found.failed_position, found.parked_at) == (2, 3, None)
+    assert "HandlerTransactionError" in found.error
+    assert fleet.seen("all") == [1, 2]
+
+
+def test_what_fails_after_the_commit_of_the_worker_is_none(fleet: Fleet):
+    """It is the one that was to be; the checkpoint is moved."""
+
+    def fail(session: Session) -> None:
+        raise ZeroDivisionError
+
+    def act(session: Session) -> None:
+        sqlalchemy_event.listen(session, "after_commit", fail)
+
+    fleet.append(5)
+    handling = Handling(act)
+    fleet.start(fleet.worker(handling.consumer(fleet)))
+    fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5])
+    fleet.append()
+    fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, 6])
+    assert not is_parked(fleet)

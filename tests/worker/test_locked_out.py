@@ -1,0 +1,186 @@
+"""A worker tells of transactions that keep it from a checkpoint, once of each, and goes on when they end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, func, select
+from sqlalchemy.exc import DBAPIError
+
+from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._holders import Held, LockHolder, LockWatch
+from tests.fix_holders import holding, is_alive, unprivileged, write_node
+from tests.fix_worker import Fleet, Recorder
+
+#: A worker with it tells of a lock after a second.
+PATIENCE = {"heartbeat_interval": 0.1, "heartbeat_timeout": 1.0}
+TOLD = "another transaction has locked the checkpoint; waiting for its end"
+OVER = "checkpoint is not locked any more"
+
+
+class TestTelling:
+    def watch(self, fleet: Fleet, caplog: pytest.LogCaptureFixture) -> Recorder:
+        """A worker that has come to the end of the log."""
+        caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
+        recorder = Recorder()
+        fleet.append()
+        fleet.start(fleet.worker(fleet.see("all"), telemetry=recorder, **PATIENCE))
+        fleet.wait(lambda: fleet.seen("all") == [1])
+        return recorder
+
+    def wait_for_batches(self, fleet: Fleet, recorder: Recorder, number: int) -> None:
+        number += len(recorder.named("worker.batch"))
+        fleet.wait(lambda: len(recorder.named("worker.batch")) >= number)
+
+    def test_of_somebody_else_once_each(self, every_fleet: Fleet, caplog: pytest.LogCaptureFixture):
+        fleet, recorder = every_fleet, self.watch(every_fleet, caplog)
+        pids = []
+        for count in (1, 2):
+            with fleet.engine.connect() as connection:
+                connection.execute(select(func.set_config("application_name", "psql", True)))
+                pids.append(connection.scalar(select(func.pg_backend_pid())))
+                change_all = fleet.tables.consumer_checkpoints.update().values(attempts=0)
+                connection.execute(change_all)
+                fleet.append()
+                fleet.wait(lambda count=count: len(recorder.named("worker.locked_out")) == count)
+                self.wait_for_batches(fleet, recorder, 3)
+                assert fleet.seen("all") == list(range(1, count + 1))
+            fleet.wait(lambda count=count: caplog.messages.count(OVER) == count)
+            assert fleet.seen("all") == list(range(1, count + 2))
+        events = recorder.named("worker.locked_out")
+        assert [each["pid"] for each in events] == pids
+        found = events[0]
+        assert found["seconds"] >= 1
+        assert found["age"] >= found["seconds"]
+        assert (found["consumer"], found["partition"], found["gid"]) == ("all", 0, None)
+        assert (found["application_name"], found["state"]) == ("psql", "idle in transaction")
+        assert (found["user"], found["query"][:6]) == (fleet.engine.url.username, "UPDATE")
+        records = [record for record in caplog.records if record.message == TOLD]
+        assert [record.levelno for record in records] == [logging.WARNING] * 2
+        assert {name: getattr(records[0], name) for name in found} == found
+        assert recorder.named("worker.holder_ended") == []
+
+    def test_of_a_prepared_transaction(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
+        recorder, gid = self.watch(fleet, caplog), f"forgotten {uuid4()}"
+        with fleet.engine.connect() as connection:
+            transaction = connection.begin_twophase(gid)
+            connection.execute(fleet.tables.consumer_checkpoints.update().values(attempts=0))
+            transaction.prepare()
+            try:
+                fleet.append()
+                fleet.wait(lambda: bool(recorder.named("worker.locked_out")))
+            finally:
+                transaction.rollback()
+        fleet.wait(lambda: fleet.seen("all") == [1, 2])
+        (found,) = recorder.named("worker.locked_out")
+        assert (found["gid"], found["pid"], found["state"]) == (gid, None, "prepared")
+
+    def test_of_a_live_node_that_is_not_the_owner(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
+        recorder, worker_id = self.watch(fleet, caplog), uuid4()
+        with fleet.engine.begin() as connection:
+            write_node(connection, fleet.tables, worker_id)
+        with holding(fleet.engine, Checkpoint(fleet.tables, "all", 0), worker_id) as session:
+            fleet.append()
+            fleet.wait(lambda: bool(recorder.named("worker.locked_out")))
+            assert is_alive(session)
+        fleet.wait(lambda: fleet.seen("all") == [1, 2])
+        (found,) = recorder.named("worker.locked_out")
+        assert found["application_name"] == f"pupsourcing-sa {worker_id}"
+
+    def test_not_of_transactions_that_come_and_go(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
+        """As those of a drain, which gets on. Here they overlap, so that the worker never gets a lock of its own."""
+        recorder = self.watch(fleet, caplog)
+        share = select(fleet.tables.consumer_checkpoints).with_for_update(read=True)
+        until = time.monotonic() + 2 * PATIENCE["heartbeat_timeout"]
+        with ExitStack() as stack:
+            stack.enter_context(fleet.engine.connect()).execute(share)
+            fleet.append()
+            while time.monotonic() < until:
+                self.wait_for_batches(fleet, recorder, 2)
+                with stack.pop_all():
+                    stack.enter_context(fleet.engine.connect()).execute(share)
+            assert fleet.seen("all") == [1]
+        fleet.wait(lambda: fleet.seen("all") == [1, 2])
+        assert recorder.named("worker.locked_out") == []
+
+
+def test_the_batches_of_the_owner_ask_nothing(sync_fleet: Fleet):
+    fleet = sync_fleet
+    asked = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        if "pg_locks" in statement and "consumer_checkpoints" in statement:
+            asked.append(statement)
+
+    event.listen(fleet.engine, "before_cursor_execute", note)
+    fleet.start(fleet.worker(fleet.see("all"), batch_size=1))
+    fleet.append(20)
+    fleet.wait(lambda: len(fleet.seen("all")) == 20)
+    fleet.stop()
+    assert asked == []
+
+
+class TestLockWatch:
+    def held(self, *transactions: str) -> list[Held]:
+        holder = LockHolder(1, None, "u", "a", "active", None, "q")
+        return [Held(each, replace(holder, query=each), False) for each in transactions]
+
+    def told(self, watch: LockWatch, now: float, *transactions: str) -> list[tuple[str | None, float]]:
+        return [(holder.query, seconds) for holder, seconds in watch.overdue(self.held(*transactions), now)]
+
+    def test_each_is_told_once_when_it_has_been_there_for_long(self):
+        watch = LockWatch(8.0)
+        assert self.told(watch, 100.0, "a") == []
+        assert self.told(watch, 107.9, "a", "b") == []
+        assert self.told(watch, 108.0, "a", "b") == [("a", 8.0)]
+        assert self.told(watch, 116.0, "a", "b") == [("b", pytest.approx(8.1))]
+        assert self.told(watch, 999.0, "a", "b") == []
+
+    def test_who_was_gone_begins_anew(self):
+        watch = LockWatch(8.0)
+        self.told(watch, 0.0, "a")
+        self.told(watch, 4.0, "b")
+        assert self.told(watch, 8.0, "a", "b") == []
+        assert self.told(watch, 12.0, "b") == [("b", 8.0)]
+        assert self.told(watch, 13.0) == []
+        assert self.told(watch, 14.0, "b") == []
+        assert self.told(watch, 22.0, "b") == [("b", 8.0)]
+
+    def test_the_end_is_told_once_of_what_was_complained_of(self):
+        watch = LockWatch(8.0)
+        assert not watch.has_ended()
+        self.told(watch, 0.0, "a")
+        assert not watch.has_ended()
+        assert self.told(watch, 8.0, "a") == [], "its own batch was in between"
+        assert self.told(watch, 16.0, "a") == [("a", 8.0)]
+        assert self.told(watch, 17.0, "b") == []
+        assert watch.has_ended()
+        assert not watch.has_ended()
+
+
+def test_a_role_that_may_not_is_told_once_and_then_of_the_lock(sync_fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    fleet, recorder = sync_fleet, Recorder()
+    fleet.worker(fleet.see("all")).drain()  # so that there is a checkpoint
+    checkpoint = Checkpoint(fleet.tables, "all", 0)
+    fleet.append(3)
+    owner = fleet.engine
+    with unprivileged(owner) as other:
+        fleet.engine = other
+        try:
+            with holding(owner, checkpoint, uuid4()) as session:
+                fleet.start(fleet.worker(fleet.see("all"), telemetry=recorder, **PATIENCE))
+                fleet.wait(lambda: bool(recorder.named("worker.locked_out")))
+                assert is_alive(session)
+            fleet.wait(lambda: fleet.seen("all") == [1, 2, 3])
+        finally:
+            fleet.stop()
+            fleet.engine = owner
+    told = [record for record in caplog.records if "may not end" in record.message]
+    assert [record.levelno for record in told] == [logging.WARNING]
+    assert told[0].exc_info is not None
+    assert isinstance(told[0].exc_info[1], DBAPIError)

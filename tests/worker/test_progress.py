@@ -1,0 +1,164 @@
+"""A batch that does not end is told of while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa.worker._progress import Patience, Progress
+from tests.fix_worker import Fleet, Recorder
+
+
+class Timer:
+    """An event loop's timer whose time is the test's."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.due: float | None = None
+        self.look: Callable[[], None] = lambda: None
+
+    def call_later(self, seconds: float, look: Callable[[], None]) -> Timer:
+        self.due, self.look = self.now + seconds, look
+        return self
+
+    def cancel(self) -> None:
+        self.due = None
+
+    def go_to(self, now: float) -> None:
+        while self.due is not None and self.due <= now:
+            self.now, self.due = self.due, None
+            self.look()
+        self.now = now
+
+
+@pytest.fixture
+def timer(monkeypatch: pytest.MonkeyPatch) -> Timer:
+    timer = Timer()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: timer)
+    return timer
+
+
+@pytest.fixture
+def told() -> list[tuple[float, float]]:
+    """When a batch had begun that was complained of, and for how long it had been running."""
+    return []
+
+
+@pytest.fixture
+def patience(timer: Timer, told: list[tuple[float, float]]) -> Patience:
+    def complain(progress: Progress, seconds: float) -> None:
+        told.append((progress.begun_at, seconds))
+
+    return Patience(30.0, complain, lambda: timer.now)
+
+
+def test_it_is_told_once(patience: Patience, timer: Timer, told: list[Any]):
+    with patience.watching():
+        timer.go_to(5)
+        with patience.batch():
+            timer.go_to(34)
+            assert told == []
+            timer.go_to(36)
+            assert told == [(5, 30)]
+            timer.go_to(500)
+            assert told == [(5, 30)]
+
+
+def test_each_batch_is_another_one(patience: Patience, timer: Timer, told: list[Any]):
+    with patience.watching():
+        for number in range(100):
+            with patience.batch():
+                timer.go_to(timer.now + 29 + number % 3 / 3)
+        assert told == []
+        with patience.batch():
+            begun_at = timer.now
+            timer.go_to(timer.now + 100)
+        with patience.batch():
+            timer.go_to(timer.now + 100)
+    assert [begun for begun, _ in told] == [begun_at, begun_at + 100]
+    assert all(30 <= seconds < 60 for _, seconds in told)
+
+
+def test_to_wait_for_a_turn_is_not_to_run(patience: Patience, timer: Timer, told: list[Any]):
+    with patience.watching():
+        timer.go_to(300)
+        with patience.batch():
+            timer.go_to(320)
+    assert told == []
+
+
+def test_nobody_looks_after_it_any_more(patience: Patience, timer: Timer):
+    with pytest.raises(ZeroDivisionError), patience.watching():
+        raise ZeroDivisionError
+    assert timer.due is None
+
+
+class Hanging:
+    """Consumers that hang at the third event, as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+
+    async def handle_async(self, session: AsyncSession, event: PersistedEvent) -> None:
+        while event.global_position == 3 and not self.may_end.is_set():
+            await asyncio.sleep(0.001)
+
+    def handle(self, session: Session, event: PersistedEvent) -> None:
+        if event.global_position == 3:
+            self.may_end.wait(20)
+
+    async def handle_batch_async(self, session: AsyncSession, events: list[PersistedEvent]) -> None:
+        for event in events:
+            await self.handle_async(session, event)
+
+    def handle_batch(self, session: Session, events: list[PersistedEvent]) -> None:
+        for event in events:
+            self.handle(session, event)
+
+    def consumer(self, fleet: Fleet, *, is_batch: bool) -> Any:
+        if not is_batch:
+            return consumer("hanging")(self.handle_async if fleet.is_async else self.handle)
+
+        class Batches:
+            name = "hanging"
+            handle_batch = staticmethod(self.handle_batch_async if fleet.is_async else self.handle_batch)
+
+        return Batches()
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["event", "batch"])
+def test_a_handler_that_hangs(fleet: Fleet, is_batch: bool, caplog: pytest.LogCaptureFixture):
+    hanging, recorder = Hanging(), Recorder()
+    fleet.append(5)
+    worker = fleet.worker(
+        hanging.consumer(fleet, is_batch=is_batch), fleet.see("other"), telemetry=recorder, stall_warning=0.5
+    )
+    fleet.start(worker)
+    fleet.wait(lambda: any(each["consumer"] == "hanging" for each in recorder.named("worker.batch_overdue")))
+    hanging.may_end.set()
+    fleet.wait(lambda: fleet.checkpoint("hanging").last_position == 5)
+    fleet.stop()
+    (told,) = (each for each in recorder.named("worker.batch_overdue") if each["consumer"] == "hanging")
+    assert told["partition"] == 0
+    assert told["seconds"] >= 0.5
+    if is_batch:
+        assert (told["first_position"], told["last_position"]) == (1, 5)
+        assert "global_position" not in told
+    else:
+        assert (told["global_position"], told["event_type"]) == (3, "UserRegistered")
+        assert told["event_id"] == str(fleet.query("SELECT event_id FROM events WHERE global_position = 3")[0][0])
+    warnings = [each for each in caplog.records if each.message == "batch has been running for long"]
+    (warning,) = (each for each in warnings if each.consumer == "hanging")
+    assert (warning.levelno, warning.seconds) == (logging.WARNING, told["seconds"])
+
+
+def test_a_batch_that_has_no_events_yet():
+    assert Progress(0.0).where() == {}

@@ -1,0 +1,231 @@
+"""Events whose handlers end the connection, each time: found, shown and never counted. Everybody else may go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
+from pupsourcing_sa.telemetry import Hooks
+from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker._batch import BatchDisturbed
+from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._failures import Failures
+from tests.fix_worker import INSERT, Fleet, Recorder
+
+END = text("SELECT pg_terminate_backend(pg_backend_pid())")
+DEADLOCK = text("DO $$ BEGIN RAISE EXCEPTION 'as if' USING ERRCODE = '40P01'; END $$")
+
+
+class Harmful:
+    """Makes a consumer that does harm with the event at one position, until it is healed. The first failure parks."""
+
+    def __init__(self, position: int, harm: Callable[[Session], None]) -> None:
+        self.position = position
+        self.harm = harm
+        self.is_healed = threading.Event()
+
+    def __call__(self, session: Session, event: PersistedEvent) -> None:
+        session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+        if event.global_position == self.position and not self.is_healed.is_set():
+            self.harm(session)
+
+    def consumer(self, fleet: Fleet) -> Any:
+        if not fleet.is_async:
+            return consumer("all", max_attempts=1)(self)
+
+        @consumer("all", max_attempts=1)
+        async def handle(session: AsyncSession, event: PersistedEvent) -> None:
+            await session.run_sync(self, event)
+
+        return handle
+
+    def by_batch(self) -> Any:
+        class Batches:
+            name, max_attempts = "all", 1
+
+            @staticmethod
+            def handle_batch(session: Session, events: list[PersistedEvent]) -> None:
+                for event in events:
+                    self(session, event)
+
+        return Batches()
+
+
+def end(session: Session) -> None:
+    session.execute(END)
+
+
+def think_for_too_long(fleet: Fleet) -> Callable[[Session], None]:
+    """Longer than the server lets a transaction idle; nobody notices before the next statement."""
+
+    def think(session: Session) -> None:
+        session.execute(text("SET idle_in_transaction_session_timeout = 1"))
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        fleet.wait(lambda: not fleet.query("SELECT FROM pg_stat_activity WHERE pid = :pid", pid=pid))
+
+    return think
+
+
+def assert_shown_and_passed(fleet: Fleet, harmful: Harmful, consumes: Any, last: int) -> None:
+    recorder = Recorder()
+    position = harmful.position
+    fleet.append(last)
+    fleet.start(fleet.worker(consumes, telemetry=recorder))
+    fleet.wait(lambda: fleet.checkpoint("all") is not None and fleet.checkpoint("all").error is not None)
+    found = fleet.checkpoint("all")
+    assert (found.last_position, found.failed_position) == (position - 1, position)
+    assert (found.attempts, found.parked_at) == (0, None)
+    assert found.retry_at >= found.failed_at
+    assert fleet.seen("all") == list(range(1, position))
+    # Another worker finds what it has to know.
+    fleet.stop()
+    other = Recorder()
+    fleet.start(fleet.worker(consumes, telemetry=other))
+    fleet.wait(lambda: len(other.named("worker.batch_retried")) >= 6)
+    assert fleet.checkpoint("all").attempts == 0
+    harmful.is_healed.set()
+    fleet.wait(lambda: fleet.seen("all") == list(range(1, last + 1)))
+    found = fleet.checkpoint("all")
+    assert (found.attempts, found.failed_position, found.error, found.retry_at) == (0, None, None, None)
+    fleet.wait(lambda: bool(other.named("worker.recovered")))
+    assert other.named("worker.recovered")[0]["failures"] >= 5
+    for each in (recorder, other):
+        assert each.named("worker.event_failed") == each.named("worker.parked") == []
+
+
+def test_one_that_ends_its_connection(every_fleet: Fleet):
+    harmful = Harmful(3, end)
+    assert_shown_and_passed(every_fleet, harmful, harmful.consumer(every_fleet), 5)
+
+
+def test_one_that_thinks_for_too_long(every_fleet: Fleet):
+    harmful = Harmful(3, think_for_too_long(every_fleet))
+    assert_shown_and_passed(every_fleet, harmful, harmful.consumer(every_fleet), 5)
+
+
+def test_one_of_a_batch_is_searched_for(fleet: Fleet):
+    harmful = Harmful(7, end)
+    assert_shown_and_passed(fleet, harmful, harmful.by_batch(), 10)
+
+
+def test_what_was_counted_stays_counted(fleet: Fleet):
+    harmful = Harmful(3, end)
+    fleet.append(2)
+    fleet.worker(fleet.see("all")).drain()
+    fleet.append()
+    fleet.query("UPDATE consumer_checkpoints SET failed_position = 3, attempts = 7, error = 'before'", commit=True)
+    fleet.start(fleet.worker(harmful.by_batch()))
+    fleet.wait(lambda: fleet.checkpoint("all").error != "before")
+    found = fleet.checkpoint("all")
+    assert (found.failed_position, found.attempts, found.parked_at) == (3, 7, None)
+
+
+def test_a_race_that_is_always_lost_is_not_shown(fleet: Fleet):
+    harmful, recorder = Harmful(3, lambda session: session.execute(DEADLOCK)), Recorder()
+    fleet.append(5)
+    fleet.start(fleet.worker(harmful.consumer(fleet), telemetry=recorder))
+    fleet.wait(lambda: len(recorder.named("worker.batch_retried")) >= 10)
+    found = fleet.checkpoint("all")
+    assert (found.failed_position, found.error) == (None, None)
+    assert fleet.seen("all") == []  # it was not taken for an event's fault either, and the batch left as it was
+
+
+class Table:
+    """An execution for failures that writes down what would have been recorded."""
+
+    def __init__(self) -> None:
+        self.works = 0
+
+    async def __call__(self, name: str, work: Any) -> Any:
+        self.works += 1
+
+    async def close(self) -> None: ...
+
+
+AWAY = OperationalError("SELECT", {}, Exception("away"))
+
+
+def failures(table: Table, **config: Any) -> Failures:
+    return Failures(
+        Checkpoint(WorkerTables(), "all", 0),
+        None,
+        worker_id=None,
+        execution=table,
+        name="test",
+        config=WorkerConfig(**config),
+        hooks=Hooks(),
+    )
+
+
+def disturbed(cause: Exception = AWAY) -> BatchDisturbed:
+    class Event:
+        event_id, event_type, global_position = "id", "E", 3
+
+    events: Any = [Event()]
+    error = BatchDisturbed(events, None)
+    error.__cause__ = cause
+    return error
+
+
+def test_who_is_suspected():
+    async def main() -> None:
+        told = failures(Table())
+        for _ in range(5):
+            await told.disturbed(lost_race)
+        for _ in range(2):
+            assert not told.suspects(disturbed())
+            await told.disturbed(disturbed())
+            await told.disturbed(AWAY)  # the server starts again, which says nothing in between
+        assert told.suspects(disturbed())
+        assert not told.suspects(AWAY)
+        assert not told.suspects(lost_race)
+        told.undisturbed()  # because the server has not noticed yet that the connection is lost, and keeps the lock
+        assert told.suspects(disturbed())
+        told.passed(0)
+        assert not told.suspects(disturbed())
+
+    class Conflict(Exception):
+        sqlstate = "40001"
+
+    lost_race = disturbed(OperationalError("", {}, Conflict()))
+    asyncio.run(main())
+
+
+def test_an_outage_alone_is_blamed_on_nobody():
+    async def main() -> None:
+        table = Table()
+        told = failures(table)
+        for _ in range(20):
+            await told.disturbed(AWAY)
+            assert not told.suspects(disturbed())
+        assert table.works == 0
+
+    asyncio.run(main())
+
+
+def test_pauses_grow_when_an_event_is_shown(caplog: pytest.LogCaptureFixture):
+    """The server may be crashing with each attempt."""
+
+    async def main() -> list[float]:
+        return [await told.disturbed(disturbed(), is_isolated=True) for _ in range(20)]
+
+    table = Table()
+    told = failures(table, retry_delay=1.0, max_retry_delay=60.0)
+    pauses = asyncio.run(main())
+    assert max(pauses[:5]) <= 2.0
+    assert min(pauses[-5:]) >= 45.0
+    assert table.works == 16  # from the fifth on
+    shown = [each for each in caplog.records if each.message.startswith("event could not be handled")]
+    assert [(each.levelno, each.global_position) for each in shown] == [(logging.ERROR, 3)] * 16
+    assert [each.failures for each in shown] == list(range(5, 21))
+    assert [each.retry_after for each in shown] == pauses[4:]

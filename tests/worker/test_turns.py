@@ -1,0 +1,65 @@
+"""What a batch, and a row of batches, may take before it is somebody else's turn."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import groupby
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.worker import WorkerConfig, _processor
+from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._execution import execution_for
+from pupsourcing_sa.worker._processor import Processor
+from tests.fix_worker import Fleet, Recorder
+
+
+def test_nobody_waits_for_the_end_of_anothers_backlog(sync_fleet: Fleet):
+    """Two consumers share one slot; each of their events takes 40 ms, by a clock that nothing else moves."""
+    fleet, now = sync_fleet, [0.0]
+    turns: list[str] = []
+
+    def processor(name: str, execution: Any, stopping: asyncio.Event) -> Processor:
+        @consumer(name, batch_size=1)
+        def handle(session: Session, event: PersistedEvent) -> None:
+            turns.append(name)
+            now[0] += 0.04
+
+        subscription = Subscription.of(handle)
+        return Processor(
+            subscription,
+            subscription.scope,
+            Checkpoint(fleet.tables, name, 0),
+            execution=execution,
+            store=fleet.store,
+            config=WorkerConfig(concurrency=1),
+            stopping=stopping,
+            is_aborted=lambda: False,
+            clock=lambda: now[0],
+        )
+
+    async def main() -> None:
+        execution, stopping = execution_for(sessionmaker(fleet.engine), 1), asyncio.Event()
+        await asyncio.gather(*(processor(name, execution, stopping).drain(30) for name in ("one", "two")))
+
+    fleet.append(30)
+    asyncio.run(main())
+    assert sorted(turns) == ["one"] * 30 + ["two"] * 30
+    lengths = [len(list(turn)) for _, turn in groupby(turns)]
+    assert set(lengths) == {3}  # of 40 ms, until 100 ms are over; less often would cost a thread for each batch
+
+
+def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_processor, "_WINDOW", 10)
+    recorder = Recorder()
+    fleet.append(34)
+    fleet.append(event_type="Rare")
+    fleet.append(3)
+    fleet.worker(fleet.see("rare", event_types={"Rare"}), telemetry=recorder).drain()
+    spans = [(each["events"], each["position"]) for each in recorder.named("worker.batch")]
+    assert spans == [(0, 10), (0, 20), (0, 30), (1, 38)]
+    assert fleet.seen("rare") == [35]
