@@ -37,7 +37,7 @@ class Assignments:
             .group_by(rows.c.consumer_name)
         )
         self._runnable = (
-            select(table.c.consumer_name, table.c.partition)
+            select(table.c.consumer_name, table.c.partition, func.coalesce(checkpoints.c.last_position, 0))
             .select_from(table.outerjoin(checkpoints, is_same))
             .where(table.c.worker_id == bindparam("node"), checkpoints.c.parked_at.is_(None))
         )
@@ -86,6 +86,10 @@ class Assignments:
         if rows:
             connection.execute(self._assign, rows)
 
-    def runnable(self, connection: Connection, worker_id: UUID) -> set[Partition]:
-        """The partitions that a node has and that are not parked."""
-        return {(name, number) for name, number in connection.execute(self._runnable, {"node": worker_id})}
+    def runnable(self, connection: Connection, worker_id: UUID) -> dict[Partition, int]:
+        """The partitions that a node has and that are not parked, with the positions of their checkpoints.
+
+        That of a checkpoint that was deleted is 0, as it will be when it has been created again.
+        """
+        rows = connection.execute(self._runnable, {"node": worker_id})
+        return {(name, number): position for name, number, position in rows}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker._plan import Partition
@@ -14,6 +15,12 @@ from pupsourcing_sa.worker._stable import StablePosition
 __all__ = ["Crew"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
+
+
+class _Member(NamedTuple):
+    processor: Processor
+    task: asyncio.Task[None]
+    stopping: asyncio.Event
 
 
 class Crew:
@@ -37,37 +44,57 @@ class Crew:
         self._hire = hire
         self._stable = stable
         self._hooks = hooks
-        self._running: dict[Partition, tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self._running: dict[Partition, _Member] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """Those that have not ended yet."""
-        return {task for task, _ in self._running.values() if not task.done()} | self._leaving
+        return {each.task for each in self._running.values() if not each.task.done()} | self._leaving
 
-    def adjust(self, wanted: Collection[Partition]) -> None:
-        """Run these partitions and no others. A processor that has ended, because it parked, is begun anew."""
-        for partition in self._running.keys() - set(wanted):
+    def checkpoints(self) -> dict[Partition, int]:
+        """Where the processors have left their checkpoints; -1 for one that does not know yet."""
+        return {partition: member.processor.checkpoint for partition, member in self._running.items()}
+
+    def adjust(self, wanted: Mapping[Partition, int], known: Mapping[Partition, int] | None = None) -> None:
+        """Run these partitions and no others.
+
+        A processor begins anew if it has ended, because it parked, and if somebody has moved its checkpoint back, to
+        have events applied again: it would not look at the checkpoint before there is another event.
+
+        Args:
+            wanted: the partitions, with the positions of their checkpoints.
+            known: what `checkpoints` gave, before those positions were read.
+        """
+        known = known or {}
+        for partition in self._running.keys() - wanted.keys():
             self._dismiss(partition)
-        for partition in sorted(wanted):
-            if partition in self._running and not self._running[partition][0].done():
-                continue
-            self._dismiss(partition)
-            stopping = asyncio.Event()
-            processor = self._hire(partition, stopping)
-            task = asyncio.create_task(processor.run(self._stable), name=processor.name)
-            self._running[partition] = task, stopping
-            self._tell("worker.assigned", partition)
+        for partition, position in sorted(wanted.items()):
+            member = self._running.get(partition)
+            is_moved_back = position < known.get(partition, -1)
+            if is_moved_back:
+                details = self._details | {"consumer": partition[0], "partition": partition[1], "position": position}
+                _logger.info("checkpoint was moved back; going on from there", extra=details)
+            if member is None or member.task.done() or is_moved_back:
+                self._dismiss(partition)
+                self._begin(partition)
 
     def dismiss_all(self) -> None:
         """No new batches; the running ones go on."""
         for partition in list(self._running):
             self._dismiss(partition)
 
+    def _begin(self, partition: Partition) -> None:
+        stopping = asyncio.Event()
+        processor = self._hire(partition, stopping)
+        task = asyncio.create_task(processor.run(self._stable), name=processor.name)
+        self._running[partition] = _Member(processor, task, stopping)
+        self._tell("worker.assigned", partition)
+
     def _dismiss(self, partition: Partition) -> None:
         if partition not in self._running:
             return
-        task, stopping = self._running.pop(partition)
+        _, task, stopping = self._running.pop(partition)
         stopping.set()
         self._stable.wake()  # it may be waiting for the position to move
         self._leaving.add(task)

@@ -103,8 +103,8 @@ class Membership:
         self._declare(connection)
         session.commit()
 
-    def join(self, session: Session) -> set[Partition]:
-        """Become a node, or become one again; gives the partitions to run.
+    def join(self, session: Session) -> dict[Partition, int]:
+        """Become a node, or become one again; gives the partitions to run, with the positions of their checkpoints.
 
         Raises:
             PartitionsError, TablesMissingError: as `declare` says.
@@ -116,13 +116,13 @@ class Membership:
         runnable = self._assignments.runnable(connection, self._worker_id)
         if self._is_leaving:  # whoever leaves waits for our lock, or has had it
             session.rollback()
-            return set()
+            return {}
         session.commit()
         self._beaten_at = self._planned_at = self._clock()
         return runnable
 
-    def tick(self, session: Session) -> set[Partition] | None:
-        """Say that the node is alive, plan if nobody else does; gives the partitions to run.
+    def tick(self, session: Session) -> dict[Partition, int] | None:
+        """Say that the node is alive, plan if nobody else does; gives the partitions to run, as `join` does.
 
         Returns:
             ``None`` if the node has been taken for dead, and has to join again.

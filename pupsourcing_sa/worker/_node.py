@@ -53,7 +53,7 @@ class _Node:
                 self._membership.abandon()
                 await self._attempt(self._membership.leave, _LEAVING_SECONDS)
 
-    async def _work(self, position: int, partitions: set[Partition]) -> None:
+    async def _work(self, position: int, partitions: dict[Partition, int]) -> None:
         run, stable = self._run, StablePosition()
         stable.publish(position)
         crew = Crew(
@@ -87,7 +87,7 @@ class _Node:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _start(self) -> tuple[int, set[Partition]]:
+    async def _start(self) -> tuple[int, dict[Partition, int]]:
         try:
             position = await look(self._run.lookout, self._run.store)
             self._may_have_joined = True  # also when this is cancelled, and its thread goes on
@@ -100,11 +100,12 @@ class _Node:
     async def _follow(self, crew: Crew) -> None:
         """Run what is assigned, until the run is to end."""
         while not await is_set_within(self._run.stopping, self._membership.tick_interval):
+            known = crew.checkpoints()  # before the tick reads them: a batch that is committed meanwhile moves its own
             partitions = await self._attempt(self._tick)
             if partitions is not None and not self._run.stopping.is_set():
-                crew.adjust(partitions)
+                crew.adjust(partitions, known)
 
-    def _tick(self, session: Session) -> set[Partition]:
+    def _tick(self, session: Session) -> dict[Partition, int]:
         partitions = self._membership.tick(session)
         if partitions is not None:
             return partitions

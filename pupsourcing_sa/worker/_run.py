@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
+import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
@@ -16,11 +18,12 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._errors import is_lost_race, is_outage
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
+from pupsourcing_sa.worker._backoff import delay_after
 from pupsourcing_sa.worker._checkpoints import Checkpoint
 from pupsourcing_sa.worker._config import WorkerConfig
+from pupsourcing_sa.worker._disturbances import is_lost_race, is_outage
 from pupsourcing_sa.worker._execution import Execution
 from pupsourcing_sa.worker._plan import Partition
 from pupsourcing_sa.worker._processor import Processor
@@ -32,7 +35,9 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 _T = TypeVar("_T")
 
 #: How long a batch that was told to roll back has for it, before it is left behind.
-_GRACE_SECONDS = 1.0
+_GRACE_SECONDS: Final = 1.0
+#: The longest pause between two attempts to start: an outage shall keep us from it for little longer than it lasts.
+_MOST_BETWEEN_STARTS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +113,15 @@ class Run:
     async def unless_stopped(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T | None:
         """The result of the work, once there is a database to do it with; ``None`` if the run is to end before.
 
+        A server that refuses us for good, as for a wrong password, cannot be told from one that is not there yet where
+        the driver gives no SQLSTATE for it: psycopg gives none, asyncpg does.
+
         Raises:
             Exception: whatever is not explained by an outage; it is a reason not to start.
         """
         stopped = asyncio.create_task(self.stopping.wait(), name="pupsourcing-stopped")
         task: asyncio.Task[_T] | None = None
+        failures = 0
         try:
             while not self.stopping.is_set():
                 task = asyncio.create_task(work(), name="pupsourcing-start")
@@ -122,19 +131,26 @@ class Run:
                 error = task.exception()
                 if error is None:
                     return task.result()
-                # asyncpg raises the operating system's own errors when it cannot connect.
-                if not (
-                    is_outage(error) or is_lost_race(error) or _is_lock_timeout(error) or isinstance(error, OSError)
-                ):
+                if not _may_pass(error):
                     raise error
-                _logger.warning("cannot start yet, as the database is not available; will try again", exc_info=error)
-                await is_set_within(self.stopping, self.config.retry_delay)
+                failures += 1
+                pause = self._pause_before_start(failures)
+                _logger.warning(
+                    "cannot start yet; will try again",
+                    exc_info=error if failures == 1 else None,
+                    extra={"worker": str(self.worker_id), "error": _first_line(error), "retry_after": pause},
+                )
+                await is_set_within(self.stopping, pause)
         finally:
             stopped.cancel()
             if task is not None and not task.done():
                 task.cancel()  # it may be waiting for a server that is not there
                 await asyncio.gather(task, return_exceptions=True)
         return None
+
+    def _pause_before_start(self, failures: int) -> float:
+        most = min(self.config.max_retry_delay, _MOST_BETWEEN_STARTS)
+        return delay_after(failures, first=self.config.retry_delay, most=most, jitter=random.random())
 
     async def roll_back(self, tasks: set[asyncio.Task[None]]) -> None:
         """Have running batches rolled back; leave behind those that do not come to it."""
@@ -144,6 +160,18 @@ class Run:
         _, running = await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
         for task in running:
             task.cancel()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether it is worth while to try again."""
+    # asyncpg raises the operating system's own errors when it cannot connect.
+    return is_outage(error) or is_lost_race(error) or _is_lock_timeout(error) or isinstance(error, OSError)
+
+
+def _first_line(error: BaseException) -> str:
+    """What a driver says of an error, with its type; the lines that follow say what could be done about it."""
+    error = getattr(error, "orig", None) or error
+    return "".join(traceback.format_exception_only(error)).partition("\n")[0]
 
 
 def _is_lock_timeout(error: BaseException) -> bool:

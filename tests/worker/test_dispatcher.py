@@ -17,6 +17,7 @@ from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from pupsourcing_sa.worker._dispatcher import pause_after
 from tests.fix_dispatcher import KINDS, Lookout, wait_until
+from tests.fix_network import Proxy
 from tests.fix_store import make_event, make_tables
 
 CONFIG = WorkerConfig(poll_interval=0.05, max_poll_interval=0.5, reconcile_interval=5)
@@ -126,6 +127,20 @@ class TestOutage:
                 lookout.append()
                 lookout.arrives(number)
                 assert lookout.terminate("query NOT LIKE 'LISTEN %'")
+
+    def test_a_look_that_is_never_answered_is_given_up(self, engine: Engine, kind: str):
+        """Over a connection that has died without a word; whoever waits for TCP waits for hours."""
+        tables = make_tables(engine)
+        with Proxy(engine) as proxy:
+            there = create_engine(proxy.url)
+            settings = {"heartbeat_interval": 0.05, "heartbeat_timeout": 0.2}
+            with polling(there, kind, tables=tables, **settings) as lookout, Session(engine) as session:
+                lookout.looks_again()
+                assert proxy.forget() == 1
+                lookout.store.append(session, AnyVersion(), [make_event()])
+                session.commit()
+                lookout.arrives(1)
+            there.dispose()
 
 
 class TestStall:

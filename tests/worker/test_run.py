@@ -87,11 +87,14 @@ def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(fle
         await asyncio.Event().wait()
 
     fleet.append(100)
-    thread = fleet.start(fleet.worker(linger_async if fleet.is_async else linger, shutdown_timeout=0.05))
+    worker = fleet.worker(linger_async if fleet.is_async else linger, shutdown_timeout=0.05)
+    thread = fleet.start(worker)
     assert is_in_batch.wait(10)
-    fleet.stop()
+    worker.stop()
+    thread.join(10)
     assert not thread.is_alive()
     may_end.set()
+    fleet.stop()
     assert fleet.seen("all") == []
 
 

@@ -1,0 +1,172 @@
+"""What lies between a worker and its server, and can fail in other ways than they do."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import URL, Engine
+
+from pupsourcing_sa.worker import Worker
+from tests.fix_worker import Fleet
+
+__all__ = ["Proxy", "deaf_server", "refusing_server", "worker_with"]
+
+#: What a client asks for before it says who it is: encryption by TLS, and by GSSAPI.
+_ENCRYPTION = {80877103, 80877104}
+
+
+class Proxy(AbstractContextManager["Proxy"]):
+    """Passes connections on to an engine's server, until it forgets them: the client is not told, and gets no answer.
+
+    That is what a firewall does to connections that it has lost track of, or a host that has lost its power.
+
+    Args:
+        engine: whose server it is.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        with engine.connect() as connection:
+            info = connection.connection.driver_connection.info  # type: ignore[union-attr]
+            self._host, self._server_port = info.host, info.port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock = threading.Lock()
+        self._clients: list[socket.socket] = []
+        self._servers: list[socket.socket] = []
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+
+    @property
+    def url(self) -> URL:
+        """The engine's URL, through the proxy."""
+        url = self._engine.url.difference_update_query(["host", "port"])
+        return url.set(host="127.0.0.1", port=self._listener.getsockname()[1])
+
+    def forget(self) -> int:
+        """Let go of the connections of this moment; new ones are passed on. Gives how many there were.
+
+        The server takes their clients for gone, as it does when its keepalives are not answered.
+        """
+        with self._lock:
+            servers, self._servers = self._servers, []
+        for each in servers:
+            _close(each)
+        return len(servers)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _close(self._listener)
+        self.forget()
+        for each in self._clients:  # who waits for an answer, gets this
+            _close(each)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = self._connect()
+                with self._lock:
+                    self._clients.append(client)
+                    self._servers.append(server)
+                threading.Thread(target=self._pass_on, args=(client, server), name="proxy", daemon=True).start()
+                threading.Thread(target=self._answer, args=(server, client), name="proxy", daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        if not self._host.startswith("/"):
+            return socket.create_connection((self._host, self._server_port))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{self._host}/.s.PGSQL.{self._server_port}")
+        return server
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        """What the client says. What it says to nobody is accepted, as a network does."""
+        with suppress(OSError):
+            while data := client.recv(65536):
+                with suppress(OSError):
+                    server.sendall(data)
+        _close(server)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(65536):
+                client.sendall(data)
+        with self._lock:
+            is_forgotten = server not in self._servers
+        if not is_forgotten:
+            _close(client)
+
+
+@contextmanager
+def deaf_server() -> Iterator[tuple[URL, threading.Event]]:
+    """A server that never says a word; with an event that is set when somebody has connected."""
+    is_reached = threading.Event()
+    with _server(lambda connection: is_reached.set()) as url:
+        yield url, is_reached
+
+
+@contextmanager
+def refusing_server(sqlstate: str) -> Iterator[URL]:
+    """A server that answers to everyone who connects with this error, of two lines."""
+
+    def refuse(connection: socket.socket) -> None:
+        while _wants_encryption(connection):
+            connection.sendall(b"N")
+        fields = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": "no entry\nask somebody else"}
+        body = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
+        connection.sendall(b"E" + struct.pack("!i", len(body) + 4) + body)
+        _close(connection)
+
+    with _server(refuse) as url:
+        yield url
+
+
+def worker_with(fleet: Fleet, engine: Engine, *consumers: Any, **config: Any) -> Worker:
+    """A worker of the fleet's kind that connects elsewhere; the fleet itself does not."""
+    here, fleet.engine = fleet.engine, engine
+    try:
+        return fleet.worker(*consumers, **config)
+    finally:
+        fleet.engine = here
+
+
+def _wants_encryption(connection: socket.socket) -> bool:
+    """Read what a client begins with: a length, which counts itself, and a number that tells what follows."""
+    length, code = struct.unpack("!ii", connection.recv(8, socket.MSG_WAITALL))
+    connection.recv(length - 8, socket.MSG_WAITALL)
+    return code in _ENCRYPTION
+
+
+@contextmanager
+def _server(greet: Callable[[socket.socket], None]) -> Iterator[URL]:
+    """A server that does this with everyone who connects, one after the other; connections stay open until the end."""
+    connections: list[socket.socket] = []
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connections.append(listener.accept()[0])
+                greet(connections[-1])
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=accept, name="server")
+    thread.start()
+    try:
+        yield URL.create("postgresql+psycopg", "nobody", "wrong", "127.0.0.1", listener.getsockname()[1], "nowhere")
+    finally:
+        _close(listener)
+        thread.join()
+        for each in connections:
+            _close(each)
+
+
+def _close(end: socket.socket) -> None:
+    """Also for the thread that waits for it."""
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()

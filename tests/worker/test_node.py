@@ -1,0 +1,150 @@
+"""What a node does besides running batches, and that nothing keeps it from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa import PersistedEvent, consumer
+from tests.fix_network import Proxy, worker_with
+from tests.fix_worker import INSERT, Fleet, Recorder
+
+
+class TestMovedBack:
+    """A checkpoint that somebody has moved back, for a read model to be built again while workers run."""
+
+    @pytest.mark.parametrize(
+        ("statement", "again"),
+        [
+            ("UPDATE consumer_checkpoints SET last_position = 0", [1, 2, 3, 4, 5]),
+            ("UPDATE consumer_checkpoints SET last_position = 3", [4, 5]),
+            ("DELETE FROM consumer_checkpoints", [1, 2, 3, 4, 5]),
+        ],
+    )
+    def test_an_idle_consumer_goes_on_from_there(
+        self, fleet: Fleet, statement: str, again: list[int], caplog: pytest.LogCaptureFixture
+    ):
+        caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
+        recorder = Recorder()
+        fleet.append(5)
+        fleet.start(fleet.worker(fleet.see("all"), fleet.see("other"), telemetry=recorder))
+        for name in ("all", "other"):
+            fleet.wait(lambda name=name: fleet.seen(name) == [1, 2, 3, 4, 5])
+        fleet.query(f"{statement} WHERE consumer_name = 'all'", commit=True)
+        fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, *again])
+        fleet.append()
+        fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, *again, 6])
+        fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4, 5, 6])
+        begun = [data["consumer"] for data in recorder.named("worker.assigned")]
+        assert sorted(begun) == ["all", "all", "other"]
+        (record,) = (each for each in caplog.records if "moved back" in each.getMessage())
+        assert (record.consumer, record.partition, record.position) == ("all", 0, again[0] - 1)
+
+    def test_it_does_not_wait_for_a_failing_event_to_be_due(self, fleet: Fleet):
+        is_broken = True
+
+        def check(event: PersistedEvent) -> None:
+            if is_broken and event.global_position == 3:
+                raise ZeroDivisionError
+
+        fleet.append(3)
+        fleet.start(fleet.worker(fleet.see("all", check=check), retry_delay=600.0, max_retry_delay=600.0))
+        fleet.wait(lambda: fleet.attempts("all") == 1)
+        assert fleet.seen("all") == [1, 2]
+        is_broken = False
+        fleet.query("DELETE FROM consumer_checkpoints", commit=True)
+        fleet.wait(lambda: fleet.seen("all") == [1, 2, 1, 2, 3])
+
+    def test_a_node_under_load_begins_no_processor_anew(self, fleet: Fleet):
+        """Whatever is committed while a tick is on its way."""
+        recorder = Recorder()
+        partitions = 4
+        worker = fleet.worker(fleet.see("all", partitions=partitions), telemetry=recorder, rebalance_interval=0.001)
+        fleet.start(worker)
+        appended = 0
+        while len(recorder.named("worker.rebalance")) < 100:
+            fleet.append(5)
+            appended += 5
+        fleet.wait(lambda: len(fleet.seen("all")) == appended)
+        fleet.stop()
+        assert len(recorder.named("worker.assigned")) == partitions
+
+
+class Lingering:
+    """A consumer whose handler does not return before it may."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.is_begun, self.may_end = threading.Event(), threading.Event()
+
+        @consumer("all")
+        def linger(session: Session, event: PersistedEvent) -> None:
+            self.is_begun.set()
+            assert self.may_end.wait(60)
+            session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+
+        @consumer("all")
+        async def linger_async(session: AsyncSession, event: PersistedEvent) -> None:
+            self.is_begun.set()
+            while not self.may_end.is_set():
+                await asyncio.sleep(0.005)
+            await session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+
+        self.consumer: Any = linger_async if fleet.is_async else linger
+
+
+@pytest.fixture
+def lingering(fleet: Fleet):
+    lingering = Lingering(fleet)
+    yield lingering
+    lingering.may_end.set()
+
+
+def test_a_node_that_waits_for_its_last_batch_stays_alive(fleet: Fleet, lingering: Lingering):
+    """Else others would take it for dead, and end the transaction."""
+    fleet.append()
+    worker = fleet.worker(lingering.consumer, heartbeat_interval=0.05, heartbeat_timeout=8.0, shutdown_timeout=60.0)
+    thread = fleet.start(worker)
+    assert lingering.is_begun.wait(20)
+    worker.stop()
+    beats = set()
+
+    def has_beaten() -> bool:
+        beats.update(fleet.query("SELECT heartbeat_at FROM worker_nodes WHERE consumers = '{}'"))
+        return len(beats) >= 4  # the first of them was written with the empty list
+
+    fleet.wait(has_beaten)
+    lingering.may_end.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert fleet.seen("all") == [1]
+    assert fleet.query("SELECT * FROM worker_nodes") == []
+
+
+def test_a_heartbeat_that_is_never_answered_does_not_stop_the_heart(every_fleet: Fleet, engine: Engine):
+    fleet = every_fleet
+    with Proxy(engine) as proxy:
+        there = create_engine(proxy.url)
+        worker = worker_with(fleet, there, fleet.see("all"), heartbeat_interval=0.05, heartbeat_timeout=0.3)
+        forgotten: list[int] = []
+
+        def forget(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("UPDATE worker_nodes") and not forgotten:
+                forgotten.append(proxy.forget())
+
+        event.listen(fleet._async_engines[-1].sync_engine if fleet.is_async else there, "before_cursor_execute", forget)
+        thread = fleet.start(worker)
+        fleet.wait(lambda: forgotten != [])
+        (now,) = fleet.query("SELECT clock_timestamp()")[0]
+        fleet.wait(lambda: fleet.query("SELECT * FROM worker_nodes WHERE heartbeat_at > :now", now=now) != [])
+        worker.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+    fleet.stop()
+    there.dispose()
