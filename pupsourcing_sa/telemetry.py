@@ -32,7 +32,8 @@ event                       data
                             ``first_position`` and ``last_position`` of its events
 ``worker.holder_ended``     ``consumer``, ``partition``, ``pid``: a dead node's transaction held the checkpoint
 ``worker.locked_out``       ``consumer``, ``partition``, ``seconds``, ``pid``, ``gid``, ``user``, ``application_name``,
-                            ``state``, ``age``, ``query``: a transaction has had the checkpoint locked for so long
+                            ``state``, ``age``, ``query``: a transaction has had the checkpoint locked for so long; only
+                            the first three where PostgreSQL does not tell which
 ``worker.stalled``          ``worker``, ``position``, ``seconds``, ``holders``: the stable position stands still
 ``worker.listening``        ``worker``, ``channel``
 ``worker.listener_lost``    ``worker``, ``channel``, ``retry_after`` in seconds

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -21,8 +20,9 @@ from pupsourcing_sa.worker._dispatcher import dispatch
 from pupsourcing_sa.worker._execution import Execution, execution_for
 from pupsourcing_sa.worker._stable import StablePosition
 from tests.fix_store import make_async_engine, make_event, make_tables
+from tests.waiting import wait_until
 
-__all__ = ["CHANNEL", "KINDS", "Lookout", "wait_until"]
+__all__ = ["CHANNEL", "KINDS", "LISTENING", "Lookout"]
 
 #: A name that needs all the quoting there is.
 CHANNEL = 'Müller\'s "%(shop)s" :news'
@@ -208,10 +208,3 @@ class Lookout:
                 f" AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND {which}"
             )
         )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)

@@ -39,6 +39,7 @@ class Proxy(AbstractContextManager["Proxy"]):
         self._lock = threading.Lock()
         self._clients: list[socket.socket] = []
         self._servers: list[socket.socket] = []
+        self._is_dark = False
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     @property
@@ -58,6 +59,12 @@ class Proxy(AbstractContextManager["Proxy"]):
             _close(each)
         return len(servers)
 
+    def go_dark(self) -> None:
+        """Forget everybody, and pass nobody on any more: connections are taken, and nothing is ever said on them."""
+        with self._lock:
+            self._is_dark = True
+        self.forget()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -70,12 +77,26 @@ class Proxy(AbstractContextManager["Proxy"]):
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = self._connect()
-                with self._lock:
-                    self._clients.append(client)
-                    self._servers.append(server)
-                threading.Thread(target=self._pass_on, args=(client, server), name="proxy", daemon=True).start()
-                threading.Thread(target=self._answer, args=(server, client), name="proxy", daemon=True).start()
+                self._clients.append(client)
+                try:
+                    self._take(client)
+                except OSError:  # the server is not there at the moment
+                    _close(client)
+
+    def _take(self, client: socket.socket) -> None:
+        """Pass a connection on.
+
+        Raises:
+            OSError: there is nobody to pass it on to.
+        """
+        server = self._connect()
+        with self._lock:
+            if self._is_dark:
+                _close(server)
+                return
+            self._servers.append(server)
+        threading.Thread(target=self._pass_on, args=(client, server), name="proxy", daemon=True).start()
+        threading.Thread(target=self._answer, args=(server, client), name="proxy", daemon=True).start()
 
     def _connect(self) -> socket.socket:
         if not self._host.startswith("/"):
@@ -151,7 +172,8 @@ def _server(greet: Callable[[socket.socket], None]) -> Iterator[URL]:
         with suppress(OSError):
             while True:
                 connections.append(listener.accept()[0])
-                greet(connections[-1])
+                with suppress(OSError, struct.error):  # who was stopped has gone in the middle of it
+                    greet(connections[-1])
 
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=accept, name="server")

@@ -156,7 +156,7 @@ class AppendStatements:
         )
 
     def _to_one(self, write_head: Any) -> Insert:
-        head = write_head.returning(self._heads.c.aggregate_version, *self._notify()).cte("head")
+        head = write_head.returning(self._heads.c.aggregate_version, *self._notify()).cte("pupsourcing_head")
         given = self._given_events()
         first = head.c.aggregate_version - _COUNT
         return self._insert_events(
@@ -175,13 +175,13 @@ class AppendStatements:
         written, and the heads that were come back with a NULL position, for `undo`.
         """
         events, heads, mark = self._events, self._heads, low_water_mark(self._events)
-        wanted = select(_given("streams", **_STREAM_COLUMNS)).cte("wanted")
+        wanted = select(_given("streams", **_STREAM_COLUMNS)).cte("pupsourcing_wanted")
         conflict = (
             select(wanted.c.count)
             .select_from(wanted.outerjoin(heads, _is_of(heads, wanted)))
             .where(wanted.c.expected != func.coalesce(heads.c.aggregate_version, 0))
         )
-        fits = select(true().label("fits")).where(mark.c.is_taken, ~exists(conflict)).cte("fits")
+        fits = select(true().label("fits")).where(mark.c.is_taken, ~exists(conflict)).cte("pupsourcing_fits")
         write = insert(heads).from_select(
             ["aggregate_type", "aggregate_id", "aggregate_version"],
             select(wanted.c.stream_type, wanted.c.stream_id, wanted.c.count)
@@ -204,12 +204,12 @@ class AppendStatements:
                 ),
             )
             .returning(heads.c.aggregate_type, heads.c.aggregate_id, heads.c.aggregate_version, *self._notify())
-            .cte("head")
+            .cte("pupsourcing_head")
         )
         head = (
             select(wanted, written_heads.c.aggregate_version)
             .join_from(wanted, written_heads, _is_of(written_heads, wanted))
-            .cte("written_heads")
+            .cte("pupsourcing_written_heads")
         )
         as_expected = func.coalesce(head.c.expected + head.c.count, head.c.aggregate_version)
         is_complete = (
@@ -226,7 +226,7 @@ class AppendStatements:
                 given.join(head, and_(given.c.stream == head.c.stream, is_complete)),
             )
             .returning(events.c.global_position, events.c.aggregate_type, events.c.aggregate_id)
-            .cte("written_events")
+            .cte("pupsourcing_written_events")
         )
         return select(head.c.stream, head.c.aggregate_version, written.c.global_position).select_from(
             head.outerjoin(written, _is_of(written, head))
@@ -236,14 +236,14 @@ class AppendStatements:
     def undo(self) -> Delete:
         """Take back what `many` did to heads when it could not write all of them; their rows are still locked."""
         heads = self._heads
-        given = select(_given("streams", **_STREAM_COLUMNS)).cte("given")
+        given = select(_given("streams", **_STREAM_COLUMNS)).cte("pupsourcing_given")
         is_given = _is_of(heads, given)
         lowered = (
             heads.update()
             .where(is_given, heads.c.aggregate_version > given.c.count)
             .values(aggregate_version=heads.c.aggregate_version - given.c.count)
             .returning(heads.c.aggregate_id)
-            .cte("lowered")
+            .cte("pupsourcing_lowered")
         )
         return heads.delete().where(is_given, heads.c.aggregate_version == given.c.count).add_cte(lowered)
 

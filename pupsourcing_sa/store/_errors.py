@@ -16,10 +16,12 @@ from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
 __all__ = [
     "detail_of",
     "exceeds_a_limit",
+    "is_lock_timeout",
     "is_lost_race",
     "is_lost_race_state",
     "is_outage",
     "is_outage_state",
+    "is_privilege_missing",
     "is_serialization_failure",
     "raise_common",
     "translated",
@@ -30,6 +32,8 @@ _UNDEFINED: Final = frozenset({"42P01", "3F000"})  # undefined_table, and its sc
 _READ_ONLY: Final = "25006"
 _UNIQUE_VIOLATION: Final = "23505"
 _PROGRAM_LIMIT_EXCEEDED: Final = "54000"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _SERIALIZATION_FAILURE: Final = "40001"
 _DEADLOCK_DETECTED: Final = "40P01"
 _OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})  # shut down, crashed, starting up; no free slot
@@ -82,6 +86,16 @@ def is_lost_race_state(state: str | None) -> bool:
 def is_serialization_failure(error: DBAPIError) -> bool:
     """Whether somebody else committed what this transaction's snapshot does not have."""
     return _sqlstate(error) == _SERIALIZATION_FAILURE
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether somebody, such as a migration, has had something locked for longer than we wait."""
+    return isinstance(error, DBAPIError) and _sqlstate(error) == _LOCK_NOT_AVAILABLE
+
+
+def is_privilege_missing(error: BaseException) -> bool:
+    """Whether the role may not do what was asked."""
+    return isinstance(error, DBAPIError) and _sqlstate(error) == _INSUFFICIENT_PRIVILEGE
 
 
 def exceeds_a_limit(error: DBAPIError) -> bool:

@@ -30,9 +30,19 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
+from pupsourcing_sa.tables._catalog import DATABASES
 from pupsourcing_sa.tables._naming import dollar_quoted
 
-__all__ = ["MARK_BELOW_ALL", "MARK_BITS", "constant", "low_water_mark", "oid_of", "parameter", "sequence_of"]
+__all__ = [
+    "MARK_BELOW_ALL",
+    "MARK_BITS",
+    "constant",
+    "low_water_mark",
+    "oid_of",
+    "oid_of_database",
+    "parameter",
+    "sequence_of",
+]
 
 
 def constant(value: int | str) -> ColumnElement[Any]:
@@ -73,6 +83,11 @@ def oid_of(table: Table) -> ColumnElement[Any]:
     return cast(cast(_NameOf(table), REGCLASS), OID)
 
 
+def oid_of_database() -> ColumnElement[Any]:
+    """The oid of this database; others may have tables of the same oid, and locks on them."""
+    return select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
+
+
 def sequence_of(events: Table) -> ColumnElement[Any]:
     """The sequence that issues the positions, whatever its name: identity or BIGSERIAL, renamed or not."""
     return cast(func.pg_get_serial_sequence(_NameOf(events), constant("global_position")), REGCLASS)
@@ -97,4 +112,4 @@ def low_water_mark(events: Table) -> CTE:
     lock = func.pg_advisory_xact_lock_shared(cast(oid_of(events), Integer), cast(issued.c.mark, Integer))
     remember = func.set_config(name, cast(issued.c.mark, Text), true())
     is_taken = case((issued.c.mark.is_(None), true()), else_=lock.is_not(None) & remember.is_not(None))
-    return select(is_taken.label("is_taken")).cte("mark")
+    return select(is_taken.label("is_taken")).cte("pupsourcing_mark")

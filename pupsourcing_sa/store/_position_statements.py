@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Select, Text, and_, case, cast, func, select
+from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Select, and_, case, cast, func, select
 from sqlalchemy.dialects.postgresql import OID
 
-from pupsourcing_sa.store._log import MARK_BITS, constant, oid_of, sequence_of
+from pupsourcing_sa.store._log import MARK_BITS, constant, oid_of, oid_of_database, sequence_of
 from pupsourcing_sa.tables import EventTables
-from pupsourcing_sa.tables._catalog import ACTIVITY, DATABASES, LOCKS, PREPARED, catalog_table
+from pupsourcing_sa.tables._catalog import ACTIVITY, LOCKS, PREPARED, catalog_table
 
-__all__ = ["PositionStatements"]
+__all__ = ["HOLDER_COLUMNS", "PositionStatements"]
 
 #: How pg_locks shows the mark that lies below every position: as the unsigned oid with the same bits.
 _MARK_BELOW_ALL_AS_OID: Final = constant(2**32 - 1)
@@ -21,6 +21,17 @@ _HALF_OF_MARKS: Final = constant(2**30)
 
 _SEQUENCES: Final = catalog_table(
     "pg_sequence", seqrelid=OID, seqcache=BigInteger, seqincrement=BigInteger, seqcycle=Boolean
+)
+
+#: What `LockHolder` has besides the ``pid``, where ``pg_stat_activity`` and ``pg_prepared_xacts`` are joined.
+HOLDER_COLUMNS: Final = (
+    PREPARED.c.gid,
+    func.coalesce(ACTIVITY.c.usename, PREPARED.c.owner).label("user"),
+    ACTIVITY.c.application_name,
+    func.coalesce(ACTIVITY.c.state, case((PREPARED.c.gid.is_not(None), constant("prepared")))).label("state"),
+    (func.clock_timestamp() - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
+    # Of what may not be seen it says so, in English.
+    case((ACTIVITY.c.state.is_not(None), ACTIVITY.c.query)).label("query"),
 )
 
 
@@ -62,7 +73,6 @@ class PositionStatements:
     def blocking(self) -> Select[Any]:
         """Who holds marks, the lowest first: backends, and prepared transactions, which have none."""
         head = self._issued.c.position
-        now = func.clock_timestamp()
         own = LOCKS.alias("own")  # the lock that every transaction has on its own id
         is_own = and_(
             LOCKS.c.pid.is_(None),
@@ -74,18 +84,13 @@ class PositionStatements:
             select(
                 self._mark(head).label("mark"),
                 LOCKS.c.pid,
-                PREPARED.c.gid,
-                func.coalesce(ACTIVITY.c.usename, PREPARED.c.owner).label("user"),
-                ACTIVITY.c.application_name,
-                func.coalesce(ACTIVITY.c.state, case((PREPARED.c.gid.is_not(None), "prepared"))).label("state"),
-                (now - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
-                ACTIVITY.c.query,
+                *HOLDER_COLUMNS,
             )
             .select_from(self._issued)
             .join(LOCKS, self._is_mark(head))
             .outerjoin(ACTIVITY, ACTIVITY.c.pid == LOCKS.c.pid)
             .outerjoin(own, is_own)
-            .outerjoin(PREPARED, cast(PREPARED.c.transaction, Text) == cast(own.c.transactionid, Text))
+            .outerjoin(PREPARED, PREPARED.c.transaction == own.c.transactionid)
             .order_by(self._mark(head), LOCKS.c.pid)
         )
 
@@ -121,11 +126,10 @@ class PositionStatements:
     def _is_mark(self, head: ColumnElement[Any]) -> ColumnElement[bool]:
         """Whether a lock is a mark of this log that counts: one above H was taken after H was read."""
         c = LOCKS.c
-        database = select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
         is_below_all = cast(c.objid, BigInteger) == _MARK_BELOW_ALL_AS_OID
         return and_(
             c.locktype == "advisory",
-            c.database == database,
+            c.database == oid_of_database(),
             c.classid == oid_of(self._events),
             c.objsubid == 2,  # a lock with two int4 keys
             is_below_all | (self._distance(head) < _HALF_OF_MARKS),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -11,25 +12,25 @@ from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.store._position_statements import PositionStatements
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["BlockingAppend", "Positions"]
+__all__ = ["BlockingAppend", "LockHolder", "Positions"]
 
 
 @dataclass(frozen=True, slots=True)
-class BlockingAppend:
-    """A transaction that has appended and is not finished: the stable position is not above its mark.
+class LockHolder:
+    """A transaction that has locked something.
 
     Attributes:
-        mark: the last position issued before its first append.
         pid: process id of its backend, for ``pg_terminate_backend``; ``None`` for a prepared transaction.
         gid: id of a prepared transaction, for ``ROLLBACK PREPARED``; ``None`` for any other.
-        user: the role that it runs as; ``None``, like what follows, where this session may not see it.
-        application_name: as its connection says.
-        state: ``active``, ``idle in transaction``, ``prepared`` and so on.
-        age: since its transaction began, or was prepared.
+        user: the role that it runs as.
+        application_name: as its connection says; a node's is ``pupsourcing-sa`` and its id while it has a checkpoint.
+            ``None`` if the transaction is prepared.
+        state: ``active``, ``idle in transaction``, ``prepared`` and so on; ``None``, like what follows, where this
+            session may not see it, which takes the role ``pg_read_all_stats``.
+        age: since the transaction began, or was prepared.
         query: its last statement.
     """
 
-    mark: int
     pid: int | None
     gid: str | None
     user: str | None
@@ -37,6 +38,21 @@ class BlockingAppend:
     state: str | None
     age: timedelta | None
     query: str | None
+
+    def shown(self) -> dict[str, Any]:
+        """As logs want it: the age in seconds."""
+        return asdict(self) | {"age": None if self.age is None else self.age.total_seconds()}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingAppend(LockHolder):
+    """A transaction that has appended and is not finished: the stable position is not above its mark.
+
+    Attributes:
+        mark: the last position issued before its first append; the others are those of `LockHolder`.
+    """
+
+    mark: int
 
 
 class Positions:

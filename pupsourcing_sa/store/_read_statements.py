@@ -196,10 +196,10 @@ class ReadStatements:
             .where(candidates.c.aggregate_type == types.c.aggregate_type, *matches(candidates))
             .order_by(ordered(candidates.c.global_position))
             .limit(limit)
-            .lateral("of_type")
+            .lateral("pupsourcing_of_type")
         )
         merged = select(of_type.c.global_position).select_from(types.join(of_type, true()))
-        page = merged.order_by(ordered(of_type.c.global_position)).limit(limit).subquery("page")
+        page = merged.order_by(ordered(of_type.c.global_position)).limit(limit).subquery("pupsourcing_page")
         return (
             select(*self._row())
             .select_from(page.join(events, events.c.global_position == page.c.global_position))

@@ -40,4 +40,4 @@ ACTIVITY: Final = catalog_table(
 PREPARED: Final = catalog_table(
     "pg_prepared_xacts", transaction=None, gid=Text, owner=Text, prepared=DateTime(timezone=True)
 )
-DATABASES: Final = catalog_table("pg_database", oid=OID, datname=Text, datminmxid=None)
+DATABASES: Final = catalog_table("pg_database", oid=OID, datname=Text)

@@ -20,9 +20,9 @@ with growing pauses. Other consumers go on meanwhile.
 
 from __future__ import annotations
 
+from pupsourcing_sa.store._positions import LockHolder
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._findings import Finding, StatusLimits, diagnose
-from pupsourcing_sa.worker._holders import LockHolder
 from pupsourcing_sa.worker._status import (
     ConsumerStatus,
     FailingEvent,

@@ -18,7 +18,7 @@ from pupsourcing_sa.errors import HandlerTransactionError, PartitionParkedError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.worker._checkpoints import Checkpoint, Locked
-from pupsourcing_sa.worker._disturbances import is_connection_lost, is_lost_race, is_outage
+from pupsourcing_sa.worker._disturbances import is_cancellation, is_connection_lost, is_lost_race, is_outage
 from pupsourcing_sa.worker._progress import Progress
 
 __all__ = [
@@ -245,20 +245,27 @@ class _Attempt:
     def fail(self, error: BaseException) -> NoReturn:
         """Say whose fault it is. In doubt not the events', which would be counted against them."""
         events, failed = self._progress.events, self._progress.current
-        is_disturbed = is_lost_race(error) or is_outage(error) or is_connection_lost(self._connection)
+        is_lost = is_connection_lost(self._connection)
+        # A handler's own time limit cancels what it waits for, and SQLAlchemy throws away the connection of that.
+        is_disturbed = is_lost_race(error) or is_outage(error) or (is_lost and not is_cancellation(error))
         # A checkpoint is moved by the transaction that has locked it, or not at all: nobody has committed that before.
-        if not self.has_moved and self._is_committed():
+        if not self.has_moved and self._is_committed(may_have_crashed=is_lost or self._connection.closed):
             given = events if failed is None else events[: failed + 1]
             committed = self._committed(given[0].global_position, given[-1].global_position)
             committed.__cause__ = error
             raise BatchCommitted(given, None) from committed
         raise (BatchDisturbed if is_disturbed else BatchFailed)(events, failed) from error
 
-    def _is_committed(self) -> bool:
-        """Whether the handler has committed what it should not; when nobody answers, that is not known."""
+    def _is_committed(self, *, may_have_crashed: bool) -> bool:
+        """Whether the handler has committed what it should not; no, when nobody answers.
+
+        It is not asked again: after a crash the id may be issued once more, to a transaction that does commit.
+        """
         try:
             self._session.reset()  # rolls back; as it is, it may be in no state to be asked
-            return self._share.checkpoint.is_committed(self._session, self._locked.transaction)
+            return self._share.checkpoint.is_committed(
+                self._session, self._locked.transaction, may_have_crashed=may_have_crashed
+            )
         except Exception:  # why the batch has failed matters more, and most handlers do not commit
             return False
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     extract,
     func,
     literal,
+    literal_column,
     null,
     select,
     true,
@@ -100,6 +101,9 @@ class Checkpoint:
         self._create = created.on_conflict_do_nothing().returning(table.c.partition)
         self._update = table.update().where(is_ours)
         self._status = select(func.txid_status(bindparam("transaction", type_=BigInteger), type_=Text))
+        # The system column has the 32 low bits of the id of who has locked the row, or did so last.
+        locker = cast(cast(literal_column("xmax"), Text), BigInteger)
+        self._status_of_locker = self._status.where(is_ours, locker == bindparam("low_bits"))
         self._move = self._update.where(func.txid_current(type_=BigInteger) == bindparam("own_transaction")).values(
             last_position=bindparam("position"),
             updated_at=func.now(),
@@ -176,14 +180,23 @@ class Checkpoint:
                 "ROLLBACK, or somebody deleted the checkpoint"
             )
 
-    def is_committed(self, session: Session, transaction: int) -> bool:
-        """Whether a transaction has been committed, to be asked in another one.
+    def is_committed(self, session: Session, transaction: int, *, may_have_crashed: bool) -> bool:
+        """Whether a transaction that had locked it has been committed, to be asked in another one.
+
+        Args:
+            session: whose transaction.
+            transaction: the id of the one that is asked about.
+            may_have_crashed: the server, since then; it issues ids again that it had not yet written down, so the row
+                itself has to bear witness that it was this transaction: "no" also if somebody has locked it since.
 
         Raises:
             DBAPIError: the server has not come to this transaction; it is another one than that which began it.
         """
+        statement, parameters = self._status, {"transaction": transaction}
+        if may_have_crashed:
+            statement, parameters = self._status_of_locker, parameters | {"low_bits": transaction % 2**32}
         # NULL when it is so old that it has been forgotten.
-        return self.connection(session).scalar(self._status, {"transaction": transaction}) == "committed"
+        return self.connection(session).scalar(statement, parameters) == "committed"
 
     def record_failure(
         self,

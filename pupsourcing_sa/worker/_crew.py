@@ -31,6 +31,7 @@ class Crew:
         hire: makes the processor of a partition, which ends when the event that it is given is set.
         stable: what the processors wait for.
         hooks: what is told of assignments.
+        is_aborted: whether the processors may have been cancelled by the run that they are part of.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Crew:
         hire: Callable[[Partition, asyncio.Event], Processor],
         stable: StablePosition,
         hooks: Hooks,
+        is_aborted: Callable[[], bool],
     ) -> None:
         self._details = {"worker": worker_id}
         self._hire = hire
         self._stable = stable
         self._hooks = hooks
+        self._is_aborted = is_aborted
         self._running: dict[Partition, _Member] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -52,21 +55,20 @@ class Crew:
         """Those that have not ended yet."""
         return {each.task for each in self._running.values() if not each.task.done()} | self._leaving
 
-    def checkpoints(self) -> dict[Partition, int]:
+    def positions(self) -> dict[Partition, int]:
         """Where the processors have left their checkpoints; -1 for one that does not know yet."""
-        return {partition: member.processor.checkpoint for partition, member in self._running.items()}
+        return {partition: member.processor.position for partition, member in self._running.items()}
 
-    def adjust(self, wanted: Mapping[Partition, int], known: Mapping[Partition, int] | None = None) -> None:
+    def adjust(self, wanted: Mapping[Partition, int], known: Mapping[Partition, int]) -> None:
         """Run these partitions and no others.
 
-        A processor begins anew if it has ended, because it parked, and if somebody has moved its checkpoint back, to
-        have events applied again: it would not look at the checkpoint before there is another event.
+        A processor begins anew if it has ended, because it parked or was cancelled, and if somebody has moved its
+        checkpoint back, to have events applied again: it would not look at it before there is another event.
 
         Args:
             wanted: the partitions, with the positions of their checkpoints.
-            known: what `checkpoints` gave, before those positions were read.
+            known: what `positions` gave, before those positions were read; of those that begin, nothing.
         """
-        known = known or {}
         for partition in self._running.keys() - wanted.keys():
             self._dismiss(partition)
         for partition, position in sorted(wanted.items()):
@@ -103,8 +105,12 @@ class Crew:
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._leaving.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.error("processor failed", exc_info=error, extra=self._details | {"processor": task.get_name()})
+        details = self._details | {"processor": task.get_name()}
+        if task.cancelled():
+            if not self._is_aborted():  # as by a handler that lets its own task be cancelled after it has returned
+                _logger.error("processor was cancelled, and not by the worker", extra=details)
+        elif (error := task.exception()) is not None:
+            _logger.error("processor failed", exc_info=error, extra=details)
 
     def _tell(self, hook: str, partition: Partition) -> None:
         self._hooks.event(hook, **self._details, consumer=partition[0], partition=partition[1])

@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict
 from typing import Any, Final
 from uuid import UUID
 
+from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.store import EventStore
@@ -42,6 +42,7 @@ from pupsourcing_sa.worker._execution import Execution
 from pupsourcing_sa.worker._listener import Listener
 from pupsourcing_sa.worker._stable import StablePosition, is_set_within
 from pupsourcing_sa.worker._stall import StallWatch
+from pupsourcing_sa.worker._tasks import end, within
 
 __all__ = ["dispatch", "look", "pause_after"]
 
@@ -154,17 +155,15 @@ class _Dispatcher:
                 if (left := began + _LEAST_PAUSE - self._loop.time()) > 0:
                     await is_set_within(self._stopping, left)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
 
     async def _attempt(self) -> float:
         """Look, once; gives the pause after it."""
         is_asked_for = self._woken.is_set()
         self._woken.clear()
         try:
-            async with asyncio.timeout(self._config.heartbeat_timeout):  # a connection may be dead and nobody says so
-                has_news = await self._look()
+            # A connection may be dead and nobody says so.
+            has_news = await within(self._config.heartbeat_timeout, self._look())
         except Exception:
             self._failures += 1
             if self._failures == 1:  # once for each outage
@@ -192,6 +191,10 @@ class _Dispatcher:
         return has_news
 
     def _read(self, session: Session, _: Bind) -> tuple[int, int]:
+        if self._failures:  # the log may be locked, as by a migration, and a thread that waits for it cannot be ended
+            milliseconds = str(max(1, int(self._config.heartbeat_timeout * 500)))
+            connection = connection_of(session, self._store.tables.events)
+            connection.execute(select(func.set_config("lock_timeout", milliseconds, true())))
         position, head = _look(session, self._store)
         # The processors need not wait for the end of this transaction.
         self._loop.call_soon_threadsafe(self._stable.publish, position)
@@ -215,7 +218,7 @@ class _Dispatcher:
             return self._store.blocking_appends(session)
 
         appends = await self._execution("pupsourcing-dispatcher", work)
-        holders = [_shown(each) for each in appends if each.mark <= position]
+        holders = [each.shown() for each in appends if each.mark <= position]
         if not holders:  # it has ended in the meantime, as the next look will see
             return
         now = self._loop.time()
@@ -223,11 +226,6 @@ class _Dispatcher:
         _logger.warning("stable position stands still", extra=self._details | details)
         self._hooks.event("worker.stalled", **self._details, **details)
         self._stall.complained(now)
-
-
-def _shown(holder: BlockingAppend) -> dict[str, Any]:
-    """As logs want it: the age in seconds."""
-    return asdict(holder) | {"age": None if holder.age is None else holder.age.total_seconds()}
 
 
 def _look(session: Session, store: EventStore) -> tuple[int, int]:

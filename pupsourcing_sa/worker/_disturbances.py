@@ -6,6 +6,7 @@ come past SQLAlchemy, as an error of the driver or of the operating system, so t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Final
 
@@ -14,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pupsourcing_sa.store import _errors
 
-__all__ = ["is_connection_lost", "is_lost_race", "is_outage"]
+__all__ = ["is_cancellation", "is_connection_lost", "is_lost_race", "is_outage"]
 
 _DRIVERS: Final = frozenset({"psycopg", "psycopg2", "asyncpg"})
 
@@ -27,6 +28,11 @@ def is_lost_race(error: BaseException) -> bool:
 def is_outage(error: BaseException) -> bool:
     """Whether, or because, a connection was lost or could not be made."""
     return any((_errors.is_outage(each) and _is_ours(each)) or _is_bare_outage(each) for each in _causes(error))
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether, or because, a coroutine was cancelled."""
+    return any(isinstance(each, asyncio.CancelledError) for each in _causes(error))
 
 
 def is_connection_lost(connection: Connection) -> bool:

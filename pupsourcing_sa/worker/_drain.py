@@ -7,6 +7,7 @@ import asyncio
 from pupsourcing_sa.worker._dispatcher import look
 from pupsourcing_sa.worker._membership import Membership
 from pupsourcing_sa.worker._run import Run
+from pupsourcing_sa.worker._tasks import end
 
 __all__ = ["run_drain"]
 
@@ -32,17 +33,27 @@ async def _drain(run: Run, position: int) -> None:
             tasks.add(asyncio.create_task(processor.drain(position), name=processor.name))
     shutdown = asyncio.create_task(_shut_down(run, tasks), name="pupsourcing-shutdown")
     try:
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        failures = [error for task in tasks if (error := _failure(run, task)) is not None]
     finally:
         run.is_aborted.set()
-        for task in (shutdown, *tasks):
-            task.cancel()
-        await asyncio.gather(shutdown, *tasks, return_exceptions=True)
-    failures = [each for each in outcomes if each is not None and not isinstance(each, asyncio.CancelledError)]
+        await end({shutdown, *tasks})
     if len(failures) == 1:
         raise failures[0]
     if failures:
         raise BaseExceptionGroup("several consumers failed", failures)
+
+
+def _failure(run: Run, task: asyncio.Task[None]) -> BaseException | None:
+    """Why a processor has ended before it was done; ``None`` if it was done, or is not to be."""
+    if not task.cancelled():
+        return task.exception()
+    if run.is_aborted.is_set():
+        return None
+    return RuntimeError(
+        f"processor {task.get_name()!r} was cancelled before it was done, and not by the worker; look for a handler "
+        "that lets its own task be cancelled after it has returned"
+    )
 
 
 async def _shut_down(run: Run, tasks: set[asyncio.Task[None]]) -> None:

@@ -141,24 +141,27 @@ class Failures:
             error: what it was.
             is_isolated: the batch is suspected, and it had one event or is known to have come to its first only.
         """
-        if is_lost_race(error):
-            pause = self._delay(1)
-        else:
-            self._disturbances += 1
-            self._disturbed_events += isinstance(error, BatchDisturbed)
-            pause = min(self._delay(self._disturbances), _MOST_AFTER_OUTAGE)
-            if is_isolated and isinstance(error, BatchDisturbed) and self._disturbed_events >= _SHOWN:
-                # It may be an event with which the server crashes, for everybody: ever less often.
-                pause = max(pause, self._delay(self._disturbed_events - _SHOWN + 1))
-                await self._show(error, pause)
-            elif self._disturbances & (self._disturbances - 1) == 0:  # less and less often while it lasts
-                _logger.warning(
-                    "batch could not be run; will try again",
-                    exc_info=error.__cause__ if isinstance(error, BatchDisturbed) else error,
-                    extra=self._details | {"failures": self._disturbances, "retry_after": pause},
-                )
+        is_race = is_lost_race(error)
+        self._disturbances += 1
+        self._disturbed_events += isinstance(error, BatchDisturbed) and not is_race
+        pause = self._delay(1) if is_race else min(self._delay(self._disturbances), _MOST_AFTER_OUTAGE)
+        if is_isolated and isinstance(error, BatchDisturbed) and self._disturbed_events >= _SHOWN:
+            # It may be an event with which the server crashes, for everybody: ever less often.
+            pause = max(pause, self._delay(self._disturbed_events - _SHOWN + 1))
+            await self._show(error, pause)
+        elif self._is_worth_telling(is_race=is_race):
+            _logger.warning(
+                "batch could not be run; will try again",
+                exc_info=error.__cause__ if isinstance(error, BatchDisturbed) else error,
+                extra=self._details | {"failures": self._disturbances, "retry_after": pause},
+            )
         self._hooks.event("worker.batch_retried", **self._details, retry_after=pause)
         return pause
+
+    def _is_worth_telling(self, *, is_race: bool) -> bool:
+        """Less and less often while it lasts; a few lost races are nothing."""
+        number = self._disturbances
+        return number & (number - 1) == 0 and not (is_race and number <= _SUSPICIOUS)
 
     def undisturbed(self) -> None:
         """A batch came to its end, perhaps because somebody else is at work."""

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pupsourcing_sa.store._positions import BlockingAppend
-from pupsourcing_sa.worker._holders import LockHolder
+from pupsourcing_sa.store._positions import LockHolder
 from pupsourcing_sa.worker._status import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
 
 __all__ = [
@@ -180,7 +179,7 @@ def cause_of(failing: FailingEvent) -> str:
     return one_line(found, _LONGEST_ERROR)
 
 
-def describe_transaction(holder: BlockingAppend | LockHolder) -> str:
+def describe_transaction(holder: LockHolder) -> str:
     """Whose transaction it is, and what it does."""
     who = f"pid {holder.pid}" if holder.gid is None else f"prepared transaction {holder.gid!r}"
     if holder.application_name:
@@ -195,7 +194,7 @@ def describe_transaction(holder: BlockingAppend | LockHolder) -> str:
     return one_line(", ".join(facts))
 
 
-def how_to_end(holder: BlockingAppend | LockHolder) -> str:
+def how_to_end(holder: LockHolder) -> str:
     """The statement that ends it, to be executed by somebody who may."""
     if holder.gid is not None:
         return "COMMIT PREPARED or ROLLBACK PREPARED '{}'".format(holder.gid.replace("'", "''"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
@@ -15,6 +16,9 @@ from pupsourcing_sa.worker._execution import Work, is_coroutine_function, refuse
 __all__ = ["Greenlets"]
 
 _T = TypeVar("_T")
+
+#: How long an engine has for closing its connections.
+_CLOSING_SECONDS: Final = 1.0
 
 
 class Greenlets:
@@ -32,17 +36,42 @@ class Greenlets:
     async def close(self) -> None:
         binds = [self._factory.kw.get("bind"), *(self._factory.kw.get("binds") or {}).values()]
         for engine in {each for each in binds if isinstance(each, AsyncEngine)}:
-            await engine.dispose()
+            try:
+                await asyncio.wait_for(engine.dispose(), _CLOSING_SECONDS)
+            except TimeoutError:  # asyncpg says goodbye to a server, and waits for one that is not there any more
+                await engine.dispose(close=False)
 
 
 def _bound(session: AsyncSession, handler: Callable[[Any, Any], Any]) -> Callable[[Any], None]:
     if is_coroutine_function(handler):
 
         def call(argument: Any) -> None:
-            await_only(handler(session, argument))
+            with _cancellable():
+                await_only(handler(session, argument))
     else:
 
         def call(argument: Any) -> None:
-            refuse_awaitable(handler, handler(session.sync_session, argument))
+            with _cancellable():
+                refuse_awaitable(handler, handler(session.sync_session, argument))
 
     return call
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Let a handler that asks for the cancellation of its own task, and does not await afterwards, end with it.
+
+    It would come with the next thing that the worker awaits, and there it would be nobody's failure.
+    """
+    try:
+        yield
+    except (Exception, asyncio.CancelledError):  # and nothing that throws the greenlet away
+        _await_cancellation()
+        raise
+    _await_cancellation()
+
+
+def _await_cancellation() -> None:
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        await_only(asyncio.sleep(0))

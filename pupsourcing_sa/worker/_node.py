@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -16,6 +15,7 @@ from pupsourcing_sa.worker._membership import Membership
 from pupsourcing_sa.worker._plan import Partition
 from pupsourcing_sa.worker._run import Run
 from pupsourcing_sa.worker._stable import StablePosition, is_set_within
+from pupsourcing_sa.worker._tasks import end, within
 
 __all__ = ["run_node"]
 
@@ -23,7 +23,7 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 _T = TypeVar("_T")
 
 #: What is not done by then, others will do when the node has been silent for long enough.
-_LEAVING_SECONDS: Final = 2.0
+_LEAVING_SECONDS: Final = 1.5
 
 
 async def run_node(run: Run) -> None:
@@ -61,9 +61,10 @@ class _Node:
             lambda partition, stopping: run.processor(partition, stopping, worker_id=run.worker_id),
             stable,
             run.hooks,
+            run.is_aborted.is_set,
         )
         with run.announced():
-            crew.adjust(partitions)
+            crew.adjust(partitions, {})
             watch = dispatch(
                 run.lookout,
                 run.store,
@@ -82,10 +83,7 @@ class _Node:
                     await dispatcher  # why it ended
             finally:
                 run.is_aborted.set()
-                tasks = {dispatcher, *crew.tasks}
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await end({dispatcher, *crew.tasks})
 
     async def _start(self) -> tuple[int, dict[Partition, int]]:
         try:
@@ -100,7 +98,7 @@ class _Node:
     async def _follow(self, crew: Crew) -> None:
         """Run what is assigned, until the run is to end."""
         while not await is_set_within(self._run.stopping, self._membership.tick_interval):
-            known = crew.checkpoints()  # before the tick reads them: a batch that is committed meanwhile moves its own
+            known = crew.positions()  # before the tick reads them: a batch that is committed meanwhile moves its own
             partitions = await self._attempt(self._tick)
             if partitions is not None and not self._run.stopping.is_set():
                 crew.adjust(partitions, known)
@@ -130,11 +128,22 @@ class _Node:
         if crew.tasks:
             await run.roll_back(crew.tasks)
 
-    async def _attempt(self, work: Callable[[Session], _T], seconds: float = math.inf) -> _T | None:
-        """Coordinate; ``None`` if that is not possible now, or takes too long. The processors go on in the meantime."""
+    async def _attempt(self, work: Callable[[Session], _T], seconds: float | None = None) -> _T | None:
+        """Coordinate; ``None`` if that is not possible now, or takes too long. The processors go on in the meantime.
+
+        Args:
+            work: the transaction.
+            seconds: how long it may take; without it, until the run is to end, and a moment.
+        """
+        config = self._run.config
+        # A beat begins one interval after the last. Half of the time that is left then is for another one, over another
+        # connection.
+        patience = (config.heartbeat_timeout - config.heartbeat_interval) / 2
         try:
-            async with asyncio.timeout(min(seconds, self._run.config.heartbeat_timeout)):
-                result = await self._run.coordinate(work)
+            if seconds is None:
+                result = await within(patience, self._run.coordinate(work), self._run.stopping)
+            else:
+                result = await within(min(seconds, patience), self._run.coordinate(work))
         except Exception as error:
             if not self._failures:  # once for each outage
                 _logger.warning(

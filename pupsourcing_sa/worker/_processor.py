@@ -34,11 +34,13 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.consumer import Scope, Subscription
 from pupsourcing_sa.errors import PartitionParkedError
 from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.store._errors import is_privilege_missing
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker._backoff import limit_after
 from pupsourcing_sa.worker._batch import (
     Batch,
     BatchCommitted,
+    BatchDisturbed,
     BatchFailed,
     BatchStopped,
     Bind,
@@ -52,7 +54,7 @@ from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._disturbances import is_lost_race
 from pupsourcing_sa.worker._execution import Execution
 from pupsourcing_sa.worker._failures import Failures
-from pupsourcing_sa.worker._holders import Holders, LockWatch, is_privilege_missing
+from pupsourcing_sa.worker._holders import Holders, LockWatch
 from pupsourcing_sa.worker._progress import Patience, Progress
 from pupsourcing_sa.worker._stable import StablePosition, is_set_within
 
@@ -128,7 +130,7 @@ class Processor:
         self._may_end_holders = True
 
     @property
-    def checkpoint(self) -> int:
+    def position(self) -> int:
         """Where the checkpoint was after the last batch; -1 before the first."""
         return self._known.checkpoint
 
@@ -167,6 +169,7 @@ class Processor:
                 await self._park(committed)
                 return
             except Exception as error:
+                self._yield_to_others(error)
                 is_isolated = self._failures.suspects(error) and not self._narrow_down(error)
                 await self._pause(await self._failures.disturbed(error, is_isolated=is_isolated))
             else:
@@ -201,6 +204,7 @@ class Processor:
                 failure = committed
             except Exception as error:
                 if is_lost_race(error):
+                    self._yield_to_others(error)
                     await self._pause(await self._failures.disturbed(error))
                     continue
                 if isinstance(error, BatchFailed) and self._narrow_down(error):
@@ -242,6 +246,8 @@ class Processor:
         """Run batches up to a position, for a turn at the most; tell whether the checkpoint was ours to move."""
 
         def work(session: Session, bind: Bind) -> bool:
+            if self._stopping.is_set():  # while this was waiting for its turn
+                raise ShuttingDown
             turn_ends_at = self._clock() + _TURN_SECONDS
             while True:
                 with self._hooks.span("worker.batch", **self._details) as data, self._patience.batch() as progress:
@@ -282,7 +288,7 @@ class Processor:
             self._moved_at = self._clock()
         self._known = batch
         if batch.handled:
-            self._limit = self._batch_size
+            self._limit = min(2 * self._limit, self._batch_size)
             self._failures.passed(batch.failures)
 
     def _is_checkpoint_due(self, passed: int) -> bool:
@@ -312,14 +318,21 @@ class Processor:
                 extra=self._details,
             )
             return
-        for holder in (each.holder for each in held if each.is_ended):
-            who = {"pid": holder.pid, "application_name": holder.application_name}
+        if held is not None and held.is_ended:
+            who = {"pid": held.holder.pid, "application_name": held.holder.application_name}
             _logger.warning("ended the transaction of a dead node", extra=self._details | who)
-            self._hooks.event("worker.holder_ended", **self._details, pid=holder.pid)
-        for holder, seconds in self._lock_watch.overdue(held, self._clock()):
-            details = self._details | {"seconds": seconds} | holder.shown()
+            self._hooks.event("worker.holder_ended", **self._details, pid=held.holder.pid)
+            return
+        seconds = self._lock_watch.overdue(held.transaction if held else "", self._clock())
+        if seconds is not None:
+            details = self._details | {"seconds": seconds} | (held.holder.shown() if held else {})
             _logger.warning("another transaction has locked the checkpoint; waiting for its end", extra=details)
             self._hooks.event("worker.locked_out", **details)
+
+    def _yield_to_others(self, error: Exception) -> None:
+        """After a lost race, make the next batch smaller: it locks fewer rows, for less long."""
+        if isinstance(error, BatchDisturbed) and is_lost_race(error):
+            self._narrow_down(error)
 
     def _narrow_down(self, failure: BatchStopped) -> bool:
         """Make the next batch smaller; tell whether that says something new, or the failing event is isolated."""

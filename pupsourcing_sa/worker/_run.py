@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.store._errors import is_lock_timeout
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker._backoff import delay_after
@@ -28,6 +28,7 @@ from pupsourcing_sa.worker._execution import Execution
 from pupsourcing_sa.worker._plan import Partition
 from pupsourcing_sa.worker._processor import Processor
 from pupsourcing_sa.worker._stable import is_set_within
+from pupsourcing_sa.worker._tasks import end
 
 __all__ = ["Run"]
 
@@ -142,10 +143,7 @@ class Run:
                 )
                 await is_set_within(self.stopping, pause)
         finally:
-            stopped.cancel()
-            if task is not None and not task.done():
-                task.cancel()  # it may be waiting for a server that is not there
-                await asyncio.gather(task, return_exceptions=True)
+            await end({stopped} if task is None else {stopped, task})  # which may wait for a server that is not there
         return None
 
     def _pause_before_start(self, failures: int) -> float:
@@ -165,15 +163,10 @@ class Run:
 def _may_pass(error: BaseException) -> bool:
     """Whether it is worth while to try again."""
     # asyncpg raises the operating system's own errors when it cannot connect.
-    return is_outage(error) or is_lost_race(error) or _is_lock_timeout(error) or isinstance(error, OSError)
+    return is_outage(error) or is_lost_race(error) or is_lock_timeout(error) or isinstance(error, OSError)
 
 
 def _first_line(error: BaseException) -> str:
     """What a driver says of an error, with its type; the lines that follow say what could be done about it."""
     error = getattr(error, "orig", None) or error
     return "".join(traceback.format_exception_only(error)).partition("\n")[0]
-
-
-def _is_lock_timeout(error: BaseException) -> bool:
-    """Whether somebody, such as a migration, has locked a table for longer than we wait."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"

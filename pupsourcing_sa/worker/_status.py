@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Row
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.store._connection import SyncSession, connection_of
 from pupsourcing_sa.store._errors import translated
-from pupsourcing_sa.store._positions import BlockingAppend
+from pupsourcing_sa.store._positions import BlockingAppend, LockHolder
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker._config import WorkerConfig
-from pupsourcing_sa.worker._holders import LockHolder, holder_of
+from pupsourcing_sa.worker._holders import holder_of
 from pupsourcing_sa.worker._status_statements import StatusStatements
 
 if TYPE_CHECKING:
@@ -108,9 +108,10 @@ class PartitionStatus:
         is_lag_exact: whether that is all of them; otherwise there are so many at least.
         lag_seconds: age of the first of them, which is the time since its ``created_at``; 0 when there is none.
         failing: the event that it cannot get past; ``None`` when there is none.
-        locked_by: the transaction that keeps the node from it: one that has the checkpoint locked, the oldest if there
-            are several, and does not bear the name of the node that it is assigned to. ``None`` when there is none; a
-            node's own batch, which has the lock nearly all the time under load, is not shown.
+        locked_by: the transaction that keeps the node from it: it has the checkpoint locked, and does not bear the name
+            of the node that it is assigned to. ``None`` when there is none, and when several share the lock, or it was
+            taken under a savepoint that was released: PostgreSQL does not tell then who has it. A node's own batch,
+            which has the lock nearly all the time under load, is not shown.
         locked_seconds: for so long at the most; 0 when there is none. Where the age of the transaction may not be seen,
             it is for how long, at the most, events have been waiting for it.
     """
@@ -301,15 +302,12 @@ def _locked(connection: Connection, statements: StatusStatements) -> _Locks:
     if not found:
         return {}
     first = {_key(row) for row in found}
-    locks: _Locks = {}
-    for row in connection.execute(statements.locked):
-        if _key(row) in first:
-            locks.setdefault((row.consumer_name, row.partition), row)
-    return locks
+    rows = connection.execute(statements.locked)
+    return {(row.consumer_name, row.partition): row for row in rows if _key(row) in first}
 
 
 def _key(row: Row[Any]) -> tuple[Any, ...]:
-    return row.consumer_name, row.partition, row.locker, row.transaction
+    return row.consumer_name, row.partition, row.transaction
 
 
 def _locked_seconds(age: timedelta | None, unmoved: float, waiting: float) -> float:

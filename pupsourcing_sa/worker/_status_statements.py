@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from pupsourcing_sa.store._log import constant, parameter, sequence_of
 from pupsourcing_sa.tables import EventTables, WorkerTables
-from pupsourcing_sa.worker._holder_statements import HolderStatements, is_named_like
+from pupsourcing_sa.worker._holder_statements import holders, is_named_like
 
 __all__ = ["StatusStatements"]
 
@@ -82,14 +82,13 @@ class StatusStatements:
         Also for how long the checkpoint has not moved: it has not been locked for longer. Each row that is given ends
         what this transaction has seen of other backends, so that executed again it sees them anew.
         """
-        holders = HolderStatements(self._tables).holders()
-        held, a = holders.selected_columns, self._tables.consumer_assignments.c
+        held = holders(self._tables)
+        c, a = held.selected_columns, self._tables.consumer_assignments.c
         is_owner = exists().where(
-            a.consumer_name == held.consumer_name, a.partition == held.partition, is_named_like(a.worker_id)
+            a.consumer_name == c.consumer_name, a.partition == c.partition, is_named_like(a.worker_id)
         )
-        return holders.add_columns(
-            _age(held.updated_at).label("unmoved"), func.pg_stat_clear_snapshot().label("cleared")
-        ).where(~is_owner)
+        unmoved, cleared = _age(c.updated_at).label("unmoved"), func.pg_stat_clear_snapshot().label("cleared")
+        return held.add_columns(unmoved, cleared).where(~is_owner)
 
     @cached_property
     def partitions(self) -> Select[Any]:
@@ -134,7 +133,7 @@ class StatusStatements:
                 c.parked_at,
             )
             .select_from(assignments.join(checkpoints, is_same, full=True))
-            .cte("partitions")
+            .cte("pupsourcing_partitions")
         )
 
     @cached_property
@@ -142,7 +141,7 @@ class StatusStatements:
         """For each position that a checkpoint has: the events above it, and the age of the first of them."""
         position = self._partition.c.position
         following = func.lead(position, constant(1), _ABOVE_ALL).over(order_by=position)
-        reached = select(position, following.label("following")).group_by(position).cte("reached")
+        reached = select(position, following.label("following")).group_by(position).cte("pupsourcing_reached")
         c = self._events.c
         # Unordered: the plan is a bitmap until the table has been analyzed, which would be read beyond the limit.
         between = (
@@ -157,7 +156,7 @@ class StatusStatements:
             reached.c.position,
             cast(func.sum(counted).over(order_by=reached.c.position.desc()), BigInteger).label("lag_events"),
             self._age_of_first(reached.c.position, correlate=reached).label("lag_seconds"),
-        ).cte("lag")
+        ).cte("pupsourcing_lag")
 
     def _age_of_first(self, after: ColumnElement[Any], *, correlate: CTE | None = None) -> ColumnElement[Any]:
         c = self._events.c

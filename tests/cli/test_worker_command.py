@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pupsourcing_sa import AnyVersion, EventStore, WorkerTables
 from tests.fix_command import COMMAND, Command
 from tests.fix_distribution import write_distribution
 from tests.fix_store import make_event, make_tables
+from tests.waiting import wait_until
 
 APPLICATION = """
 import os
@@ -89,13 +89,6 @@ def start(database: Engine, tmp_path: Path) -> Iterator[Start]:
         process.wait()
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("target", ["myapp.jobs:worker", "myapp.jobs:make"])
 def test_an_instance_or_a_factory(command: Command, database: Engine, store: EventStore, target: str):
     append(database, store)
@@ -109,7 +102,7 @@ def test_it_runs_until_a_signal(database: Engine, store: EventStore, start: Star
     process = start("myapp.jobs:worker", "--quiet")
     for expected in ([1], [1, 2]):
         append(database, store)
-        wait_until(lambda expected=expected: seen(database) == expected, "the worker did not see it")
+        wait_until(lambda expected=expected: seen(database) == expected)
     process.send_signal(number)
     assert process.wait(timeout=30) == 0
 
@@ -290,7 +283,7 @@ def hang(database: Engine, store: EventStore, start: Start, tmp_path: Path) -> S
 
     def hang(handler: str, *arguments: str) -> subprocess.Popen[bytes]:
         process = start(f"hanging:{handler}", *arguments)
-        wait_until((tmp_path / "entered").exists, "the handler was not called")
+        wait_until((tmp_path / "entered").exists)
         return process
 
     return hang
@@ -311,12 +304,13 @@ def test_a_handler_that_hangs_does_not_keep_the_process(database: Engine, hang: 
 def test_a_second_signal_ends_the_process_at_once(database: Engine, hang: Start, handler: str):
     process = hang(handler, "--shutdown-timeout", "600")
     process.terminate()
-    # Two that come together are one; there is nothing to see from outside of the first one's having been taken.
-    deadline = time.monotonic() + 10
-    while process.poll() is None:
-        assert time.monotonic() < deadline
+
+    def has_ended() -> bool:
+        # Two that come together are one; there is nothing to see from outside of the first one's having been taken.
         process.terminate()
-        time.sleep(0.05)
+        return process.poll() is not None
+
+    wait_until(has_ended, seconds=10)
     assert process.returncode == -signal.SIGTERM
     assert seen(database) == []
 

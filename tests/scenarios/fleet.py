@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from tests.scenarios.application import VARIABLE, Follows, NodeSettings
+from tests.waiting import wait_until
 
 __all__ = ["QUICK", "Fleet", "Node"]
 
@@ -32,7 +32,6 @@ QUICK: Final = {
 
 _ROOT: Final = Path(__file__).parents[2]
 _DEADLINE_SECONDS: Final = 60.0  # only a failure gets there
-_POLL_SECONDS: Final = 0.01
 
 
 class Node:
@@ -127,13 +126,18 @@ class Fleet:
 
     def wait_until(self, is_so: Callable[[], Any], what: str) -> None:
         """Wait for a condition, and complain at once of a node that has ended without having been asked to."""
-        deadline = time.monotonic() + _DEADLINE_SECONDS
-        while not is_so():
-            for node in self._nodes:
-                if node.is_expected_to_live and node.status is not None:
-                    raise AssertionError(f"{node.name} has ended with status {node.status}")
-            assert time.monotonic() < deadline, f"never seen: {what}"
-            time.sleep(_POLL_SECONDS)
+
+        def is_so_yet() -> Any:
+            found = is_so()
+            ended = [each for each in self._nodes if each.is_expected_to_live and each.status is not None]
+            assert found or not ended, f"{ended[0].name} has ended with status {ended[0].status}"
+            return found
+
+        try:
+            wait_until(is_so_yet, seconds=_DEADLINE_SECONDS)
+        except AssertionError as error:
+            error.add_note(f"never seen: {what}")
+            raise
 
     def wait_for_end(self, *nodes: Node) -> None:
         self.wait_until(

@@ -4,52 +4,93 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
 from tests.fix_worker import INSERT, Fleet, Recorder
 
 
-async def cancel_own_task() -> None:
+def own_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None
-    task.cancel()
+    return task
+
+
+async def and_awaits() -> None:
+    own_task().cancel()
     await asyncio.sleep(0)
 
 
+async def and_returns() -> None:
+    own_task().cancel()
+
+
+async def and_fails() -> None:
+    own_task().cancel()
+    raise ZeroDivisionError
+
+
+async def after_it_has_returned() -> None:
+    asyncio.get_running_loop().call_soon(own_task().cancel)
+
+
+def cancelling(cancel: Callable[[], Awaitable[None]]) -> Any:
+    """A consumer that does it at the last of three events."""
+
+    @consumer("cancelling", max_attempts=2)
+    async def handle(session: AsyncSession, event: PersistedEvent) -> None:
+        await session.execute(INSERT, {"consumer": "cancelling", "position": event.global_position})
+        if event.global_position == 3:
+            await cancel()
+
+    return handle
+
+
 @consumer("cancelling", max_attempts=2)
-async def cancel(session: AsyncSession, event: PersistedEvent) -> None:
-    await session.execute(INSERT, {"consumer": "cancelling", "position": event.global_position})
+def by_a_function(session: Session, event: PersistedEvent) -> None:
+    session.execute(INSERT, {"consumer": "cancelling", "position": event.global_position})
     if event.global_position == 3:
-        await cancel_own_task()
+        own_task().cancel()
 
 
-def test_a_handler_that_cancels_its_own_task_has_failed(async_fleet: Fleet):
+every_handler = pytest.mark.parametrize(
+    "handler",
+    [*map(cancelling, (and_awaits, and_returns, and_fails)), by_a_function],
+    ids=["and awaits", "and returns", "and fails", "in a function"],
+)
+
+
+@every_handler
+def test_a_handler_that_cancels_its_own_task_has_failed(async_fleet: Fleet, handler: Any):
     fleet, recorder = async_fleet, Recorder()
-    fleet.append(5)
-    fleet.start(fleet.worker(cancel, fleet.see("other"), telemetry=recorder))
+    fleet.append(3)
+    fleet.start(fleet.worker(handler, fleet.see("other"), telemetry=recorder))
     fleet.wait(lambda: fleet.attempts("cancelling") == 2)
     fleet.append()
-    fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4, 5, 6])
+    fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4])
     found = fleet.checkpoint("cancelling")
     assert (found.last_position, found.failed_position, found.parked_at is None) == (2, 3, False)
     assert "CancelledError" in found.error
     assert [each["attempts"] for each in recorder.named("worker.event_failed")] == [1]
 
 
-def test_nothing_is_left_of_it_for_the_next_attempt(async_fleet: Fleet):
+@pytest.mark.parametrize("cancel", [and_awaits, and_returns, and_fails], ids=lambda cancel: cancel.__name__)
+def test_nothing_is_left_of_it_for_the_next_attempt(async_fleet: Fleet, cancel: Callable[[], Awaitable[None]]):
     """Task groups and timeouts of a task that still counts as cancelled may end in the wrong error."""
     requests: list[int] = []
 
     @consumer("cancelling")
     async def handle(session: AsyncSession, event: PersistedEvent) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        requests.append(task.cancelling())
+        requests.append(own_task().cancelling())
         if len(requests) == 1:
-            await cancel_own_task()
+            await cancel()
 
     async_fleet.append()
     async_fleet.start(async_fleet.worker(handle))
@@ -57,16 +98,45 @@ def test_nothing_is_left_of_it_for_the_next_attempt(async_fleet: Fleet):
     assert requests == [0, 0]
 
 
-def test_a_drain_raises_it(async_fleet: Fleet):
-    async_fleet.append(5)
+@every_handler
+def test_a_drain_raises_it(async_fleet: Fleet, handler: Any):
+    async_fleet.append(3)
     with pytest.raises(RuntimeError, match="the handler of consumer 'cancelling' was cancelled") as caught:
-        async_fleet.worker(cancel).drain()
+        async_fleet.worker(handler).drain()
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
     assert async_fleet.seen("cancelling") == [1, 2]
     assert async_fleet.attempts("cancelling") == 0
 
 
-def test_one_that_the_worker_cancels_has_not(async_fleet: Fleet, caplog: pytest.LogCaptureFixture):
+def test_a_processor_that_is_cancelled_later_is_told_of_and_replaced(
+    async_fleet: Fleet, caplog: pytest.LogCaptureFixture
+):
+    """Nobody knows by which event."""
+
+    def told() -> list[logging.LogRecord]:
+        return [each for each in caplog.records if each.message == "processor was cancelled, and not by the worker"]
+
+    fleet = async_fleet
+    fleet.append(3)
+    fleet.start(fleet.worker(cancelling(after_it_has_returned)))
+    fleet.wait(lambda: len(told()) >= 2)
+    assert {(each.levelno, each.processor) for each in told()} == {(logging.ERROR, "pupsourcing-cancelling-0")}
+    assert fleet.seen("cancelling") == []
+    assert fleet.attempts("cancelling") == 0
+
+
+def test_a_drain_does_not_hide_it(async_fleet: Fleet):
+    async_fleet.append(3)
+    with pytest.raises(RuntimeError, match="processor 'pupsourcing-cancelling-0' was cancelled before it was done"):
+        async_fleet.worker(cancelling(after_it_has_returned)).drain()
+    assert async_fleet.seen("cancelling") == []
+
+
+@pytest.mark.parametrize("drain", [False, True], ids=["run", "drain"])
+@pytest.mark.parametrize("is_caught", [False, True], ids=["in the handler", "caught by the handler"])
+def test_one_that_the_worker_cancels_has_not(
+    async_fleet: Fleet, caplog: pytest.LogCaptureFixture, is_caught: bool, drain: bool
+):
     fleet, recorder = async_fleet, Recorder()
     is_in_batch: list[bool] = []
 
@@ -74,11 +144,12 @@ def test_one_that_the_worker_cancels_has_not(async_fleet: Fleet, caplog: pytest.
     async def linger(session: AsyncSession, event: PersistedEvent) -> None:
         await session.execute(INSERT, {"consumer": "lingering", "position": event.global_position})
         is_in_batch.append(True)
-        await asyncio.Event().wait()
+        with suppress(asyncio.CancelledError) if is_caught else nullcontext():
+            await asyncio.Event().wait()
 
     fleet.append(2)
     worker = fleet.worker(linger, telemetry=recorder, shutdown_timeout=0.01)
-    thread = fleet.start(worker)
+    thread = fleet.run(worker.drain) if drain else fleet.start(worker)
     fleet.wait(lambda: bool(is_in_batch))
     worker.stop()
     thread.join()
@@ -88,3 +159,32 @@ def test_one_that_the_worker_cancels_has_not(async_fleet: Fleet, caplog: pytest.
     assert recorder.named("worker.event_failed") == recorder.named("worker.batch_retried") == []
     errors = {each.message for each in caplog.records if each.levelno >= logging.ERROR}
     assert errors == {"batches did not finish in time; rolling them back"}
+
+
+def by_timeout(session: AsyncSession) -> Awaitable[Any]:
+    return asyncio.wait_for(session.execute(text("SELECT pg_sleep(60)")), 0.05)
+
+
+async def by_a_timeout_around_it(session: AsyncSession) -> None:
+    async with asyncio.timeout(0.05):
+        await session.execute(text("SELECT pg_sleep(60)"))
+
+
+@pytest.mark.parametrize("wait", [by_timeout, by_a_timeout_around_it])
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_time_limit_of_the_handler_is_its_failure(
+    engine: Engine, driver: str, wait: Callable[[AsyncSession], Awaitable[Any]]
+):
+    """Although SQLAlchemy throws the connection away, as it does with one that was lost."""
+
+    @consumer("slow", max_attempts=2)
+    async def handle(session: AsyncSession, event: PersistedEvent) -> None:
+        await wait(session)
+
+    fleet = Fleet(engine, is_async=True, driver=driver)
+    fleet.append()
+    fleet.start(fleet.worker(handle))
+    fleet.wait(lambda: fleet.checkpoint("slow") is not None and fleet.checkpoint("slow").parked_at is not None)
+    fleet.stop()
+    assert fleet.attempts("slow") == 2
+    assert "TimeoutError" in fleet.checkpoint("slow").error

@@ -116,24 +116,42 @@ class TestMove:
         assert checkpoint.read(session) == 0
 
 
+@pytest.mark.parametrize("may_have_crashed", [False, True])
 class TestIsCommitted:
-    def test_as_it_is(self, checkpoint: Checkpoint, session: Session, other: Session):
+    def test_as_it_is(self, checkpoint: Checkpoint, session: Session, other: Session, may_have_crashed: bool):
+        def is_committed() -> bool:
+            assert found is not None
+            return checkpoint.is_committed(other, found.transaction, may_have_crashed=may_have_crashed)
+
         found = checkpoint.lock(session)
-        assert found is not None
-        assert not checkpoint.is_committed(other, found.transaction)
+        assert not is_committed()
         session.commit()
-        assert checkpoint.is_committed(other, found.transaction)
+        assert is_committed()
         found = checkpoint.lock(session)
-        assert found is not None
         session.rollback()
-        assert not checkpoint.is_committed(other, found.transaction)
+        assert not is_committed()
 
-    def test_one_that_is_forgotten(self, checkpoint: Checkpoint, session: Session):
-        assert not checkpoint.is_committed(session, 0)
+    def test_one_that_is_forgotten(self, checkpoint: Checkpoint, session: Session, may_have_crashed: bool):
+        assert not checkpoint.is_committed(session, 0, may_have_crashed=may_have_crashed)
 
-    def test_one_of_another_server(self, checkpoint: Checkpoint, session: Session):
+    def test_one_that_did_not_lock_it(
+        self, checkpoint: Checkpoint, session: Session, other: Session, may_have_crashed: bool
+    ):
+        """As one that was given the id of a transaction that a crash has undone."""
+        checkpoint.lock(session)
+        session.commit()
+        transaction = other.scalars(select(func.txid_current())).one()
+        other.commit()
+        is_committed = checkpoint.is_committed(session, transaction, may_have_crashed=may_have_crashed)
+        assert is_committed is not may_have_crashed
+
+    def test_one_of_another_server(self, checkpoint: Checkpoint, session: Session, may_have_crashed: bool):
+        never = 2**60 + 3  # 3 is the first that there is, in each epoch
+        if may_have_crashed:
+            assert not checkpoint.is_committed(session, never, may_have_crashed=True)
+            return
         with pytest.raises(DBAPIError) as caught:
-            checkpoint.is_committed(session, 2**60 + 3)  # 3 is the first that there is, in each epoch
+            checkpoint.is_committed(session, never, may_have_crashed=False)
         assert getattr(caught.value.orig, "sqlstate", None) == "22023"
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from pupsourcing_sa.store._positions import BlockingAppend
+from pupsourcing_sa.store._positions import BlockingAppend, LockHolder
 from pupsourcing_sa.worker._findings import (
     Finding,
     StatusLimits,
@@ -21,7 +21,6 @@ from pupsourcing_sa.worker._findings import (
     diagnose,
     how_to_end,
 )
-from pupsourcing_sa.worker._holders import LockHolder
 from pupsourcing_sa.worker._status import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -38,7 +37,9 @@ FAILING = FailingEvent(
     LONG_AGO,
     None,
 )
-HOLDER = BlockingAppend(5, 4711, None, "app", "shop", "idle in transaction", timedelta(seconds=75), "INSERT  INTO\nx")
+HOLDER = BlockingAppend(
+    4711, None, "app", "shop", "idle in transaction", timedelta(seconds=75), "INSERT  INTO\nx", mark=5
+)
 PSQL = LockHolder(4712, None, "app", "psql", "idle in transaction", timedelta(seconds=75), "update  x")
 LOCKED = replace(WELL, locked_by=PSQL, locked_seconds=65.0)
 
@@ -147,13 +148,13 @@ class TestDiagnosis:
         ]
 
     @pytest.mark.parametrize("holder", [HOLDER, PSQL])
-    def test_a_prepared_transaction_is_ended_by_its_id(self, holder: BlockingAppend | LockHolder):
+    def test_a_prepared_transaction_is_ended_by_its_id(self, holder: LockHolder):
         prepared = replace(holder, pid=None, gid="it's", state="prepared", application_name=None, query=None)
         assert describe_transaction(prepared) == 'prepared transaction "it\'s", role app, prepared 75 s ago'
         assert how_to_end(prepared) == "COMMIT PREPARED or ROLLBACK PREPARED 'it''s'"
 
     def test_a_role_that_may_not_see_whose_transaction_it_is(self):
-        hidden = BlockingAppend(5, 4711, None, None, None, None, None, None)
+        hidden = LockHolder(4711, None, None, None, None, None, None)
         assert describe_transaction(hidden) == "pid 4711"
 
     def test_an_event_that_is_not_known(self):

@@ -16,8 +16,9 @@ from pupsourcing_sa.telemetry import NO_TELEMETRY
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker._listener import Listener, _Handover
 from pupsourcing_sa.worker._notifications import UnsupportedDriverError, open_notifications
-from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout, wait_until
+from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout
 from tests.fix_store import make_tables
+from tests.waiting import wait_until
 
 #: Nothing that happens within a test's deadline happens by polling.
 NEVER = {"poll_interval": 600.0, "max_poll_interval": 600.0, "reconcile_interval": 600.0}

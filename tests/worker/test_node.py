@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
 from tests.fix_network import Proxy, worker_with
+from tests.fix_store import wait_until_blocked
 from tests.fix_worker import INSERT, Fleet, Recorder
 
 
@@ -80,21 +83,21 @@ class TestMovedBack:
 class Lingering:
     """A consumer whose handler does not return before it may."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, name: str = "all") -> None:
         self.is_begun, self.may_end = threading.Event(), threading.Event()
 
-        @consumer("all")
+        @consumer(name)
         def linger(session: Session, event: PersistedEvent) -> None:
             self.is_begun.set()
             assert self.may_end.wait(60)
-            session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+            session.execute(INSERT, {"consumer": name, "position": event.global_position})
 
-        @consumer("all")
+        @consumer(name)
         async def linger_async(session: AsyncSession, event: PersistedEvent) -> None:
             self.is_begun.set()
             while not self.may_end.is_set():
                 await asyncio.sleep(0.005)
-            await session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+            await session.execute(INSERT, {"consumer": name, "position": event.global_position})
 
         self.consumer: Any = linger_async if fleet.is_async else linger
 
@@ -104,6 +107,36 @@ def lingering(fleet: Fleet):
     lingering = Lingering(fleet)
     yield lingering
     lingering.may_end.set()
+
+
+def test_a_read_model_that_is_built_again_during_a_batch_has_each_event_once(fleet: Fleet):
+    """By the statements of ``docs/howto/consume.md``, in their order."""
+    page = Path(__file__).parents[2] / "docs" / "howto" / "consume.md"
+    (recipe,) = re.findall(r"^```sql\n(BEGIN;\n.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    fleet.query("CREATE VIEW balances AS SELECT * FROM seen WHERE consumer = 'balances'", commit=True)
+    lingering = Lingering(fleet, "balances")
+    lingering.may_end.set()
+    fleet.append(2)
+    fleet.start(fleet.worker(lingering.consumer))
+    fleet.wait(lambda: fleet.seen("balances") == [1, 2])
+    lingering.is_begun.clear()
+    lingering.may_end.clear()
+    try:
+        fleet.append(3)
+        assert lingering.is_begun.wait(20)
+        with fleet.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            pid = connection.scalar(text("SELECT pg_backend_pid()"))
+            assert pid is not None
+            somebody = fleet.run(lambda: connection.exec_driver_sql(recipe))
+            wait_until_blocked(fleet.engine, pid)
+            lingering.may_end.set()
+            somebody.join(20)
+            assert not somebody.is_alive()
+    finally:
+        lingering.may_end.set()
+    fleet.append()
+    fleet.wait(lambda: 6 in fleet.seen("balances"))
+    assert fleet.seen("balances") == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_node_that_waits_for_its_last_batch_stays_alive(fleet: Fleet, lingering: Lingering):
@@ -127,24 +160,72 @@ def test_a_node_that_waits_for_its_last_batch_stays_alive(fleet: Fleet, lingerin
     assert fleet.query("SELECT * FROM worker_nodes") == []
 
 
-def test_a_heartbeat_that_is_never_answered_does_not_stop_the_heart(every_fleet: Fleet, engine: Engine):
-    fleet = every_fleet
+def engine_of(fleet: Fleet, there: Engine) -> Engine:
+    """Of the fleet's last worker, which has been made for that one."""
+    return fleet._async_engines[-1].sync_engine if fleet.is_async else there
+
+
+def test_a_heartbeat_that_is_never_answered_leaves_time_for_another(every_fleet: Fleet, engine: Engine):
+    """Before another node takes this one for dead."""
+    fleet, recorder = every_fleet, Recorder()
+    times = {"heartbeat_interval": 0.2, "heartbeat_timeout": 4.0}
+    other = fleet.worker(fleet.see("all"), telemetry=recorder, **times)
     with Proxy(engine) as proxy:
         there = create_engine(proxy.url)
-        worker = worker_with(fleet, there, fleet.see("all"), heartbeat_interval=0.05, heartbeat_timeout=0.3)
+        worker = worker_with(fleet, there, fleet.see("all"), **times)
         forgotten: list[int] = []
 
         def forget(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
             if statement.startswith("UPDATE worker_nodes") and not forgotten:
                 forgotten.append(proxy.forget())
 
-        event.listen(fleet._async_engines[-1].sync_engine if fleet.is_async else there, "before_cursor_execute", forget)
+        event.listen(engine_of(fleet, there), "before_cursor_execute", forget)
+        fleet.start(other)
         thread = fleet.start(worker)
         fleet.wait(lambda: forgotten != [])
         (now,) = fleet.query("SELECT clock_timestamp()")[0]
-        fleet.wait(lambda: fleet.query("SELECT * FROM worker_nodes WHERE heartbeat_at > :now", now=now) != [])
+        beaten = "SELECT * FROM worker_nodes WHERE worker_id = :id AND heartbeat_at > :now"
+        fleet.wait(lambda: fleet.query(beaten, id=worker.id, now=now) != [])
+        assert recorder.named("worker.node_removed") == []
         worker.stop()
         thread.join(20)
+        assert not thread.is_alive()
+    fleet.stop()
+    there.dispose()
+
+
+def test_a_node_whose_server_does_not_answer_any_more_ends(every_fleet: Fleet, engine: Engine):
+    """Although drivers wait for the end of a query that they are to end, and do so for each of them."""
+    fleet, is_in_query, is_in_tick = every_fleet, threading.Event(), threading.Event()
+    lock = text("SELECT pg_advisory_xact_lock(1)")
+
+    @consumer("all")
+    def wait(session: Session, event: PersistedEvent) -> None:
+        session.execute(lock)
+
+    @consumer("all")
+    async def wait_async(session: AsyncSession, event: PersistedEvent) -> None:
+        await session.execute(lock)
+
+    fleet.append()
+    with engine.connect() as holder, Proxy(engine) as proxy:
+        holder.execute(lock)
+        there = create_engine(proxy.url)
+        handler = wait_async if fleet.is_async else wait
+        worker = worker_with(fleet, there, handler, shutdown_timeout=0.1, heartbeat_timeout=60.0)
+
+        def go_dark(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            if is_in_query.is_set() and not is_in_tick.is_set() and "FROM consumer_assignments" in statement:
+                proxy.go_dark()
+                is_in_tick.set()
+
+        event.listen(engine_of(fleet, there), "before_cursor_execute", go_dark)
+        thread = fleet.start(worker)
+        fleet.wait(lambda: fleet.query("SELECT * FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") != [])
+        is_in_query.set()
+        assert is_in_tick.wait(20)
+        worker.stop()
+        thread.join(10)  # half of it when the machine has nothing else to do; two of psycopg's waits take longer
         assert not thread.is_alive()
     fleet.stop()
     there.dispose()

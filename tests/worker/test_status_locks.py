@@ -156,7 +156,7 @@ def between_statements(engine: Engine, call: Callable[[str], None]) -> Iterator[
 
 
 def asks_for_locks(statement: str) -> bool:
-    return "pg_locks" in statement and "held" in statement
+    return "pupsourcing_locks" in statement
 
 
 class TestAtTheSameTime:
@@ -255,7 +255,7 @@ STRICT = StatusLimits(max_lock_seconds=1e-9)
 
 
 def test_a_log_under_load_is_well_whenever_it_is_looked_at(fleet: Fleet):
-    """A writer and a worker, and a partition that nobody runs, locked under a savepoint, whose holder is a guess."""
+    """A writer and a worker, and a partition that nobody runs, which is locked."""
     fleet.start(fleet.worker(fleet.see("a"), fleet.see("p", partitions=2), batch_size=3))
     fleet.wait(lambda: fleet.checkpoint("p") is not None)
     fleet.query("INSERT INTO consumer_checkpoints (consumer_name, partition) VALUES ('b', 0)", commit=True)
@@ -267,9 +267,8 @@ def test_a_log_under_load_is_well_whenever_it_is_looked_at(fleet: Fleet):
     others, locked, looks = [], 0, 0
     writer = fleet.run(write)
     with fleet.engine.connect() as connection:
-        with connection.begin_nested():
-            connection.execute(text("UPDATE consumer_checkpoints SET attempts = 0 WHERE consumer_name = 'b'"))
-        while writer.is_alive() or len(fleet.seen("a")) < 500:
+        connection.execute(text("UPDATE consumer_checkpoints SET attempts = 0 WHERE consumer_name = 'b'"))
+        while writer.is_alive() or len(fleet.seen("a")) < 500 or looks <= 10:
             with Session(fleet.engine) as session:
                 status = read_status(session, fleet.store, fleet.tables)
             looks += 1
@@ -279,4 +278,4 @@ def test_a_log_under_load_is_well_whenever_it_is_looked_at(fleet: Fleet):
                     others += [finding] if "consumer 'b'" not in finding.message else []
     writer.join()
     assert others == []
-    assert locked == looks > 10
+    assert locked == looks

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Engine, Select, create_engine, insert, text
 from sqlalchemy.dialects import postgresql
 
 from pupsourcing_sa import EventTables, WorkerTables
+from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._holders import Holders
 from pupsourcing_sa.worker._status_statements import StatusStatements
 from tests.fix_postgres import new_database
 
@@ -85,3 +87,24 @@ def test_the_head_and_what_waits(big_log: Engine):
     with big_log.connect() as connection:
         found = scans(connection, STATEMENTS.log, stable=50_000)
     assert found == [("events_pkey", 1)] * 2
+
+
+#: From here on a server with LLVM compiles a statement before it executes it, which takes half a second: the default.
+JIT_ABOVE_COST = 100_000
+HOLDERS = Holders(Checkpoint(TABLES, "c", 1))
+ASKED = {
+    "nodes": STATEMENTS.nodes,
+    "log": STATEMENTS.log.params(stable=0),
+    "partitions": STATEMENTS.partitions.params(most=100_001),
+    "locked": STATEMENTS.locked,
+    "look": HOLDERS._look,
+    "end": HOLDERS._end,
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_no_statement_looks_so_expensive_that_it_is_compiled(big_log: Engine, name: str):
+    sql = ASKED[name].compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    with big_log.connect() as connection:
+        (plan,) = connection.execute(text(f"EXPLAIN (FORMAT JSON) {sql}")).scalar_one()
+    assert plan["Plan"]["Total Cost"] < JIT_ABOVE_COST

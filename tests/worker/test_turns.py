@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import PersistedEvent, consumer
@@ -63,3 +64,31 @@ def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, 
     spans = [(each["events"], each["position"]) for each in recorder.named("worker.batch")]
     assert spans == [(0, 10), (0, 20), (0, 30), (1, 38)]
     assert fleet.seen("rare") == [35]
+
+
+def test_who_waits_for_a_turn_begins_nothing_after_a_stop(fleet: Fleet):
+    names, recorder, begun = [f"c{number}" for number in range(5)], Recorder(), []
+
+    def is_stopped() -> bool:
+        return len(recorder.named("worker.revoked")) == len(names)
+
+    def make(name: str) -> Any:
+        @consumer(name)
+        def handle(session: Session, event: PersistedEvent) -> None:
+            begun.append(name)
+            worker.stop()
+            fleet.wait(is_stopped)
+
+        @consumer(name)
+        async def handle_async(session: AsyncSession, event: PersistedEvent) -> None:
+            begun.append(name)
+            worker.stop()
+            while not is_stopped():
+                await asyncio.sleep(0.01)
+
+        return handle_async if fleet.is_async else handle
+
+    fleet.append()
+    worker = fleet.worker(*map(make, names), concurrency=1, telemetry=recorder)
+    worker.run()
+    assert len(begun) == 1

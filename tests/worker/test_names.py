@@ -1,0 +1,42 @@
+"""Tables may be called what statements call something of their own."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine, MetaData
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import AnyVersion, EventStore, EventTables, NoStream, WorkerTables, consumer
+from pupsourcing_sa.worker import Worker, read_status
+from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._holders import Holders
+from tests.fix_store import make_event
+
+STORE, WORKER = ("events", "aggregate_heads"), ("worker_nodes", "consumer_assignments", "consumer_checkpoints")
+
+
+@pytest.mark.parametrize("argument", STORE + WORKER)
+@pytest.mark.parametrize("name", ["held", "issued", "lag", "locks", "mark", "own", "page", "partitions", "wanted"])
+def test_a_table_called(engine: Engine, argument: str, name: str):
+    metadata = MetaData()
+    events = EventTables(metadata, **{each: name for each in STORE if each == argument})
+    tables = WorkerTables(metadata, **{each: name for each in WORKER if each == argument})
+    metadata.create_all(engine)
+    store, seen = EventStore(events), []
+
+    @consumer("all")
+    def see(session: Session, event: object) -> None:
+        seen.append(event)
+
+    with Session(engine) as session:
+        store.append(session, NoStream(), [make_event("u1"), make_event("u1")])
+        store.append_many(session, [(NoStream(), [make_event("u2")]), (AnyVersion(), [make_event("u1")])])
+        session.commit()
+        assert len(store.read_events(session, aggregate_types={"User"})) == 4
+        assert len(store.read_aggregate_stream(session, "User", "u1")) == 3
+    Worker(sessionmaker(engine), store, [see], tables=tables).drain()
+    assert len(seen) == 4
+    with Session(engine) as session:
+        ((partition,),) = (each.partitions for each in read_status(session, store, tables).consumers)
+        assert (partition.position, partition.lag_events, partition.locked_by) == (4, 0, None)
+        assert Holders(Checkpoint(tables, "all", 0)).look(session, is_ending=True) is None
