@@ -71,8 +71,9 @@ def test_lag_is_counted_by_the_primary_key_and_each_event_once(big_log: Engine):
     with big_log.connect() as connection:
         found = scans(connection, STATEMENTS.partitions, most=100_001)
     assert {kind for kind, _ in found} == {"events_pkey"}
-    # Counted, the first one of each, and those that fail; counting for each partition anew would be 780.
-    assert 39 < sum(rows for _, rows in found) <= 39 + 39 + 40
+    # Counted, the first one of each, and those that fail; counting for each partition anew would be 780. A LIMIT looks
+    # one row further on some versions.
+    assert 39 < sum(rows for _, rows in found) <= 4 * 40
 
 
 def test_the_limit_bounds_what_is_read(big_log: Engine):
