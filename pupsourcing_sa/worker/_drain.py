@@ -36,6 +36,7 @@ async def _drain(run: Run, position: int) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         failures = [error for task in tasks if (error := _failure(run, task)) is not None]
     finally:
+        run.stopping.set()
         run.is_aborted.set()
         await end({shutdown, *tasks})
     if len(failures) == 1:

@@ -82,6 +82,7 @@ class _Node:
                 if dispatcher.done():
                     await dispatcher  # why it ended
             finally:
+                crew.dismiss_all()
                 run.is_aborted.set()
                 await end({dispatcher, *crew.tasks})
 

@@ -279,9 +279,9 @@ class Processor:
 
     def _end_of_batch(self) -> Callable[[], bool]:
         """What tells of a batch that begins now whether it is to end with the event that it is at."""
-        clock, is_stopping, is_aborted = self._clock, self._stopping.is_set, self._share.is_aborted
+        clock, is_stopping = self._clock, self._stopping.is_set  # who is aborted was told to stop before
         ends_at = clock() + self._config.batch_time
-        return lambda: clock() >= ends_at or is_stopping() or is_aborted()
+        return lambda: clock() >= ends_at or is_stopping()
 
     def _committed(self, batch: Batch) -> None:
         if batch.checkpoint != self._known.checkpoint:
