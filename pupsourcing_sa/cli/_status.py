@@ -8,10 +8,11 @@ import math
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import MetaData, NullPool, func, select
+from sqlalchemy import MetaData, NullPool
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
 from pupsourcing_sa.cli._usage import UsageError, database_url, emit, open_engine
+from pupsourcing_sa.store._connection import limit_transaction
 from pupsourcing_sa.worker._findings import StatusLimits, diagnose
 from pupsourcing_sa.worker._status import HEARTBEAT_TIMEOUT, LAG_LIMIT, Status, read_status
 
@@ -113,10 +114,8 @@ def _ask(options: argparse.Namespace) -> Status:
     url = database_url(options)
     connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(options.timeout)}
     engine = open_engine(url, poolclass=NullPool, connect_args=connect)
-    milliseconds = str(math.ceil(options.timeout * 1000))
     with engine.connect() as connection:
-        # For this transaction only, so that it is the same behind PgBouncer.
-        connection.execute(select(func.set_config("statement_timeout", milliseconds, True)))
+        limit_transaction(connection, options.timeout, "statement_timeout")
         return read_status(
             connection,
             EventStore(events),

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import ClauseElement, Connection, CursorResult, Executable
+from sqlalchemy import ClauseElement, Connection, CursorResult, Executable, func, select, true
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pupsourcing_sa.errors import TransactionRequiredError
 
-__all__ = ["UNBUFFERED", "SyncSession", "connection_of", "driver_rows", "fetched", "require_transaction"]
+__all__ = [
+    "UNBUFFERED",
+    "SyncSession",
+    "connection_of",
+    "driver_rows",
+    "fetched",
+    "limit_transaction",
+    "require_transaction",
+]
 
 #: What every method of `EventStore` takes.
 SyncSession: TypeAlias = Session | scoped_session[Any] | Connection
@@ -49,6 +57,18 @@ def require_transaction(connection: Connection) -> None:
             "this connection is in AUTOCOMMIT mode, in which the events could not be rolled back together with "
             "anything else; use one with another isolation level"
         )
+
+
+def limit_transaction(connection: Connection, seconds: float, *timeouts: str) -> None:
+    """Set timeouts of the server for this transaction only, so that it is the same behind PgBouncer.
+
+    Args:
+        connection: in the transaction.
+        seconds: what they are set to; less than a millisecond is one, as 0 would be no limit.
+        timeouts: the settings, such as ``lock_timeout``.
+    """
+    milliseconds = str(max(1, int(seconds * 1000)))
+    connection.execute(select(*(func.set_config(timeout, milliseconds, true()) for timeout in timeouts)))
 
 
 def driver_rows(connection: Connection, statement: Executable, parameters: dict[str, Any]) -> list[Any]:

@@ -29,11 +29,10 @@ import logging
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._connection import connection_of, require_transaction
+from pupsourcing_sa.store._connection import connection_of, limit_transaction, require_transaction
 from pupsourcing_sa.store._positions import BlockingAppend
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker._batch import Bind
@@ -192,9 +191,8 @@ class _Dispatcher:
 
     def _read(self, session: Session, _: Bind) -> tuple[int, int]:
         if self._failures:  # the log may be locked, as by a migration, and a thread that waits for it cannot be ended
-            milliseconds = str(max(1, int(self._config.heartbeat_timeout * 500)))
             connection = connection_of(session, self._store.tables.events)
-            connection.execute(select(func.set_config("lock_timeout", milliseconds, true())))
+            limit_transaction(connection, self._config.heartbeat_timeout / 2, "lock_timeout")
         position, head = _look(session, self._store)
         # The processors need not wait for the end of this transaction.
         self._loop.call_soon_threadsafe(self._stable.publish, position)

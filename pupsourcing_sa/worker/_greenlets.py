@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
 from pupsourcing_sa.worker._execution import Work, is_coroutine_function, refuse_awaitable
+from pupsourcing_sa.worker._tasks import within
 
 __all__ = ["Greenlets"]
 
@@ -37,7 +38,7 @@ class Greenlets:
         binds = [self._factory.kw.get("bind"), *(self._factory.kw.get("binds") or {}).values()]
         for engine in {each for each in binds if isinstance(each, AsyncEngine)}:
             try:
-                await asyncio.wait_for(engine.dispose(), _CLOSING_SECONDS)
+                await within(_CLOSING_SECONDS, engine.dispose())
             except TimeoutError:  # asyncpg says goodbye to a server, and waits for one that is not there any more
                 await engine.dispose(close=False)
 

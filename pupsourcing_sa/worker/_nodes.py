@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Integer, Text, cast, func, select, true
+from sqlalchemy import Connection, Integer, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from pupsourcing_sa.store._connection import limit_transaction
 from pupsourcing_sa.store._log import oid_of
 from pupsourcing_sa.tables import WorkerTables
 
@@ -33,15 +34,7 @@ class Nodes:
 
     def limit_idleness(self, connection: Connection, seconds: float) -> None:
         """Have the server end this transaction if it stands still: a process that was stopped must not stay leader."""
-        milliseconds = cast(cast(max(1, int(seconds * 1000)), BigInteger), Text)  # 0 would be no limit
-        connection.execute(
-            select(
-                *(
-                    func.set_config(setting, milliseconds, true())
-                    for setting in ("idle_in_transaction_session_timeout", "lock_timeout")
-                )
-            )
-        )
+        limit_transaction(connection, seconds, "idle_in_transaction_session_timeout", "lock_timeout")
 
     def lead(self, connection: Connection) -> None:
         """Become the leader, until the end of the transaction; wait for another, which takes a moment."""
