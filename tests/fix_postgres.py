@@ -7,7 +7,7 @@ a role that may create databases.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
@@ -149,9 +149,23 @@ def make_engine(engine: Engine) -> Iterator[Any]:
         each.dispose()
 
 
+@contextmanager
+def before_statements(engine: Engine, call: Callable[[str], None]) -> Iterator[None]:
+    """Call it before each statement that this engine executes, with its text as the driver gets it."""
+
+    def before(_: Any, __: Any, statement: str, *___: Any) -> None:
+        call(statement)
+
+    event.listen(engine, "before_cursor_execute", before)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", before)
+
+
 @pytest.fixture
-def statements(engine: Engine) -> list[str]:
+def statements(engine: Engine) -> Iterator[list[str]]:
     """The statements that the engine executes, as its driver gets them."""
     texts: list[str] = []
-    event.listen(engine, "before_cursor_execute", lambda *arguments: texts.append(arguments[2]))
-    return texts
+    with before_statements(engine, texts.append):
+        yield texts

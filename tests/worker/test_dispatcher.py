@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
@@ -18,6 +16,7 @@ from pupsourcing_sa.worker import Worker, WorkerConfig
 from pupsourcing_sa.worker._dispatcher import pause_after
 from tests.fix_dispatcher import KINDS, Lookout
 from tests.fix_network import Proxy
+from tests.fix_postgres import before_statements
 from tests.fix_store import make_event, make_tables
 from tests.fix_worker import Fleet, Recorder
 from tests.waiting import wait_until
@@ -200,19 +199,6 @@ class TestStall:
         assert lookout.events == []
 
 
-@contextmanager
-def statements(engine: Engine) -> Iterator[list[tuple[str, str]]]:
-    """The thread and the text of every statement."""
-    found: list[tuple[str, str]] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *_: object) -> None:
-        found.append((threading.current_thread().name, statement))
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield found
-    event.remove(engine, "before_cursor_execute", note)
-
-
 def test_looks_at_a_log_that_is_locked_do_not_pile_up(sync_fleet: Fleet):
     """As by a migration. A thread that waits for it cannot be ended, and neither can its connection."""
     fleet, recorder = sync_fleet, Recorder()
@@ -233,6 +219,7 @@ def test_an_idle_worker_does_not_look_more_often_the_more_consumers_it_has(engin
     store = EventStore(make_tables(engine))
     WorkerTables(store.tables.metadata).metadata.create_all(engine)
     seen: list[str] = []
+    found: list[tuple[str, str]] = []  # the thread and the text of every statement
 
     def count(name: str) -> Any:
         return consumer(name)(lambda session, event: seen.append(name))
@@ -252,7 +239,7 @@ def test_an_idle_worker_does_not_look_more_often_the_more_consumers_it_has(engin
             session.commit()
         wait_until(lambda: sorted(seen) == sorted(names))
         wait_until(lambda: _all_moved(engine, len(names)))
-        with statements(engine) as found:
+        with before_statements(engine, lambda text: found.append((threading.current_thread().name, text))):
             wait_until(lambda: sum("pg_locks" in statement for _, statement in found) > 20)
     finally:
         worker.stop()

@@ -6,12 +6,13 @@ import logging
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from pupsourcing_sa.worker._checkpoints import Checkpoint
 from pupsourcing_sa.worker._holders import LockWatch
 from tests.fix_holders import holding, is_alive, unprivileged, write_node
+from tests.fix_postgres import before_statements
 from tests.fix_worker import Fleet, Recorder
 
 #: A worker with it tells of a lock after half a second.
@@ -103,18 +104,13 @@ class TestTelling:
 
 def test_the_batches_of_the_owner_ask_nothing(sync_fleet: Fleet):
     fleet = sync_fleet
-    asked = []
-
-    def note(_: object, __: object, statement: str, *___: object) -> None:
-        if "pg_locks" in statement and "consumer_checkpoints" in statement:
-            asked.append(statement)
-
-    event.listen(fleet.engine, "before_cursor_execute", note)
-    fleet.start(fleet.worker(fleet.see("all"), batch_size=1))
-    fleet.append(20)
-    fleet.wait(lambda: len(fleet.seen("all")) == 20)
-    fleet.stop()
-    assert asked == []
+    executed: list[str] = []
+    with before_statements(fleet.engine, executed.append):
+        fleet.start(fleet.worker(fleet.see("all"), batch_size=1))
+        fleet.append(20)
+        fleet.wait(lambda: len(fleet.seen("all")) == 20)
+        fleet.stop()
+    assert [text for text in executed if "pg_locks" in text and "consumer_checkpoints" in text] == []
 
 
 class TestLockWatch:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, event, func, select, text
+from sqlalchemy import Engine, Executable, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session
 
@@ -19,6 +17,7 @@ from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, EventTables,
 from pupsourcing_sa.errors import TablesMissingError
 from pupsourcing_sa.store._positions import BlockingAppend
 from pupsourcing_sa.worker._status import PartitionStatus, Status, _held_back, read_status, read_status_async
+from tests.fix_postgres import before_statements
 from tests.fix_store import Log, make_async_engine, make_event, make_tables
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -66,9 +65,12 @@ class Group:
         with Session(self.engine) as session:
             return read_status(session, self.store, self.tables, **options)
 
-    def _insert(self, table: str, **values: Any) -> None:
+    def execute(self, statement: Executable, values: dict[str, Any] | None = None) -> None:
         with self.engine.begin() as connection:
-            connection.execute(getattr(self.tables, table).insert().values(values))
+            connection.execute(statement, values)
+
+    def _insert(self, table: str, **values: Any) -> None:
+        self.execute(getattr(self.tables, table).insert().values(values))
 
 
 @pytest.fixture
@@ -78,20 +80,6 @@ def group(engine: Engine) -> Group:
 
 def partitions(status: Status) -> dict[str, PartitionStatus]:
     return {f"{each.name}/{part.partition}": part for each in status.consumers for part in each.partitions}
-
-
-@contextmanager
-def statements(engine: Engine) -> Iterator[list[str]]:
-    executed: list[str] = []
-
-    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        executed.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield executed
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 class TestReading:
@@ -179,7 +167,8 @@ class TestReading:
 
     def test_the_number_of_statements_does_not_grow(self, group: Group):
         def count() -> int:
-            with statements(group.engine) as executed:
+            executed: list[str] = []
+            with before_statements(group.engine, executed.append):
                 group.read()
             return len(executed)
 
@@ -286,22 +275,18 @@ class TestLastIssued:
             session.rollback()
         assert (group.read().head, group.read().last_issued) == (3, 4)
         for condition in ("global_position = 3", "true"):
-            with group.engine.begin() as connection:
-                connection.execute(text(f"DELETE FROM events WHERE {condition}"))
+            group.execute(text(f"DELETE FROM events WHERE {condition}"))
             assert group.read().last_issued == 4
-        with group.engine.begin() as connection:
-            connection.execute(text("TRUNCATE events"))
+        group.execute(text("TRUNCATE events"))
         assert group.read().last_issued == 4
 
     def test_a_log_that_begins_anew(self, group: Group):
         group.append(3)
-        with group.engine.begin() as connection:
-            connection.execute(text("TRUNCATE events RESTART IDENTITY"))
+        group.execute(text("TRUNCATE events RESTART IDENTITY"))
         assert group.read().last_issued == 0
         group.append(1)
         assert group.read().last_issued == 1
-        with group.engine.begin() as connection:
-            connection.execute(text("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5)"))
+        group.execute(text("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5)"))
         assert group.read().last_issued == 5
 
     def test_positions_that_the_sequence_has_not_issued(self, group: Group):
@@ -322,20 +307,16 @@ class TestLastIssued:
         head = select(func.max(group.store.tables.events.c.global_position)).scalar_subquery()
         is_called = False
 
-        def append_and_follow(*_: Any) -> None:
+        def append_and_follow(_: str) -> None:
             nonlocal is_called
             if not is_called:
                 is_called = True
                 group.append(1)
-                with group.engine.begin() as connection:
-                    connection.execute(checkpoints.update().values(last_position=head))
+                group.execute(checkpoints.update().values(last_position=head))
                 is_called = False
 
-        event.listen(group.engine, "before_cursor_execute", append_and_follow)
-        try:
+        with before_statements(group.engine, append_and_follow):
             status = group.read()
-        finally:
-            event.remove(group.engine, "before_cursor_execute", append_and_follow)
         assert 0 < partitions(status)["a/0"].position < status.head <= status.last_issued
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, AsyncEventStore, WorkerTables
 from pupsourcing_sa.worker import PartitionStatus, Status, StatusLimits, diagnose, read_status, read_status_async
 from pupsourcing_sa.worker._status import _locked_seconds
 from tests.fix_holders import unprivileged
+from tests.fix_postgres import before_statements
 from tests.fix_store import Log, make_event
 from tests.fix_worker import Fleet
 
@@ -141,20 +140,6 @@ class TestReading:
         assert _locked_seconds(age, unmoved, waiting) == locked
 
 
-@contextmanager
-def between_statements(engine: Engine, call: Callable[[str], None]) -> Iterator[None]:
-    """Call it before each statement of this engine with its text."""
-
-    def before(_: Any, __: Any, statement: str, *___: Any) -> None:
-        call(statement)
-
-    event.listen(engine, "before_cursor_execute", before)
-    try:
-        yield
-    finally:
-        event.remove(engine, "before_cursor_execute", before)
-
-
 def asks_for_locks(statement: str) -> bool:
     return "pupsourcing_locks" in statement
 
@@ -173,7 +158,7 @@ class TestAtTheSameTime:
         other.dispose()
 
     def status(self, engine: Engine, log: Log, tables: WorkerTables, call: Callable[[str], None]) -> PartitionStatus:
-        with Session(engine) as session, between_statements(engine, call):
+        with Session(engine) as session, before_statements(engine, call):
             session.execute(text("SELECT * FROM pg_stat_activity"))  # which from now on stays as it is
             return partition_of(read_status(session, log.store, tables))
 
