@@ -16,8 +16,8 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 #: Beyond the shutdown's own time. A node that gets no answers any more takes up to 4.5 s: 0.8 for the tick on its way,
-#: 0.4 for retiring, 1.4 for batches to roll back, 1.9 to leave. Closing asyncpg's connections may take another one; whom
-#: that is too long for, the watchdog ends.
+#: 0.4 for retiring, 1.4 for batches to roll back, 1.9 to leave. Closing asyncpg's connections may take another one; a
+#: process that needs longer is ended by the watchdog.
 _MARGIN_SECONDS: Final = 5.0
 
 
