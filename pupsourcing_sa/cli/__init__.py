@@ -33,11 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(error, 2)
     except KeyboardInterrupt:
         return complain("interrupted", 130)
-    except PupsourcingError as error:
-        return complain(error, 1)
-    except SQLAlchemyError as error:
+    except Exception as error:
+        if not _says_it_all(error):
+            raise
         return complain(getattr(error, "orig", None) or error, 1)
     return status
+
+
+def _says_it_all(error: Exception) -> bool:
+    """Whether the message is enough. What a handler raised needs its traceback, and has a note of its event."""
+    is_known = isinstance(error, (PupsourcingError, SQLAlchemyError))
+    is_of_server = hasattr(error, "sqlstate")  # SQLAlchemy 2.0 lets asyncpg's own through where it cannot connect
+    return (is_known or is_of_server) and not hasattr(error, "__notes__")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -121,6 +121,60 @@ def test_settings(command: Command, database: Engine, store: EventStore, options
     assert (done.returncode, seen(database)) == (0, sizes), done.stderr
 
 
+FAILING = """
+from sqlalchemy import text
+from pupsourcing_sa import NoEventsError, consumer
+from myapp.jobs import make
+
+@consumer("asking")
+def ask(session, event):
+    session.execute(text("SELECT * FROM nothing"))
+
+@consumer("appending")
+def append(session, event):
+    raise NoEventsError
+
+asking, appending = make([ask]), make([append])
+"""
+
+
+@pytest.mark.parametrize(
+    ("worker", "line"),
+    [("asking", 'session.execute(text("SELECT * FROM nothing"))'), ("appending", "raise NoEventsError")],
+)
+def test_what_a_handler_raises_while_draining_is_shown_with_its_event_and_where_it_was_raised(
+    command: Command, database: Engine, store: EventStore, tmp_path: Path, worker: str, line: str
+):
+    append(database, store)
+    (tmp_path / "failing.py").write_text(FAILING)
+    done = command("worker", f"failing:{worker}", "--drain")
+    assert done.returncode == 1
+    assert line in done.stderr, "the traceback"
+    assert f"while consumer '{worker}' handled PersistedEvent(global_position=1" in done.stderr
+
+
+ASYNC = """
+import os
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from pupsourcing_sa import EventStore, consumer
+from pupsourcing_sa.worker import Worker
+
+@consumer("seen")
+async def seen(session, event): ...
+
+url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg", database="no such database")
+worker = Worker(async_sessionmaker(create_async_engine(url)), EventStore(), [seen])
+"""
+
+
+def test_a_server_that_refuses_asyncpg_is_quoted_and_nothing_more(command: Command, tmp_path: Path):
+    (tmp_path / "refused.py").write_text(ASYNC)
+    done = command("worker", "refused:worker")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ['pupsourcing-sa: database "no such database" does not exist']
+
+
 ACME = """
 from pupsourcing_sa import consumer
 from sqlalchemy import text
