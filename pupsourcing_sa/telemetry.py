@@ -2,25 +2,26 @@
 
 A `Worker` is given an object with two methods, `Telemetry`'s; without one, nothing is called and nothing is collected.
 A span is entered before the work and left after it, with the exception if it fails; ``data`` is a ``dict`` that has, on
-entering, what the first column says, and on leaving, what the second adds. Names never change their meaning.
+entering, what the first column says, and on leaving, what the second adds; and always ``worker``, the id of the worker.
+Names never change their meaning.
 
 ==========================  =======================================  ==================================================
 span                        data on entering                         added on leaving
 ==========================  =======================================  ==================================================
 ``worker.batch``            ``consumer``, ``partition``              ``events``, ``position``
-``worker.rebalance``        ``worker``                               ``is_leader``, ``nodes``, ``moved``
-``worker.look``             ``worker``                               ``position``
+``worker.rebalance``                                                 ``is_leader``, ``nodes``, ``moved``
+``worker.look``                                                      ``position``
 ==========================  =======================================  ==================================================
 
 ==========================  =========================================================================================
 event                       data
 ==========================  =========================================================================================
-``worker.started``          ``worker``, ``consumers``
-``worker.stopped``          ``worker``
-``worker.rejoined``         ``worker``: it was taken for dead
-``worker.node_removed``     ``worker``, ``node``: which was silent for too long
-``worker.assigned``         ``worker``, ``consumer``, ``partition``
-``worker.revoked``          ``worker``, ``consumer``, ``partition``
+``worker.started``          ``consumers``
+``worker.stopped``
+``worker.rejoined``         nothing more: it had been taken for dead
+``worker.node_removed``     ``node``: which was silent for too long
+``worker.assigned``         ``consumer``, ``partition``
+``worker.revoked``          ``consumer``, ``partition``
 ``worker.event_failed``     ``consumer``, ``partition``, ``event_id``, ``event_type``, ``global_position``,
                             ``attempts``, ``retry_after`` in seconds
 ``worker.parked``           ``consumer``, ``partition``, ``event_id``, ``event_type``, ``global_position``,
@@ -34,9 +35,9 @@ event                       data
 ``worker.locked_out``       ``consumer``, ``partition``, ``seconds``, ``pid``, ``gid``, ``user``, ``application_name``,
                             ``state``, ``age``, ``query``: a transaction has had the checkpoint locked for so long; only
                             the first three where PostgreSQL does not tell which
-``worker.stalled``          ``worker``, ``position``, ``seconds``, ``holders``: the stable position stands still
-``worker.listening``        ``worker``, ``channel``
-``worker.listener_lost``    ``worker``, ``channel``, ``retry_after`` in seconds
+``worker.stalled``          ``position``, ``seconds``, ``holders``: the stable position stands still
+``worker.listening``        ``channel``
+``worker.listener_lost``    ``channel``, ``retry_after`` in seconds
 ==========================  =========================================================================================
 """
 
@@ -84,12 +85,14 @@ class Hooks:
 
     Args:
         telemetry: the user's object, or ``None``.
+        common: what the data of each span and event has.
     """
 
-    __slots__ = ("_telemetry",)
+    __slots__ = ("_common", "_telemetry")
 
-    def __init__(self, telemetry: Telemetry | None = None) -> None:
+    def __init__(self, telemetry: Telemetry | None = None, **common: Any) -> None:
         self._telemetry = telemetry
+        self._common = common
 
     @contextmanager
     def span(self, name: str, **data: Any) -> Iterator[dict[str, Any]]:
@@ -97,6 +100,7 @@ class Hooks:
         if self._telemetry is None:
             yield data
             return
+        data = self._common | data
         try:
             span = self._telemetry.span(name, data)
             span.__enter__()
@@ -114,7 +118,7 @@ class Hooks:
     def event(self, name: str, **data: Any) -> None:
         if self._telemetry is not None:
             try:
-                self._telemetry.event(name, data)
+                self._telemetry.event(name, self._common | data)
             except Exception:
                 _failed(name)
 

@@ -111,7 +111,13 @@ class Lookout:
     async def _dispatch(self, factory: Any) -> None:
         execution = self._holding(execution_for(factory, 2))
         await dispatch(
-            execution, self.store, self._stable, self.config, self._stopping, worker_id="w1", hooks=Hooks(self)
+            execution,
+            self.store,
+            self._stable,
+            self.config,
+            self._stopping,
+            worker_id="w1",
+            hooks=Hooks(self, worker="w1"),
         )
 
     def _holding(self, execution: Execution) -> Any:

@@ -61,6 +61,19 @@ def test_a_span_that_would_swallow_the_exception_does_not():
         raise ZeroDivisionError
 
 
+def test_all_data_has_what_is_common():
+    recorder = Recorder()
+    hooks = Hooks(recorder, worker="a")
+    hooks.event("worker.parked", consumer="b")
+    with hooks.span("worker.look") as data:
+        data["position"] = 5
+    assert recorder.calls == [
+        ("event", "worker.parked", {"worker": "a", "consumer": "b"}),
+        ("enter", "worker.look", {"worker": "a"}),
+        ("leave", "worker.look", {"worker": "a", "position": 5}),
+    ]
+
+
 def test_an_event():
     recorder = Recorder()
     Hooks(recorder).event("worker.parked", consumer="a", partition=0)

@@ -113,4 +113,4 @@ class Crew:
             _logger.error("processor failed", exc_info=error, extra=details)
 
     def _tell(self, hook: str, partition: Partition) -> None:
-        self._hooks.event(hook, **self._details, consumer=partition[0], partition=partition[1])
+        self._hooks.event(hook, consumer=partition[0], partition=partition[1])

@@ -179,7 +179,7 @@ class _Dispatcher:
         """Look and publish; whether there is anything new."""
         if self._listener is not None:
             self._listener.begin_look()
-        with self._hooks.span("worker.look", **self._details) as data:
+        with self._hooks.span("worker.look") as data:
             position, head = await self._execution("pupsourcing-dispatcher", self._read)
             data["position"] = position
         if self._listener is not None:
@@ -222,7 +222,7 @@ class _Dispatcher:
         now = self._loop.time()
         details = {"position": position, "seconds": self._stall.seconds(now), "holders": holders}
         _logger.warning("stable position stands still", extra=self._details | details)
-        self._hooks.event("worker.stalled", **self._details, **details)
+        self._hooks.event("worker.stalled", **details)
         self._stall.complained(now)
 
 

@@ -155,7 +155,7 @@ class Listener:
 
     def _established(self) -> None:
         _logger.info("listening", extra=self._details | {"failures": self._failures})
-        self._hooks.event("worker.listening", **self._details)
+        self._hooks.event("worker.listening", channel=self._channel)
         self._failures = 0
         self._is_listening, self._has_warned = True, False
         self._hear()
@@ -167,9 +167,12 @@ class Listener:
             self._failures, first=self._config.retry_delay, most=self._config.max_retry_delay, jitter=random.random()
         )
         if self._failures == 1:
-            details = self._details | {"retry_after": delay}
-            _logger.warning("not listening; polling until it is possible again", exc_info=error, extra=details)
-            self._hooks.event("worker.listener_lost", **details)
+            _logger.warning(
+                "not listening; polling until it is possible again",
+                exc_info=error,
+                extra=self._details | {"retry_after": delay},
+            )
+            self._hooks.event("worker.listener_lost", channel=self._channel, retry_after=delay)
             self._wake()
         return delay
 

@@ -137,7 +137,7 @@ class Membership:
             self.distrust()
         is_planning = now - self._planned_at + almost >= config.rebalance_interval
         if is_planning:
-            with self._hooks.span("worker.rebalance", **self._details) as data:
+            with self._hooks.span("worker.rebalance") as data:
                 data["is_leader"] = self._nodes.try_to_lead(connection)
                 if data["is_leader"]:
                     data["nodes"], data["moved"] = self._rebalance(connection)
@@ -183,7 +183,7 @@ class Membership:
         if self._clock() >= self._trusted_from:
             for node in self._nodes.remove_silent(connection, self._config.heartbeat_timeout):
                 _logger.warning("node was silent for too long", extra=self._details | {"node": str(node)})
-                self._hooks.event("worker.node_removed", **self._details, node=str(node))
+                self._hooks.event("worker.node_removed", node=str(node))
         nodes = self._nodes.all(connection)
         current = self._assignments.all(connection)
         planned = plan(current, nodes)

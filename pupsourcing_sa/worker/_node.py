@@ -111,7 +111,7 @@ class _Node:
         session.rollback()
         partitions = self._membership.join(session)
         _logger.warning("node had been taken for dead; it has joined again", extra=self._details)
-        self._run.hooks.event("worker.rejoined", **self._details)
+        self._run.hooks.event("worker.rejoined")
         return partitions
 
     async def _finish(self, crew: Crew) -> None:

@@ -100,12 +100,12 @@ class Run:
         details = {"worker": str(self.worker_id)}
         names = tuple(self.subscriptions)
         _logger.info("worker started", extra=details | {"consumers": names})
-        self.hooks.event("worker.started", **details, consumers=names)
+        self.hooks.event("worker.started", consumers=names)
         try:
             yield
         finally:
             _logger.info("worker stopped", extra=details)
-            self.hooks.event("worker.stopped", **details)
+            self.hooks.event("worker.stopped")
 
     async def coordinate(self, work: Callable[[Session], _T]) -> _T:
         """Run a transaction of the node."""

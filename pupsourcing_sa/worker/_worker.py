@@ -90,7 +90,7 @@ class Worker:
         self._consumers = tuple(_listed(consumers))
         self._subscriptions = _checked(self._consumers, is_async=is_async)
         self._telemetry = telemetry
-        self._hooks = Hooks(telemetry)
+        self._hooks = Hooks(telemetry, worker=str(self.id))
         # Guards the two below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
         self._lock = threading.RLock()
         self._stop_requested = False

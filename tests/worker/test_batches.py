@@ -78,9 +78,10 @@ def test_each_batch_begins_with_a_session_as_good_as_new(sync_fleet: Fleet):
 def test_spans(fleet: Fleet):
     recorder = Recorder()
     fleet.append(5)
-    fleet.worker(fleet.see("all", batch_size=2), telemetry=recorder).drain()
+    worker = fleet.worker(fleet.see("all", batch_size=2), telemetry=recorder)
+    worker.drain()
     assert recorder.named("worker.batch") == [
-        {"consumer": "all", "partition": 0, "events": events, "position": position}
+        {"worker": str(worker.id), "consumer": "all", "partition": 0, "events": events, "position": position}
         for events, position in ((2, 2), (2, 4), (1, 5))
     ]
 

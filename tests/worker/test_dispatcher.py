@@ -134,7 +134,7 @@ class TestOutage:
         tables = make_tables(engine)
         with Proxy(engine) as proxy:
             there = create_engine(proxy.url)
-            settings = {"heartbeat_interval": 0.05, "heartbeat_timeout": 0.2}
+            settings = {"heartbeat_interval": 0.05, "heartbeat_timeout": 1.0}
             with polling(there, kind, tables=tables, **settings) as lookout, Session(engine) as session:
                 lookout.looks_again()
                 assert proxy.forget() >= 1

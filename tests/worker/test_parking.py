@@ -58,14 +58,16 @@ def test_after_so_many_attempts(fleet: Fleet, caplog: pytest.LogCaptureFixture):
 def test_it_goes_on_when_it_is_not_parked_any_more(fleet: Fleet):
     failing, recorder = Failing(3), Recorder()
     fleet.append(5)
-    fleet.start(fleet.worker(fleet.see("failing", check=failing, max_attempts=2), telemetry=recorder))
+    worker = fleet.worker(fleet.see("failing", check=failing, max_attempts=2), telemetry=recorder)
+    fleet.start(worker)
     fleet.wait(lambda: is_parked(fleet, "failing"))
     fleet.query(UNPARK, commit=True)  # too early: it is tried once, and parked again
     fleet.wait(lambda: fleet.attempts("failing") == 3 and is_parked(fleet, "failing"))
     failing.is_healed = True
     fleet.query(UNPARK, commit=True)
     fleet.wait(lambda: fleet.seen("failing") == [1, 2, 3, 4, 5])
-    fleet.wait(lambda: recorder.named("worker.recovered") == [{"consumer": "failing", "partition": 0, "failures": 3}])
+    recovered = {"worker": str(worker.id), "consumer": "failing", "partition": 0, "failures": 3}
+    fleet.wait(lambda: recorder.named("worker.recovered") == [recovered])
     found = fleet.checkpoint("failing")
     assert (found.attempts, found.failed_position, found.error, found.parked_at) == (0, None, None, None)
 
