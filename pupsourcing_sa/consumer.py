@@ -10,7 +10,7 @@ Optional attributes of a consumer:
 ``event_types``      only events of these types; absent or empty means all
 ``partitions``       into how many shares the aggregates are split by the hash of their id, 1 by default; each share
                      keeps a checkpoint of its own, and one share at a time keeps the order of an aggregate's events
-``handle_batch``     called with a list of events instead of ``handle`` with each
+``handle_batch``     called with a list of events instead of ``handle`` with each, also where there are both
 ``batch_size``       at most so many events are handled in one transaction; otherwise what the worker's settings say
 ``max_attempts``     after so many failed attempts at an event its partition is parked: it stands still until somebody
                      has dealt with the event. Otherwise it is tried again for ever
@@ -19,6 +19,7 @@ Optional attributes of a consumer:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import update_wrapper
@@ -26,8 +27,9 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from pupsourcing_sa.event import PersistedEvent
 
-__all__ = ["Consumer", "Handler", "Scope", "Subscription", "consumer"]
+__all__ = ["BatchConsumer", "Consumer", "Handler", "Scope", "Subscription", "consumer"]
 
+_LONGEST_NAME: Final = 255
 _MAX_PARTITIONS: Final = 2**15
 _MAX_INTEGER: Final = 2**31 - 1  # what the table's column holds
 
@@ -45,10 +47,23 @@ class Consumer(Protocol):
     ``handle`` must not commit or roll back: the worker does, together with the checkpoint.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Names the checkpoint; it must stay the same for ever."""
 
     def handle(self, session: Any, event: PersistedEvent, /) -> Any:
         """Handle one event, writing through the session."""
+
+
+class BatchConsumer(Protocol):
+    """A consumer that gets the events of a batch together, instead of one after the other."""
+
+    @property
+    def name(self) -> str:
+        """As that of a `Consumer`."""
+
+    def handle_batch(self, session: Any, events: list[PersistedEvent], /) -> Any:
+        """Handle one or more events, in their order, writing through the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +148,17 @@ class Subscription:
             raise TypeError(
                 f"{consumer!r} is no consumer: it needs a name; a function becomes one by @consumer('name')"
             )
-        if not name or "\0" in name:
-            raise ValueError("the name of a consumer must not be empty or contain NUL characters")
+        if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"the name of a consumer must have 1 to {_LONGEST_NAME} printable characters, not {name!r:.80}"
+            )
         handle, handle_batch = getattr(consumer, "handle", None), getattr(consumer, "handle_batch", None)
         if not callable(handle_batch) and not callable(handle):
             raise TypeError(f"consumer {name!r} needs a method handle(session, event) or handle_batch(session, events)")
+        if callable(handle_batch):
+            _check_parameters(name, handle_batch, "session, events")
+        else:
+            _check_parameters(name, handle, "session, event")
         partitions = _integer(consumer, name, "partitions", 1, most=_MAX_PARTITIONS)
         scope = Scope.of(
             aggregate_types=getattr(consumer, "aggregate_types", None),
@@ -151,6 +172,18 @@ class Subscription:
             batch_size=_integer(consumer, name, "batch_size", None),
             max_attempts=_integer(consumer, name, "max_attempts", None),
         )
+
+
+def _check_parameters(name: str, handler: Any, expected: str) -> None:
+    """See that it can be called, now and not with the first event, whose failure it would be."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # something of C that does not tell
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"the handler of consumer {name!r} must take ({expected}), not {signature}: {error}") from error
 
 
 _Default = TypeVar("_Default", int, None)

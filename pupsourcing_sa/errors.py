@@ -191,9 +191,10 @@ class PartitionsError(PupsourcingError, ValueError):
         self.declared = declared
         self.existing = existing
         super().__init__(
-            f"consumer {consumer!r} has partitions = {declared}, but its checkpoints are those of {existing}, and each "
-            f"of them stands for another share of the aggregates: set partitions = {existing}, or give the consumer "
-            "another name, under which it begins anew"
+            f"consumer {consumer!r} has partitions = {declared}, but in the tables there are {existing}, and each "
+            f"checkpoint stands for another share of the aggregates: set partitions = {existing}; or have it begin "
+            "anew, under another name or, with its workers stopped, by deleting its rows from the tables of "
+            "assignments and checkpoints together with what it wrote"
         )
 
     def __reduce__(self) -> tuple[type[PartitionsError], tuple[object, ...]]:

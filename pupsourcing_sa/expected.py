@@ -61,9 +61,14 @@ class Exact(_Expectation):
 
     >>> Exact(3)
     Exact(3)
+    >>> match Exact(3):
+    ...     case Exact(version):
+    ...         print(version)
+    3
     """
 
     __slots__ = ("version",)
+    __match_args__ = ("version",)
     version: int
 
     def __init__(self, version: int) -> None:

@@ -46,6 +46,29 @@ def test_any_object_with_a_name_and_a_handler_is_a_consumer():
     assert (found.name, found.scope, found.handle_batch) == ("order_view", Scope(), None)
 
 
+def test_a_handler_that_cannot_be_called_is_refused_before_it_fails_with_each_event():
+    class Batches:
+        name = "batches"
+
+        def handle_batch(self, session): ...
+
+    with pytest.raises(
+        TypeError, match=r"handler of consumer 'few' must take \(session, event\), not \(session\): too many"
+    ):
+        consumer("few")(lambda session: None)
+    with pytest.raises(
+        TypeError, match=r"must take \(session, event\), not \(session, event, more\): missing .* 'more'"
+    ):
+        consumer("many")(lambda session, event, more: None)
+    with pytest.raises(
+        TypeError, match=r"handler of consumer 'batches' must take \(session, events\), not \(session\)"
+    ):
+        Subscription.of(Batches())
+    consumer("defaults")(lambda session, event, more=None: None)
+    consumer("any")(lambda *arguments: None)
+    consumer("of C")(max)
+
+
 def test_mistakes_are_named():
     class Nameless:
         def handle(self, session, event): ...
@@ -64,7 +87,10 @@ def test_mistakes_are_named():
     with pytest.raises(TypeError, match=r"needs a method handle\(session, event\)"):
         Subscription.of(Idle())
     for given, error, message in [
-        ({"name": ""}, ValueError, "name"),
+        ({"name": ""}, ValueError, "name of a consumer must have 1 to 255 printable characters, not ''"),
+        ({"name": "  "}, ValueError, "name of a consumer"),
+        ({"name": "two\nlines"}, ValueError, "name of a consumer"),
+        ({"name": "n" * 256}, ValueError, "name of a consumer"),
         (
             {"name": "a", "aggregate_types": "User"},
             TypeError,

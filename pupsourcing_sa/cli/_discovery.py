@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pupsourcing_sa.cli._target import application_code
 from pupsourcing_sa.cli._usage import UsageError
@@ -25,7 +25,7 @@ GROUP: Final = "pupsourcing_sa.consumers"
 class Found(NamedTuple):
     """A consumer, and where it comes from, for a message."""
 
-    consumer: object
+    consumer: Any
     origin: str
 
 
@@ -39,7 +39,7 @@ def discovered() -> list[Found]:
     return [found for point in sorted(points, key=lambda each: (each.name, each.value)) for found in _offered(point)]
 
 
-def distinct(found: Iterable[Found]) -> list[object]:
+def distinct(found: Iterable[Found]) -> list[Any]:
     """The consumers, each once.
 
     Raises:

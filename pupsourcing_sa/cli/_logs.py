@@ -83,7 +83,7 @@ def _as_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return round(value, 3) if math.isfinite(value) else str(value)  # seconds, all of them
     if isinstance(value, Mapping):
         return {str(name): _as_json(each) for name, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -55,7 +55,11 @@ def application_code(what: str) -> Iterator[None]:
         while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__name__", "")):
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
-        raise UsageError(f"{what} failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":  # which SQLAlchemy 2.0 takes by default
+            hint = "; write postgresql+psycopg:// in the URL of the database"
+        line = str(error).partition("\n")[0]
+        raise UsageError(f"{what} failed: {type(error).__name__}: {line}{hint}") from error
 
 
 def _is_ours(module: str) -> bool:

@@ -63,13 +63,15 @@ def raise_common(error: DBAPIError, *tables: Table) -> None:
     state = _sqlstate(error)
     if state in _UNDEFINED and not _is_of_a_function(error):
         names = " or ".join(table.key for table in tables)
+        elsewhere = ", or not in this search_path" if any(table.schema is None for table in tables) else ""
         raise TablesMissingError(
-            f"there is no table {names} in the database, or not in this search_path: run your migrations, as in "
-            "`alembic upgrade head`"
+            f"there is no table {names} in the database{elsewhere}: run your migrations, as in `alembic upgrade head`; "
+            "if yours have other names or another schema, say so"
         ) from error
     if state == _READ_ONLY:
         raise TransactionRequiredError(
-            "this transaction is read-only: append in one that can write, on the primary server"
+            "this transaction is read-only: the server is a standby, or default_transaction_read_only is on; write on "
+            "the primary server, in a transaction that may"
         ) from error
 
 

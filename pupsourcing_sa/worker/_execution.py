@@ -124,18 +124,27 @@ def execution_for(factory: SessionFactory, concurrency: int) -> Execution:
 
 
 def require_connections(factory: SessionFactory, *tables: Table) -> None:
-    """Refuse a factory whose sessions all work on the same connection: their transactions would be one.
+    """Refuse a factory whose sessions cannot have a connection to PostgreSQL each.
 
     Args:
         factory: the session factory.
         tables: by which a session that has several binds chooses one.
 
     Raises:
-        TypeError: they share one. Nothing has been sent to the database.
+        TypeError: the driver is of another kind than the factory, the database is another one, or the sessions share a
+            connection, so that their transactions would be one. Nothing has been sent to the database.
     """
     session: Any = factory()
     for table in tables:
         bind = getattr(session, "sync_session", session).get_bind(clause=table)
+        dialect = bind.dialect
+        if dialect.name != "postgresql":
+            raise TypeError(f"session_factory is bound to {dialect.name}, and a log is in PostgreSQL")
+        if dialect.is_async and isinstance(factory, sessionmaker):
+            raise TypeError(
+                f"session_factory is a sessionmaker, and its engine's driver, {dialect.driver}, is asynchronous: write "
+                "async_sessionmaker(create_async_engine(url)), or take another driver, as in postgresql+psycopg://"
+            )
         if isinstance(bind, Connection) or isinstance(bind.pool, StaticPool):
             shared = "a Connection" if isinstance(bind, Connection) else "an engine with a StaticPool"
             raise TypeError(

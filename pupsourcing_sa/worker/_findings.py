@@ -141,8 +141,11 @@ def _unmanned(consumer: ConsumerStatus) -> Iterator[Finding]:
 def _troubled(name: str, partition: PartitionStatus, limits: StatusLimits) -> Iterator[Finding]:
     failing = partition.failing
     if failing is not None:
-        kind = "failing" if failing.parked_at is None else "parked"
-        yield Finding(kind, f"{name} is {kind} on {describe_event(failing)}: {cause_of(failing)}")
+        what = f"on {describe_event(failing)}: {cause_of(failing)}"
+        if failing.parked_at is None:
+            yield Finding("failing", f"{name} is failing {what}")
+        else:
+            yield Finding("parked", f"{name} is parked {what}; deal with it, then set its parked_at to NULL")
     holder, allowed = partition.locked_by, limits.max_lock_seconds
     if holder is not None and partition.locked_seconds > allowed:
         yield Finding(

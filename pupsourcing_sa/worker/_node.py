@@ -119,6 +119,10 @@ class _Node:
         run = self._run
         crew.dismiss_all()
         await asyncio.sleep(0)
+        _logger.info(
+            "worker is stopping; running batches may finish",
+            extra=self._details | {"batches": len(crew.tasks), "shutdown_timeout": run.config.shutdown_timeout},
+        )
         ends_at = asyncio.get_running_loop().time() + run.config.shutdown_timeout
         if crew.tasks:
             await self._attempt(self._membership.retire, run.config.shutdown_timeout)

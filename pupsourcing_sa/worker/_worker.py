@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.orm import sessionmaker
 
-from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.consumer import BatchConsumer, Consumer, Subscription
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
@@ -57,7 +57,7 @@ class Worker:
         self,
         session_factory: SessionFactory,
         store: EventStore | AsyncEventStore,
-        consumers: Iterable[object],
+        consumers: Iterable[Consumer | BatchConsumer],
         *,
         tables: WorkerTables | None = None,
         config: WorkerConfig | None = None,
@@ -80,6 +80,10 @@ class Worker:
             raise TypeError(f"tables must be WorkerTables, not {type(tables).__name__}")
         if config is not None and not isinstance(config, WorkerConfig):
             raise TypeError(f"config must be a WorkerConfig, not {type(config).__name__}")
+        if telemetry is not None and not all(callable(getattr(telemetry, each, None)) for each in ("span", "event")):
+            raise TypeError(
+                f"telemetry must have the methods span(name, data) and event(name, data), and {telemetry!r} has not"
+            )
         self.id: UUID = uuid4()
         self.config = config or WorkerConfig()
         self.store = store.sync_store if isinstance(store, AsyncEventStore) else store
@@ -101,7 +105,9 @@ class Worker:
         """The names of the consumers, sorted."""
         return tuple(subscription.name for subscription in self._subscriptions)
 
-    def replace(self, *, more_consumers: Iterable[object] = (), config: WorkerConfig | None = None) -> Worker:
+    def replace(
+        self, *, more_consumers: Iterable[Consumer | BatchConsumer] = (), config: WorkerConfig | None = None
+    ) -> Worker:
         """A worker like this one, with more consumers or other settings.
 
         Raises:
@@ -210,7 +216,7 @@ def _run_in_new_loop(main: Coroutine[Any, Any, None], in_loop: str) -> None:
     asyncio.run(main)
 
 
-def _listed(consumers: object) -> Iterable[object]:
+def _listed(consumers: Iterable[Consumer | BatchConsumer]) -> Iterable[Consumer | BatchConsumer]:
     if isinstance(consumers, (str, bytes)) or not isinstance(consumers, Iterable):
         raise TypeError(f"consumers must be a list of consumers, not {type(consumers).__name__}; write [consumer]")
     return consumers

@@ -38,6 +38,8 @@ def test_what_is_wrong_is_named(engine: Engine):
         Worker(factory, store, [good], tables=store.tables)
     with pytest.raises(TypeError, match="config must be a WorkerConfig"):
         Worker(factory, store, [good], config={"batch_size": 3})
+    with pytest.raises(TypeError, match="telemetry must have the methods span"):
+        Worker(factory, store, [good], telemetry=object())
 
 
 def test_a_coroutine_handler_needs_an_async_sessionmaker(engine: Engine):
@@ -46,6 +48,17 @@ def test_a_coroutine_handler_needs_an_async_sessionmaker(engine: Engine):
 
     with pytest.raises(TypeError, match="'coroutine' is a coroutine function, which needs an async_sessionmaker"):
         Worker(sessionmaker(engine), EventStore(), [handle])
+
+
+def test_an_engine_of_another_kind_is_refused_before_it_is_used(engine: Engine):
+    good = consumer("good")(lambda session, event: None)
+    for driver in ("psycopg_async", "asyncpg"):
+        asynchronous = engine.url.set(drivername=f"postgresql+{driver}")
+        for made in (create_engine(asynchronous), create_async_engine(asynchronous)):
+            with pytest.raises(TypeError, match=r"driver, \w+, is asynchronous: write async_sessionmaker"):
+                Worker(sessionmaker(made), EventStore(), [good]).run()
+    with pytest.raises(TypeError, match="session_factory is bound to sqlite"):
+        Worker(sessionmaker(create_engine("sqlite://")), EventStore(), [good]).run()
 
 
 @pytest.mark.parametrize("is_drain", [False, True])
