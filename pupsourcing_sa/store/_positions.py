@@ -83,7 +83,7 @@ class Positions:
         if not row.is_readable:
             raise StablePositionError(
                 f"this role may not read the sequence of {self._events.key}.global_position, or there is none; GRANT "
-                f"SELECT on the one that pg_get_serial_sequence('{self._events.key}', 'global_position') names"
+                f"USAGE on the one that pg_get_serial_sequence('{self._events.key}', 'global_position') names"
             )
         if not row.is_in_order:
             raise StablePositionError(
