@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    extract,
     func,
     literal_column,
     select,
@@ -40,6 +41,7 @@ __all__ = [
     "low_water_mark",
     "oid_of",
     "oid_of_database",
+    "origin",
     "parameter",
     "sequence_of",
 ]
@@ -86,6 +88,15 @@ def oid_of(table: Table) -> ColumnElement[Any]:
 def oid_of_database() -> ColumnElement[Any]:
     """The oid of this database; others may have tables of the same oid, and locks on them."""
     return select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
+
+
+def origin() -> ColumnElement[Any]:
+    """What tells the server, and the database in it, from whatever takes its place under the same address.
+
+    It is another one after a restart, a failover, and a restore into a new database of the same name.
+    """
+    started = cast(extract("epoch", func.pg_postmaster_start_time()) * 1_000_000, BigInteger)
+    return cast(started, Text).concat("/").concat(cast(oid_of_database(), Text))
 
 
 def sequence_of(events: Table) -> ColumnElement[Any]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Select, and_, case, cast, func, select
 from sqlalchemy.dialects.postgresql import OID
 
-from pupsourcing_sa.store._log import MARK_BITS, constant, oid_of, oid_of_database, sequence_of
+from pupsourcing_sa.store._log import MARK_BITS, constant, oid_of, oid_of_database, origin, sequence_of
 from pupsourcing_sa.tables import EventTables
 from pupsourcing_sa.tables._catalog import ACTIVITY, LOCKS, PREPARED, catalog_table
 
@@ -67,6 +67,7 @@ class PositionStatements:
             issued.is_in_order,
             func.current_setting(constant("transaction_isolation")).label("isolation"),
             func.pg_is_in_recovery().label("is_in_recovery"),
+            origin().label("origin"),
         )
 
     @cached_property

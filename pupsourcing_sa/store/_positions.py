@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from pupsourcing_sa.errors import StablePositionError
+from pupsourcing_sa.store._log import origin
 from pupsourcing_sa.store._position_statements import PositionStatements
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["BlockingAppend", "LockHolder", "Positions"]
+__all__ = ["BlockingAppend", "LockHolder", "Look", "Positions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,21 @@ class BlockingAppend(LockHolder):
     mark: int
 
 
+class Look(NamedTuple):
+    """What a look at the log has found.
+
+    Attributes:
+        stable: the stable position.
+        head: the last position in the log.
+        origin: which server that was, and which database. Another one may have fewer events, and other appends in
+            flight, so that there the stable position is another one, too.
+    """
+
+    stable: int
+    head: int
+    origin: str
+
+
 class Positions:
     """Executes what is asked about the stable position of one log.
 
@@ -68,10 +84,10 @@ class Positions:
 
     def stable(self, connection: Connection, *, is_bounded: bool) -> int:
         """The stable position; see `look`."""
-        return self.look(connection, is_bounded=is_bounded)[0]
+        return self.look(connection, is_bounded=is_bounded).stable
 
-    def look(self, connection: Connection, *, is_bounded: bool) -> tuple[int, int]:
-        """The stable position, and the last position in the log.
+    def look(self, connection: Connection, *, is_bounded: bool) -> Look:
+        """The stable position, and what comes with it.
 
         Args:
             connection: a connection.
@@ -95,7 +111,12 @@ class Positions:
                 f"under {row.isolation.upper()} this transaction's snapshot may be older than the events that have "
                 "become stable since; read under READ COMMITTED, or give up_to=, a stable_position() from before it"
             )
-        return row.stable, row.head
+        return Look(row.stable, row.head, row.origin)
+
+    def origin(self, connection: Connection) -> str:
+        """As `Look.origin`, without a look."""
+        found: str = connection.execute(select(origin())).scalar_one()
+        return found
 
     def blocking(self, connection: Connection) -> list[BlockingAppend]:
         return [BlockingAppend(**row) for row in connection.execute(self._statements.blocking).mappings()]

@@ -16,7 +16,7 @@ from pupsourcing_sa.store._append import Append
 from pupsourcing_sa.store._appender import Appender
 from pupsourcing_sa.store._connection import SyncSession, connection_of, driver_rows
 from pupsourcing_sa.store._errors import translated
-from pupsourcing_sa.store._positions import BlockingAppend, Positions
+from pupsourcing_sa.store._positions import BlockingAppend, Look, Positions
 from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.tables import EventTables
 from pupsourcing_sa.tables._naming import check_name
@@ -333,10 +333,15 @@ class EventStore:
 
     # -- positions ---------------------------------------------------------------------------------------------
 
-    def _look(self, session: SyncSession) -> tuple[int, int]:
-        """The stable position, and the last position in the log: the worker's look, in one statement."""
+    def _look(self, session: SyncSession) -> Look:
+        """The stable position, and what comes with it: the worker's look, in one statement."""
         with self._reading(session) as connection:
             return self._positions.look(connection, is_bounded=True)
+
+    def _origin(self, session: SyncSession) -> str:
+        """Which server and database the session reads the log from, as in a `Look`."""
+        with self._reading(session) as connection:
+            return self._positions.origin(connection)
 
     def latest_global_position(self, session: SyncSession) -> int:
         """The highest position in the log as this transaction sees it, 0 when the log is empty.

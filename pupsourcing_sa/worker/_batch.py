@@ -14,9 +14,10 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Scope, Subscription
-from pupsourcing_sa.errors import HandlerTransactionError, PartitionParkedError
+from pupsourcing_sa.errors import HandlerTransactionError, PartitionParkedError, StablePositionError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.store._connection import connection_of
 from pupsourcing_sa.worker._checkpoints import Checkpoint, Locked
 from pupsourcing_sa.worker._disturbances import is_cancellation, is_connection_lost, is_lost_race, is_outage
 from pupsourcing_sa.worker._progress import Progress
@@ -48,12 +49,14 @@ class Batch:
         checkpoint: the position that the transaction left in the table.
         handled: how many events were handled.
         failures: how often the first of them had failed before.
+        origin: the server and database that ``scanned`` is true of; ``None`` if nothing was scanned.
     """
 
     scanned: int
     checkpoint: int
     handled: int
     failures: int = 0
+    origin: str | None = None
 
 
 class BatchStopped(Exception):
@@ -127,6 +130,7 @@ def run_batch(
     known: Batch,
     *,
     up_to: int,
+    origin: str | None,
     window: int,
     limit: int,
     progress: Progress,
@@ -142,6 +146,7 @@ def run_batch(
         share: whose events they are.
         known: what became of the previous batch.
         up_to: a stable position; nothing after it is read.
+        origin: the server and database whose it is; ``None`` to take it for the session's.
         window: look at so many positions at the most, so that a rare scope does not scan all of the log at once.
         limit: at most so many events; one that has failed is tried alone.
         progress: is kept up to date with where the batch is.
@@ -159,6 +164,7 @@ def run_batch(
         PartitionParkedError: the partition is to stand still.
         RetryLater: ``is_retry_due`` said so.
         ShuttingDown: ``is_aborted`` said so.
+        StablePositionError: the session is connected to another server or database than the position is of.
     """
     checkpoint = share.checkpoint
     locked = checkpoint.lock(session, worker_id=share.worker_id)
@@ -172,8 +178,15 @@ def run_batch(
         raise RetryLater(locked.retry_after)
     if locked.failed_position is not None:
         limit = 1
-    # What was scanned before counts only if the checkpoint is where we left it.
-    after = known.scanned if position == known.checkpoint else position
+    here = _origin(session, share, locked)
+    if origin not in (None, here):
+        raise StablePositionError(
+            "the server has been restarted, or another one or another database has taken its place, since the stable "
+            "position was read, which may be a different one now"
+        )
+    # What was scanned before counts only if the checkpoint is where we left it, and there.
+    is_known = position == known.checkpoint and known.origin == here
+    after = known.scanned if is_known else position
     up_to = min(up_to, after + window)
     events: Sequence[PersistedEvent] = share.store._read_stable(session, share.scope, after, up_to, limit)
     is_all = len(events) < limit
@@ -196,7 +209,13 @@ def run_batch(
         if not events:
             raise
         attempt.fail(error)  # such as a deferred constraint
-    return Batch(scanned, position, len(events), locked.attempts)
+    return Batch(scanned, position, len(events), locked.attempts, here)
+
+
+def _origin(session: Session, share: Share, locked: Locked) -> str:
+    """Where the log is; a session may have it in another database than the checkpoint."""
+    log = connection_of(session, share.store.tables.events)
+    return locked.origin if log is share.checkpoint.connection(session) else share.store._origin(session)
 
 
 class _Attempt:

@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.errors import HandlerTransactionError
 from pupsourcing_sa.store._connection import connection_of, require_transaction
 from pupsourcing_sa.store._errors import translated
-from pupsourcing_sa.store._log import constant
+from pupsourcing_sa.store._log import constant, origin
 from pupsourcing_sa.tables import WorkerTables
 
 __all__ = ["APPLICATION_PREFIX", "Checkpoint", "Failure", "Locked"]
@@ -53,6 +53,7 @@ class Locked(NamedTuple):
         is_parked: whether the partition is to stand still.
         retry_after: the event is due in so many seconds, by the database's clock; 0 when it is, or nothing fails.
         transaction: id of the transaction that has the lock.
+        origin: the server and database that it is in, as `Look.origin`.
     """
 
     position: int
@@ -61,6 +62,7 @@ class Locked(NamedTuple):
     is_parked: bool
     retry_after: float
     transaction: int
+    origin: str
 
 
 class Failure(NamedTuple):
@@ -133,6 +135,7 @@ class Checkpoint:
             func.greatest(remaining, 0.0, type_=Double),  # which ignores NULL
             # Of the transaction, also when it was ended and begun by SQL that SQLAlchemy does not look into.
             func.txid_current(type_=BigInteger),
+            origin(),
         )
 
     def lock(self, session: Session, *, worker_id: UUID | None = None) -> Locked | None:
@@ -160,7 +163,7 @@ class Checkpoint:
             else:
                 names = {"application_name": f"{APPLICATION_PREFIX}{worker_id}"}
                 row = connection.execute(self._lock_by_name, names).one_or_none()
-        return None if row is None else Locked(*row[:6])
+        return None if row is None else Locked(*row[:7])
 
     def _is_created(self, session: Session) -> bool:
         return self.connection(session).scalar(self._create) is not None

@@ -19,6 +19,10 @@ A notification, a listener found or lost, and the end of the worker cut the paus
   through a pooler that cannot listen) is found after reconcile_interval. When the head has moved like this the listener
   is not relied upon any more, until there is a notification again.
 
+Each look also tells which server and database it was, and the position is published with that. Another one that has
+taken over, such as a standby that lacked the last commits, has other appends in flight: what was published before does
+not count there, even if it was more, and no batch there begins with it.
+
 A stable position below the head that does not move for stall_warning is reported with the transactions that hold it.
 """
 
@@ -33,7 +37,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.store._connection import connection_of, limit_transaction, require_transaction
-from pupsourcing_sa.store._positions import BlockingAppend
+from pupsourcing_sa.store._positions import BlockingAppend, Look
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker._batch import Bind
 from pupsourcing_sa.worker._config import WorkerConfig
@@ -51,16 +55,15 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 _LEAST_PAUSE: Final = 0.01
 
 
-async def look(execution: Execution, store: EventStore) -> int:
-    """The stable position of this moment.
+async def look(execution: Execution, store: EventStore) -> Look:
+    """The stable position of this moment, and which server's it is.
 
     Raises:
         TablesMissingError: the migrations have not been run.
         StablePositionError: the database cannot tell, for example because it is a standby.
         TransactionRequiredError: the sessions have no transactions.
     """
-    position, _ = await execution("pupsourcing-dispatcher", lambda session, _: _look(session, store))
-    return position
+    return await execution("pupsourcing-dispatcher", lambda session, _: _look(session, store))
 
 
 async def dispatch(
@@ -128,6 +131,7 @@ class _Dispatcher:
         self._failures = 0  # to look, in a row
         self._position = stable.value
         self._head: int | None = None
+        self._origin = stable.origin
         self._listener: Listener | None = None
         if store.notify_channel is not None and config.dispatcher != "poll":
             self._listener = Listener(
@@ -180,24 +184,33 @@ class _Dispatcher:
         if self._listener is not None:
             self._listener.begin_look()
         with self._hooks.span("worker.look") as data:
-            position, head = await self._execution("pupsourcing-dispatcher", self._read)
+            position, head, origin = await self._execution("pupsourcing-dispatcher", self._read)
             data["position"] = position
         if self._listener is not None:
             self._listener.judge(has_grown=self._head is not None and head > self._head)
+        if origin != self._origin:
+            self._begin_anew(origin)
         has_news = position > self._position or head != self._head
         self._position, self._head = max(position, self._position), head
         await self._watch(position, head)
         return has_news
 
-    def _read(self, session: Session, _: Bind) -> tuple[int, int]:
+    def _begin_anew(self, origin: str) -> None:
+        """What is known of the log is another server's, which may have had more of it."""
+        if self._origin is not None:
+            _logger.info("the log is another server's now, or its server has been restarted", extra=self._details)
+        self._origin, self._position, self._head = origin, 0, None
+        self._stall = StallWatch(self._config.stall_warning, self._loop.time())
+
+    def _read(self, session: Session, _: Bind) -> Look:
         if self._failures:  # the log may be locked, as by a migration, and a thread that waits for it cannot be ended
             connection = connection_of(session, self._store.tables.events)
             limit_transaction(connection, self._config.heartbeat_timeout / 2, "lock_timeout")
-        position, head = _look(session, self._store)
+        found = _look(session, self._store)
         # The processors need not wait for the end of this transaction.
-        self._loop.call_soon_threadsafe(self._stable.publish, position)
+        self._loop.call_soon_threadsafe(self._stable.publish, found.stable, found.origin)
         session.commit()  # psycopg forgets its prepared statements with a ROLLBACK
-        return position, head
+        return found
 
     def _is_settled(self) -> bool:
         is_announced = self._listener is not None and self._listener.is_reliable
@@ -226,7 +239,6 @@ class _Dispatcher:
         self._stall.complained(now)
 
 
-def _look(session: Session, store: EventStore) -> tuple[int, int]:
-    """The stable position and the head."""
+def _look(session: Session, store: EventStore) -> Look:
     require_transaction(connection_of(session, store.tables.events))  # a batch without one would not be a batch
     return store._look(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from pupsourcing_sa.store._positions import Look
 from pupsourcing_sa.worker._dispatcher import look
 from pupsourcing_sa.worker._membership import Membership
 from pupsourcing_sa.worker._run import Run
@@ -19,18 +20,18 @@ async def run_drain(run: Run) -> None:
         Exception: whatever a handler raised; an ``ExceptionGroup`` when several consumers failed.
     """
     membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
-    position = await look(run.lookout, run.store)
+    found = await look(run.lookout, run.store)
     await run.coordinate(membership.declare)
     with run.announced():
-        await _drain(run, position)
+        await _drain(run, found)
 
 
-async def _drain(run: Run, position: int) -> None:
+async def _drain(run: Run, found: Look) -> None:
     tasks: set[asyncio.Task[None]] = set()
     for name, subscription in run.subscriptions.items():
         for number in range(subscription.scope.partitions):
             processor = run.processor((name, number), run.stopping, worker_id=None)
-            tasks.add(asyncio.create_task(processor.drain(position), name=processor.name))
+            tasks.add(asyncio.create_task(processor.drain(found.stable, found.origin), name=processor.name))
     shutdown = asyncio.create_task(_shut_down(run, tasks), name="pupsourcing-shutdown")
     try:
         await asyncio.gather(*tasks, return_exceptions=True)

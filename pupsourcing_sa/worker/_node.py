@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
+from pupsourcing_sa.store._positions import Look
 from pupsourcing_sa.worker._crew import Crew
 from pupsourcing_sa.worker._dispatcher import dispatch, look
 from pupsourcing_sa.worker._membership import Membership
@@ -53,9 +54,9 @@ class _Node:
                 self._membership.abandon()
                 await self._attempt(self._membership.leave, _LEAVING_SECONDS)
 
-    async def _work(self, position: int, partitions: dict[Partition, int]) -> None:
+    async def _work(self, found: Look, partitions: dict[Partition, int]) -> None:
         run, stable = self._run, StablePosition()
-        stable.publish(position)
+        stable.publish(found.stable, found.origin)
         crew = Crew(
             str(run.worker_id),
             lambda partition, stopping: run.processor(partition, stopping, worker_id=run.worker_id),
@@ -86,11 +87,11 @@ class _Node:
                 run.is_aborted.set()
                 await end({dispatcher, *crew.tasks})
 
-    async def _start(self) -> tuple[int, dict[Partition, int]]:
+    async def _start(self) -> tuple[Look, dict[Partition, int]]:
         try:
-            position = await look(self._run.lookout, self._run.store)
+            found = await look(self._run.lookout, self._run.store)
             self._may_have_joined = True  # also when this is cancelled, and its thread goes on
-            return position, await self._run.coordinate(self._membership.join)
+            return found, await self._run.coordinate(self._membership.join)
         except Exception:
             self._may_have_joined = False
             self._membership.distrust()

@@ -149,7 +149,9 @@ class Processor:
             if self._stopping.is_set():
                 return
             try:
-                is_ours = await self._run_batches(up_to, self._is_checkpoint_due, lambda remaining: False)
+                is_ours = await self._run_batches(
+                    up_to, stable.origin, self._is_checkpoint_due, lambda remaining: False
+                )
                 if not is_ours:
                     await self._look_at_holders()
                 elif self._lock_watch.has_ended():
@@ -182,11 +184,11 @@ class Processor:
         overdue = _IDLE_SECONDS - (self._clock() - self._moved_at) if 0 <= known.checkpoint < known.scanned else None
         with suppress(TimeoutError):
             async with asyncio.timeout(overdue):
-                return await stable.beyond(known.scanned, self._stopping)
+                return await stable.beyond(known.scanned, self._stopping, origin=known.origin)
         return stable.value
 
-    async def drain(self, up_to: int) -> None:
-        """Process everything up to a stable position, at once, also what is to be tried again later.
+    async def drain(self, up_to: int, origin: str | None = None) -> None:
+        """Process everything up to a stable position, of this origin, at once, also what is to be tried again later.
 
         Raises:
             PartitionParkedError: the partition is parked.
@@ -196,7 +198,7 @@ class Processor:
         failure: Exception | None = None
         while self._known.scanned < up_to and not self._stopping.is_set():
             try:
-                is_ours = await self._run_batches(up_to, lambda passed: passed > 0, lambda remaining: True)
+                is_ours = await self._run_batches(up_to, origin, lambda passed: passed > 0, lambda remaining: True)
             except ShuttingDown:
                 return
             except BatchCommitted as committed:
@@ -241,7 +243,11 @@ class Processor:
     # -- batches -----------------------------------------------------------------------------------------------
 
     async def _run_batches(
-        self, up_to: int, is_checkpoint_due: Callable[[int], bool], is_retry_due: Callable[[float], bool]
+        self,
+        up_to: int,
+        origin: str | None,
+        is_checkpoint_due: Callable[[int], bool],
+        is_retry_due: Callable[[float], bool],
     ) -> bool:
         """Run batches up to a position, for a turn at the most; tell whether the checkpoint was ours to move."""
 
@@ -257,6 +263,7 @@ class Processor:
                         self._share,
                         self._known,
                         up_to=up_to,
+                        origin=origin,
                         window=_WINDOW,
                         limit=self._limit,
                         progress=progress,

@@ -11,18 +11,24 @@ class StablePosition:
     """A number that only grows, and a way to wait until it has.
 
     Used from one event loop, where nothing can happen between looking at the value and waiting for the next.
+
+    Attributes:
+        value: the number.
+        origin: the server and database that it is true of. On another one, which has taken over without the last
+            commits of the former, there are events still to come below it, and it begins anew from what it is there.
     """
 
     def __init__(self) -> None:
         self.value = 0
+        self.origin: str | None = None
         self._moved = asyncio.Event()
         self._is_closed = False
 
-    def publish(self, position: int) -> bool:
+    def publish(self, position: int, origin: str | None = None) -> bool:
         """Wake up everyone if the position has moved; an older value than the last one is still true and ignored."""
-        if position <= self.value:
+        if position <= self.value and origin == self.origin:
             return False
-        self.value = position
+        self.value, self.origin = position, origin
         self.wake()
         return True
 
@@ -31,14 +37,20 @@ class StablePosition:
         self._is_closed = True
         self.wake()
 
-    async def beyond(self, position: int, stopping: asyncio.Event | None = None) -> int:
-        """The stable position, once it lies beyond this one or nobody is to wait any more.
+    async def beyond(self, position: int, stopping: asyncio.Event | None = None, *, origin: str | None = None) -> int:
+        """The stable position, once it lies beyond this one, is another database's, or nobody is to wait any more.
 
         Args:
             position: what has been scanned.
+            origin: of which database; ``None`` for any.
             stopping: set, and followed by `wake`, when this one is not to wait any more.
         """
-        while self.value <= position and not self._is_closed and not (stopping and stopping.is_set()):
+        while (
+            self.value <= position
+            and origin in (None, self.origin)
+            and not self._is_closed
+            and not (stopping and stopping.is_set())
+        ):
             await self._moved.wait()
         return self.value
 

@@ -1,0 +1,124 @@
+"""Another database takes over under the same address, and lacks the last commits of the former."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from pupsourcing_sa import AnyVersion
+from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.errors import StablePositionError
+from pupsourcing_sa.worker import Worker, WorkerConfig
+from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._execution import execution_for
+from pupsourcing_sa.worker._processor import Processor
+from tests.fix_postgres import open_database
+from tests.fix_store import make_event
+from tests.fix_worker import Fleet
+
+COPY = "pupsourcing_standby"
+
+
+class Replicated:
+    """A database, and a copy of it as it was at some moment."""
+
+    def __init__(self, server: Engine, engine: Engine) -> None:
+        self._server = server
+        self._engine = engine
+        self._name = engine.url.database
+
+    def copy(self) -> None:
+        self._engine.dispose()  # a template must have no connections
+        self._execute(f"CREATE DATABASE {COPY} TEMPLATE {self._name}")
+
+    def fail_over(self) -> None:
+        """Put the copy in the place of the database."""
+        self._execute(
+            f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false",
+            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{self._name}'",
+            f"DROP DATABASE {self._name}",
+            f"ALTER DATABASE {COPY} RENAME TO {self._name}",
+        )
+
+    def _execute(self, *statements: str) -> None:
+        with self._server.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+
+
+@pytest.fixture
+def engine(server: Engine) -> Iterator[Engine]:
+    """Connections to a database of the test's own, whose loss is noticed where they are taken from the pool."""
+    with open_database(server, pool_pre_ping=True) as engine:
+        yield engine
+
+
+@pytest.fixture
+def replicated(server: Engine, engine: Engine) -> Iterator[Replicated]:
+    yield Replicated(server, engine)
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE IF EXISTS {COPY}"))
+
+
+def test_events_in_the_place_of_those_that_are_lost_are_not_skipped(replicated: Replicated, every_fleet: Fleet):
+    """Their positions are issued again, below the stable position of the server before."""
+    fleet = every_fleet
+    fleet.append(3)
+    fleet.append(event_type="Rare")
+    replicated.copy()
+    fleet.start(fleet.worker(fleet.see("all"), fleet.see("rare", event_types={"Rare"})))
+    fleet.append(30)
+    fleet.wait(lambda: len(fleet.seen("all")) == 34 and fleet.seen("rare") == [4])
+    replicated.fail_over()
+    fleet.append(5)
+    fleet.append(event_type="Rare")
+    assert fleet.query("SELECT max(global_position) FROM events") == [(10,)]
+    fleet.wait(lambda: len(fleet.seen("all")) == 10 and fleet.seen("rare") == [4, 10])
+    fleet.stop()
+    assert fleet.seen("all") == list(range(1, 11))
+    assert fleet.checkpoint("all").last_position == fleet.checkpoint("rare").last_position == 10
+
+
+def test_no_batch_begins_with_the_stable_position_of_another_server(sync_fleet: Fleet):
+    """It may be found before the dispatcher has looked at the new one."""
+    fleet = sync_fleet
+
+    def processor() -> Any:
+        subscription = Subscription.of(fleet.see("all"))
+        return Processor(
+            subscription,
+            subscription.scope,
+            Checkpoint(fleet.tables, "all", 0),
+            execution=execution_for(sessionmaker(fleet.engine), 1),
+            store=fleet.store,
+            config=WorkerConfig(),
+            stopping=asyncio.Event(),
+            is_aborted=lambda: False,
+        )
+
+    async def main() -> None:
+        with pytest.raises(StablePositionError, match="the server has been restarted, or another one"):
+            await processor().drain(10, "another server")
+        assert (fleet.checkpoint("all").last_position, fleet.seen("all")) == (0, [])
+
+    fleet.append(3)
+    asyncio.run(main())
+
+
+def test_the_log_may_be_in_another_database_than_the_checkpoints(sync_fleet: Fleet, server: Engine):
+    """What counts is where the events are."""
+    fleet = sync_fleet
+    log = fleet.store.tables
+    with open_database(server) as other:
+        log.metadata.create_all(other)
+        with Session(other) as session:
+            fleet.store.append(session, AnyVersion(), [make_event(), make_event()])
+            session.commit()
+        factory = sessionmaker(fleet.engine, binds={log.events: other, log.aggregate_heads: other})
+        Worker(factory, fleet.store, [fleet.see("all")], tables=fleet.tables).drain()
+    assert fleet.seen("all") == [1, 2]
