@@ -26,7 +26,7 @@ def holding(
         found = checkpoint.lock(session, worker_id=worker_id)
         assert found is not None
         if moves:
-            checkpoint.move(session, 1, found.transaction)
+            checkpoint.move(session, 1, found)
         yield session
 
 

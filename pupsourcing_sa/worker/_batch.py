@@ -201,7 +201,7 @@ def run_batch(
         raise ShuttingDown
     try:
         if events or is_checkpoint_due(scanned - position):
-            checkpoint.move(session, scanned, locked.transaction)
+            checkpoint.move(session, scanned, locked)
             position = scanned
             attempt.has_moved = True
         session.commit()

@@ -24,10 +24,10 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import OID, insert
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa.errors import HandlerTransactionError
+from pupsourcing_sa.errors import HandlerTransactionError, TablesMissingError
 from pupsourcing_sa.store._connection import connection_of, require_transaction
 from pupsourcing_sa.store._errors import translated
 from pupsourcing_sa.store._log import constant, origin
@@ -42,6 +42,9 @@ APPLICATION_PREFIX: Final = "pupsourcing-sa "
 #: Longer errors, which quote what somebody sent, are cut in the middle.
 _MAX_ERROR: Final = 20_000
 
+#: The system column with the oid of the table that a row is in.
+_TABLE: Final = literal_column("tableoid", OID).label("table")
+
 
 class Locked(NamedTuple):
     """A checkpoint as it is when a transaction has locked it.
@@ -54,6 +57,7 @@ class Locked(NamedTuple):
         retry_after: the event is due in so many seconds, by the database's clock; 0 when it is, or nothing fails.
         transaction: id of the transaction that has the lock.
         origin: the server and database that it is in, as `Look.origin`.
+        table: oid of the table that it is in; names may come to mean another one.
     """
 
     position: int
@@ -63,6 +67,7 @@ class Locked(NamedTuple):
     retry_after: float
     transaction: int
     origin: str
+    table: int
 
 
 class Failure(NamedTuple):
@@ -106,7 +111,10 @@ class Checkpoint:
         # The system column has the 32 low bits of the id of who has locked the row, or did so last.
         locker = cast(cast(literal_column("xmax"), Text), BigInteger)
         self._status_of_locker = self._status.where(is_ours, locker == bindparam("low_bits"))
-        self._move = self._update.where(func.txid_current(type_=BigInteger) == bindparam("own_transaction")).values(
+        self._move = self._update.where(
+            func.txid_current(type_=BigInteger) == bindparam("own_transaction"),
+            _TABLE.element == bindparam("own_table"),
+        ).values(
             last_position=bindparam("position"),
             updated_at=func.now(),
             attempts=constant(0),
@@ -121,7 +129,7 @@ class Checkpoint:
         """The row, locked. What is outside of the subquery is evaluated for a row that has been locked, only then."""
         c = self._table.c
         row = (
-            select(c.last_position, c.failed_position, c.attempts, c.parked_at, c.retry_at)
+            select(c.last_position, c.failed_position, c.attempts, c.parked_at, c.retry_at, _TABLE)
             .where(is_ours)
             .with_for_update(skip_locked=True)
             .subquery("locked")
@@ -136,6 +144,7 @@ class Checkpoint:
             # Of the transaction, also when it was ended and begun by SQL that SQLAlchemy does not look into.
             func.txid_current(type_=BigInteger),
             origin(),
+            row.table,
         )
 
     def lock(self, session: Session, *, worker_id: UUID | None = None) -> Locked | None:
@@ -163,7 +172,7 @@ class Checkpoint:
             else:
                 names = {"application_name": f"{APPLICATION_PREFIX}{worker_id}"}
                 row = connection.execute(self._lock_by_name, names).one_or_none()
-        return None if row is None else Locked(*row[:7])
+        return None if row is None else Locked(*row[:8])
 
     def _is_created(self, session: Session) -> bool:
         return self.connection(session).scalar(self._create) is not None
@@ -173,14 +182,25 @@ class Checkpoint:
         with translated(self._table):
             return self.connection(session).scalar(self._read) or 0
 
-    def move(self, session: Session, position: int, transaction: int) -> None:
-        """Move it in the transaction that locked it; whatever failed before has not failed this time."""
-        parameters = {"position": position, "own_transaction": transaction}
-        if self.connection(session).execute(self._move, parameters).rowcount != 1:
+    def move(self, session: Session, position: int, locked: Locked) -> None:
+        """Move it in the transaction that locked it; whatever failed before has not failed this time.
+
+        Raises:
+            HandlerTransactionError: it is not locked by this transaction, or not called by the name that it had.
+        """
+        name = f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r}"
+        elsewhere = "a handler of the batch changed search_path or the schema_translate_map, and did not change it back"
+        parameters = {"position": position, "own_transaction": locked.transaction, "own_table": locked.table}
+        try:
+            with translated(self._table):
+                moved = self.connection(session).execute(self._move, parameters).rowcount
+        except TablesMissingError as error:
+            raise HandlerTransactionError(f"{name} is not to be found any more: {elsewhere}") from error
+        if moved != 1:
             raise HandlerTransactionError(
-                f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r} is not locked by "
-                "this transaction any more: a handler of the batch ended the transaction by executing COMMIT or "
-                "ROLLBACK, or somebody deleted the checkpoint"
+                f"{name} is not locked by this transaction any more: a handler of the batch ended the transaction by "
+                f"executing COMMIT or ROLLBACK, or somebody deleted the checkpoint, or {elsewhere}, so that the "
+                "checkpoint of that name is another one"
             )
 
     def is_committed(self, session: Session, transaction: int, *, may_have_crashed: bool) -> bool:

@@ -44,7 +44,7 @@ class TestLock:
     ):
         found = checkpoint.lock(session)
         assert found is not None
-        assert found._replace(transaction=0, origin="") == Locked(0, None, 0, False, 0.0, 0, "")
+        assert found._replace(transaction=0, origin="", table=0) == Locked(0, None, 0, False, 0.0, 0, "", 0)
         assert found.transaction == session.scalar(text("SELECT txid_current()"))
         assert other.scalar(select(func.count()).select_from(checkpoint.tables.consumer_checkpoints)) == 1
 
@@ -58,7 +58,7 @@ class TestLock:
     def test_nobody_waits_for_one_who_has_moved_it(self, checkpoint: Checkpoint, session: Session, other: Session):
         found = checkpoint.lock(session)
         assert found is not None
-        checkpoint.move(session, 7, found.transaction)
+        checkpoint.move(session, 7, found)
         other.execute(text("SET lock_timeout = '1s'"))
         assert checkpoint.lock(other) is None
         failure = checkpoint.record_failure(other, position=9, error="", delay=float)
@@ -68,7 +68,7 @@ class TestLock:
         for position in (5, 9):
             found = checkpoint.lock(session)
             assert found is not None
-            checkpoint.move(session, position, found.transaction)
+            checkpoint.move(session, position, found)
             session.commit()
             found = checkpoint.lock(other)
             assert found is not None
@@ -112,7 +112,7 @@ class TestMove:
         assert found is not None
         session.commit()
         with pytest.raises(HandlerTransactionError, match='partition 3 of consumer "it\'s" is not locked'):
-            checkpoint.move(session, 5, found.transaction)
+            checkpoint.move(session, 5, found)
         assert checkpoint.read(session) == 0
 
 
@@ -183,7 +183,7 @@ class TestRecordFailure:
     def test_an_event_that_somebody_has_passed(self, checkpoint: Checkpoint, session: Session):
         found = checkpoint.lock(session)
         assert found is not None
-        checkpoint.move(session, 5, found.transaction)
+        checkpoint.move(session, 5, found)
         session.commit()
         assert self.record(checkpoint, session) is None
         assert checkpoint.lock(session)[:4] == (5, None, 0, False)
@@ -215,7 +215,7 @@ class TestRecordFailure:
         assert checkpoint.lock(other)
         assert park(5) is None
         found = checkpoint.lock(other)
-        checkpoint.move(other, 7, found.transaction)
+        checkpoint.move(other, 7, found)
         other.commit()
         assert park(5) == Failure(1, None)  # somebody else has passed it, and applied it a second time
         assert checkpoint.lock(session)[:5] == (7, 5, 1, True, 0.0)

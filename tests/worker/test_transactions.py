@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,8 @@ from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.errors import (
     HandlerTransactionError,
 )
+from tests.fix_postgres import new_schema
+from tests.fix_store import tenant
 from tests.fix_worker import INSERT, Fleet
 
 
@@ -157,3 +159,58 @@ def test_savepoints_are_welcome(sync_fleet: Fleet):
     sync_fleet.append(2)
     sync_fleet.worker(handle).drain()
     assert sync_fleet.seen("careful") == [1, 2]
+
+
+def by_search_path(session: Session, schema: str) -> None:
+    session.execute(select(func.set_config("search_path", quoted(schema), True)))
+
+
+def by_translate_map(session: Session, schema: str) -> None:
+    session.connection().execution_options(schema_translate_map={None: schema})
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+SWITCHES = pytest.mark.parametrize("switch", [by_search_path, by_translate_map])
+
+
+@SWITCHES
+def test_a_checkpoint_of_the_same_name_in_another_schema_stays_where_it_is(
+    sync_fleet: Fleet, switch: Callable[[Session, str], None]
+):
+    """An application with a schema for each tenant may well switch to one in a handler, and stay there."""
+    fleet = sync_fleet
+    with tenant(fleet.engine, fleet.store.tables) as schema:
+        there = f"{quoted(schema)}.consumer_checkpoints"
+        fleet.query(f"INSERT INTO {there} (consumer_name, partition) VALUES ('misbehaving', 0)", commit=True)
+
+        def misbehave(session: Session) -> None:
+            position = fleet.query(f"SELECT last_position FROM {there}")
+            assert position == [(0,)], "a batch has moved it"
+            switch(session, schema)
+
+        drain(fleet, misbehave)
+        assert fleet.query(f"SELECT last_position FROM {there}") == [(0,)]
+
+
+@SWITCHES
+def test_who_switches_to_a_schema_without_checkpoints_is_told_so(
+    sync_fleet: Fleet, switch: Callable[[Session, str], None]
+):
+    with new_schema(sync_fleet.engine, "without"):
+        drain(sync_fleet, lambda session: switch(session, "without"))
+
+
+def test_who_switches_back_goes_on(sync_fleet: Fleet):
+    @consumer("switching")
+    def handle(session: Session, event: PersistedEvent) -> None:
+        session.execute(INSERT, {"consumer": "switching", "position": event.global_position})
+        before = session.scalar(select(func.current_setting("search_path")))
+        by_search_path(session, "pg_catalog")
+        session.execute(select(func.set_config("search_path", before, True)))
+
+    sync_fleet.append(2)
+    sync_fleet.worker(handle).drain()
+    assert sync_fleet.seen("switching") == [1, 2]
