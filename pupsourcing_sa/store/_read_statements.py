@@ -135,6 +135,12 @@ class ReadStatements:
         """The highest position that this transaction sees, by the primary key; NULL in an empty log."""
         return select(func.max(self._events.c.global_position))
 
+    @cached_property
+    def following(self) -> Select[Any]:
+        """The position of the first event after another position, by the primary key; NULL when there is none."""
+        position = self._events.c.global_position
+        return select(func.min(position)).where(position > parameter("after", BigInteger()))
+
     def page(self, scope: Scope, *, backwards: bool) -> Select[Any]:
         """Events of a scope with after < global_position <= up_to in the log's order, or against it; limited."""
         kind = (

@@ -331,6 +331,12 @@ class EventStore:
             rows = driver_rows(connection, self._statements.page(scope, backwards=backwards), parameters)
         return list(map(PersistedEvent._from_row, rows))
 
+    def _end_of_hole(self, session: SyncSession, after: int, up_to: int) -> int:
+        """The last position before the first event after another position; at most a stable one."""
+        with self._reading(session) as connection:
+            following = connection.scalar(self._statements.following, {"after": after})
+        return up_to if following is None else min(following - 1, up_to)
+
     # -- positions ---------------------------------------------------------------------------------------------
 
     def _look(self, session: SyncSession) -> Look:

@@ -147,7 +147,8 @@ def run_batch(
         known: what became of the previous batch.
         up_to: a stable position; nothing after it is read.
         origin: the server and database whose it is; ``None`` to take it for the session's.
-        window: look at so many positions at the most, so that a rare scope does not scan all of the log at once.
+        window: look at so many positions at the most, so that a rare scope does not scan all of the log at once; a
+            hole after them counts as looked at.
         limit: at most so many events; one that has failed is tried alone.
         progress: is kept up to date with where the batch is.
         is_checkpoint_due: whether a checkpoint is to be moved over so many positions that hold nothing of the scope.
@@ -187,8 +188,10 @@ def run_batch(
     # What was scanned before counts only if the checkpoint is where we left it, and there.
     is_known = position == known.checkpoint and known.origin == here
     after = known.scanned if is_known else position
-    up_to = min(up_to, after + window)
+    stable, up_to = up_to, min(up_to, after + window)
     events: Sequence[PersistedEvent] = share.store._read_stable(session, share.scope, after, up_to, limit)
+    if not events and up_to < stable:  # the log may go on far behind a hole, as when it was adopted
+        up_to = share.store._end_of_hole(session, up_to, stable)
     is_all = len(events) < limit
     attempt = _Attempt(session, share, locked, checkpoint.connection(session), progress)
     if events:

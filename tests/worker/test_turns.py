@@ -66,6 +66,20 @@ def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, 
     assert fleet.seen("rare") == [35]
 
 
+def test_a_hole_is_passed_at_once_however_wide_it_is(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+    """As in a log that was adopted with its positions, for which there may not be enough windows in a day."""
+    monkeypatch.setattr(_processor, "_WINDOW", 10)
+    recorder = Recorder()
+    fleet.append(3)
+    fleet.query("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5000)", commit=True)
+    fleet.append(20)
+    fleet.append(event_type="Rare")
+    fleet.worker(fleet.see("rare", event_types={"Rare"}), telemetry=recorder).drain()
+    spans = [(each["events"], each["position"]) for each in recorder.named("worker.batch")]
+    assert spans == [(0, 5000), (0, 5010), (0, 5020), (1, 5021)]
+    assert fleet.seen("rare") == [5021]
+
+
 def test_who_waits_for_a_turn_begins_nothing_after_a_stop(fleet: Fleet):
     names, recorder, begun = [f"c{number}" for number in range(5)], Recorder(), []
 
