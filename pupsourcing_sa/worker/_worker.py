@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterable
 from typing import Any
@@ -85,6 +86,7 @@ class Worker:
                 f"telemetry must have the methods span(name, data) and event(name, data), and {telemetry!r} has not"
             )
         self.id: UUID = uuid4()
+        self._pid = os.getpid()
         self.config = config or WorkerConfig()
         self.store = store.sync_store if isinstance(store, AsyncEventStore) else store
         if self.config.dispatcher == "notify" and self.store.notify_channel is None:
@@ -173,6 +175,8 @@ class Worker:
             self._running = loop, stopping
             if self._stop_requested and not drain:
                 stopping.set()
+        if self._pid != os.getpid():  # made before a fork, as by multiprocessing: each process is a node of its own
+            self.id, self._pid = uuid4(), os.getpid()
         try:
             require_connections(self._session_factory, self.store.tables.events, self.tables.consumer_checkpoints)
             if owns_loop:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -229,3 +231,40 @@ def test_a_node_whose_server_does_not_answer_any_more_ends(every_fleet: Fleet, e
         assert not thread.is_alive()
     fleet.stop()
     there.dispose()
+
+
+FORKING = """
+import sys
+from multiprocessing import get_context
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+
+from pupsourcing_sa import EventStore, consumer
+from pupsourcing_sa.worker import Worker
+
+@consumer("all")
+def handle(session, event): ...
+
+worker = Worker(sessionmaker(create_engine(sys.argv[1])), EventStore(), [handle])
+processes = [get_context("fork").Process(target=worker.run) for _ in range(2)]
+for process in processes:
+    process.start()
+sys.stdin.read()
+for process in processes:
+    process.terminate()
+    process.join()
+sys.exit(any(process.exitcode for process in processes))
+"""
+
+
+def test_processes_forked_after_the_worker_was_made_are_nodes_of_their_own(sync_fleet: Fleet):
+    """With one id, the first to stop would take the partitions from all of them, and nobody else give them back."""
+    url = sync_fleet.engine.url.render_as_string(hide_password=False)
+    with subprocess.Popen([sys.executable, "-c", FORKING, url], stdin=subprocess.PIPE) as processes:
+        nodes = "SELECT count(DISTINCT pid) FROM worker_nodes"
+        sync_fleet.wait(lambda: sync_fleet.query(nodes) == [(2,)])
+        assert processes.stdin is not None
+        processes.stdin.close()
+        assert processes.wait(30) == 0
+    assert sync_fleet.query(nodes) == [(0,)]
