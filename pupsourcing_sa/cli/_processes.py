@@ -41,13 +41,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pupsourcing_sa.worker import Worker
 from pupsourcing_sa.worker._backoff import delay_after
+from pupsourcing_sa.worker._signals import leave, limit_exit
 
 __all__ = ["Channel", "Pace", "Supervisor"]
 
@@ -58,6 +59,8 @@ _INTERRUPTED: Final = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM, -sig
 
 #: How long after its ``shutdown_timeout`` a node ends itself: the worker's rolling back and leaving takes a moment.
 _GIVE_UP_SECONDS: Final = 5.0
+#: How long after it would have killed its nodes the supervisor ends itself.
+_LAST_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,7 @@ class Supervisor:
         self._is_stopping = False
         self._has_settled = False
         self._status = 0
+        self._watchdog: threading.Timer | None = None
 
     def run(self) -> int:
         """Run them; gives an exit status.
@@ -104,15 +108,27 @@ class Supervisor:
             none could start; 128 + the number of a second signal.
         """
         _logger.info("supervisor started", extra={"processes": len(self._nodes)})
-        with self._selector, _received_signals() as signals:
+        with self._selector, _received_signals(self._limit_end) as signals:
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._take_signals(signals))
             self._start(self._nodes[0])
             while any(node.process is not None or node.due is not None for node in self._nodes):
                 self._wait()
                 for node in self._nodes:
                     self._look_after(node)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         _logger.info("supervisor stopped", extra={"status": self._status})
         return self._status
+
+    def _limit_end(self) -> None:
+        """A stop was asked for: end in any case, also if it cannot be seen to, as nobody reads what is logged.
+
+        The nodes, whose channels end with this process, stop by themselves.
+        """
+        if self._watchdog is None:
+            longest = max((node.process.shutdown_timeout for node in self._nodes if node.process), default=0.0)
+            seconds = longest + self._pace.margin + _LAST_SECONDS
+            self._watchdog = limit_exit(seconds, "the supervisor did not stop in time; leaving")
 
     def _wait(self) -> None:
         """Until there is a signal, which also a node's end is, a node's line, or something due."""
@@ -170,13 +186,13 @@ class Supervisor:
                     node.process.kill()
 
     def _stop(self, number: int) -> None:
-        _logger.info("stopping", extra={"signal": _name(number)})
         self._is_stopping = True
         for node in self._nodes:
             node.due = None
             if node.process is not None:
                 node.process.tell_to_stop()
                 node.due = time.monotonic() + node.process.shutdown_timeout + self._pace.margin
+        _logger.info("stopping", extra={"signal": _name(number)})
 
     def _take_end(self, node: _Node, process: _Process, status: int) -> None:
         details = node.details | ({"status": status} if status >= 0 else {"signal": _name(-status)})
@@ -271,16 +287,23 @@ class _Node:
 
 
 @contextmanager
-def _received_signals() -> Iterator[socket.socket]:
-    """A socket that has one byte for each signal that came: its number."""
+def _received_signals(asked: Callable[[], None]) -> Iterator[socket.socket]:
+    """A socket that has one byte for each signal that came: its number.
+
+    Args:
+        asked: called at once when a stop is asked for, whatever the process is in the middle of.
+    """
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
         writer.setblocking(False)
         other = signal.set_wakeup_fd(writer.fileno())
-        # It is Python's handling of a signal that writes to the socket; the handler itself has nothing left to do.
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
-        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+
+        def handle(number: int, _: object) -> None:  # it is Python that writes to the socket
+            if number != signal.SIGCHLD:
+                asked()
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
         try:
             yield reader
         finally:
@@ -328,5 +351,4 @@ class Channel:
                 os._exit(0)
         self._worker.stop()
         time.sleep(self._worker.config.shutdown_timeout + _GIVE_UP_SECONDS)
-        _logger.critical("the worker does not stop; its process ends without it")
-        os._exit(1)
+        leave("the worker does not stop; its process ends without it")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-__all__ = ["handling_signals", "limit_exit"]
+__all__ = ["handling_signals", "leave", "limit_exit"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
@@ -19,6 +19,8 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 #: 0.4 for retiring, 1.4 for batches to roll back, 1.9 to leave. Closing asyncpg's connections may take another one; a
 #: process that needs longer is ended by the watchdog.
 _MARGIN_SECONDS: Final = 5.0
+#: How long whoever leaves may take to say so.
+_SAYING_SECONDS: Final = 1.0
 
 
 @contextmanager
@@ -58,20 +60,32 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float) -> Itera
                 signal.signal(each, handler)
 
 
-def limit_exit(seconds: float) -> None:
+def limit_exit(
+    seconds: float, message: str = "the worker has stopped, and threads keep its process from ending; leaving"
+) -> threading.Timer:
     """Have the process end within so many seconds, although Python waits for the threads of pools for ever.
 
-    Something that a handler has begun may hang in one of them.
+    Something that a handler has begun may hang in one of them. Gives the timer, which can be cancelled.
     """
-    _timer(seconds, "the worker has stopped, and threads keep its process from ending; leaving").start()
+    timer = _timer(seconds, message)
+    timer.start()
+    return timer
+
+
+def leave(message: str) -> None:
+    """End the process at once. Logging must not be in its way, as with a full pipe that nobody reads any more."""
+
+    def say() -> None:
+        _logger.critical(message)
+        logging.shutdown()
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    saying.join(_SAYING_SECONDS)
+    os._exit(1)
 
 
 def _timer(seconds: float, message: str) -> threading.Timer:
-    def leave() -> None:
-        _logger.critical(message)
-        logging.shutdown()
-        os._exit(1)
-
-    timer = threading.Timer(seconds, leave)
+    timer = threading.Timer(seconds, leave, (message,))
     timer.daemon = True
     return timer

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +23,7 @@ from sqlalchemy import Engine, text
 from pupsourcing_sa import EventStore, WorkerTables
 from tests.fix_command import COMMAND
 from tests.fix_store import make_tables
+from tests.waiting import wait_until
 
 SUPERVISOR = """
 import sys
@@ -225,6 +230,21 @@ def test_a_node_that_does_not_stop_is_killed(supervise):
     supervisor.until("node did not stop in time; killing it")
     assert supervisor.until("node stopped")["signal"] == "SIGKILL"
     assert supervisor.end() == 1
+
+
+def test_it_ends_although_nobody_reads_its_log(supervise):
+    """As when a log collector hangs: whoever logs waits for ever once the pipe is full."""
+    fill = "threading.Thread(target=os.write, args=(2, bytes(2**20)), daemon=True).start()"
+    supervisor = supervise(f"import threading; {fill}; ready(); until_told_to_stop()", processes=2)
+    wait_until(lambda: is_full(supervisor.process.stderr))
+    supervisor.process.terminate()
+    assert supervisor.process.wait(timeout=30) == 1
+
+
+def is_full(pipe: Any) -> bool:
+    waiting = array.array("i", [0])
+    fcntl.ioctl(pipe.fileno(), termios.FIONREAD, waiting)
+    return waiting[0] >= 2**16 - select.PIPE_BUF
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -158,3 +160,36 @@ def test_the_checkpoint_of_an_idle_consumer_follows_an_idle_log(fleet: Fleet, mo
     fleet.wait(lambda: (found := fleet.checkpoint("idle")) is not None and found.last_position == 5)
     fleet.append(1)
     fleet.wait(lambda: fleet.checkpoint("idle").last_position == 6)
+
+
+UNREAD = """
+import os
+import sys
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+
+from pupsourcing_sa import EventStore, consumer
+from pupsourcing_sa.worker import Worker, WorkerConfig, _signals
+
+@consumer("all")
+def handle(session, event):
+    os.kill(os.getpid(), 15)
+    os.write(2, bytes(2**20))
+
+_signals._MARGIN_SECONDS = 0.5
+config = WorkerConfig(shutdown_timeout=0.1)
+Worker(sessionmaker(create_engine(sys.argv[1])), EventStore(), [handle], config=config).run()
+"""
+
+
+def test_a_process_ends_although_nobody_reads_its_log(sync_fleet: Fleet):
+    """As when a log collector hangs: whoever logs waits for ever once the pipe is full, also the one who gives up."""
+    sync_fleet.append()
+    url = sync_fleet.engine.url.render_as_string(hide_password=False)
+    with subprocess.Popen([sys.executable, "-c", UNREAD, url], stderr=subprocess.PIPE) as process:
+        try:
+            assert process.wait(30) == 1
+        finally:
+            process.kill()
+    assert sync_fleet.checkpoint("all").last_position == 0
