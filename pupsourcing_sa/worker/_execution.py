@@ -95,9 +95,13 @@ async def _in_thread(name: str, call: Callable[[], _T]) -> _T:
             outcome.set_exception(error)
 
     def target() -> None:
-        result, failure = None, None
+        result: _T | None = None
+        failure: BaseException | None = None
         try:
             result = context.run(call)
+        except StopIteration as error:  # as by a hook of the pool; a future does not take it, and would never be done
+            failure = RuntimeError("database work raised StopIteration")
+            failure.__cause__ = error
         except BaseException as error:
             failure = error
         with suppress(RuntimeError):  # the loop has ended without waiting for us

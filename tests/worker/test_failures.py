@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 
 import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import PersistedEvent
+from pupsourcing_sa.worker._execution import execution_for
 from tests.fix_worker import Fleet, Recorder
 
 
@@ -75,6 +79,19 @@ def test_a_handler_that_exits_does_not_end_the_worker(fleet: Fleet):
     fleet.start(fleet.worker(fleet.see("leaving", check=leave), fleet.see("other")))
     fleet.wait(lambda: fleet.attempts("leaving") >= 1 and fleet.seen("other") == [1])
     assert "SystemExit: 3" in fleet.checkpoint("leaving").error
+
+
+def test_work_that_raises_what_no_future_takes_comes_to_an_end(engine: Engine):
+    """StopIteration, as by a hook of the pool: whoever waits for the work would wait for ever."""
+
+    def work(session: Session, bind: object) -> None:
+        next(iter(()))
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(execution_for(sessionmaker(engine), 1)("work", work), 10)
+
+    asyncio.run(main())
 
 
 class Counting:
