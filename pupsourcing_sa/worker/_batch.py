@@ -255,11 +255,7 @@ class _Attempt:
                     progress.current = None
                 session.flush()
         except BaseException as error:  # also pytest's, and a handler's exit is not the worker's
-            if (
-                isinstance(error, (KeyboardInterrupt, GeneratorExit))
-                or _is_of_greenlet(error)
-                or _is_own_cancellation(error, self._share.is_aborted)
-            ):
+            if _is_of_the_loop(error) or _is_of_greenlet(error) or _is_own_cancellation(error, self._share.is_aborted):
                 raise
             self.fail(error)
         return progress.events
@@ -316,6 +312,11 @@ def _is_own_cancellation(error: BaseException, is_aborted: Callable[[], bool]) -
     while task.cancelling():  # by the handler, of the task that it runs in
         task.uncancel()
     return False
+
+
+def _is_of_the_loop(error: BaseException) -> bool:
+    """Whether it may be Ctrl-C, or the end of a coroutine; neither comes to a thread that has no event loop."""
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit)) and asyncio._get_running_loop() is not None
 
 
 def _is_of_greenlet(error: BaseException) -> bool:

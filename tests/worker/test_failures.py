@@ -81,6 +81,22 @@ def test_a_handler_that_exits_does_not_end_the_worker(fleet: Fleet):
     assert "SystemExit: 3" in fleet.checkpoint("leaving").error
 
 
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, GeneratorExit])
+def test_what_the_event_loop_is_ended_by_is_a_failure_where_there_is_none(
+    sync_fleet: Fleet, raised: type[BaseException]
+):
+    """A handler's thread gets neither Ctrl-C nor the end of a coroutine: it is the handler's own."""
+
+    def leave(event: PersistedEvent) -> None:
+        raise raised
+
+    fleet = sync_fleet
+    fleet.append()
+    fleet.start(fleet.worker(fleet.see("leaving", check=leave, max_attempts=2), fleet.see("other")))
+    fleet.wait(lambda: fleet.attempts("leaving") == 2 and fleet.seen("other") == [1])
+    assert raised.__name__ in fleet.checkpoint("leaving").error
+
+
 def test_work_that_raises_what_no_future_takes_comes_to_an_end(engine: Engine):
     """StopIteration, as by a hook of the pool: whoever waits for the work would wait for ever."""
 
