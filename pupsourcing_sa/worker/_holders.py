@@ -25,9 +25,10 @@ which may take its time. A node that comes back to life finds its connection clo
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, Row, case, false, func
+from sqlalchemy import Boolean, Row, Select, case, false, func
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.store._connection import connection_of
@@ -65,15 +66,29 @@ class Holders:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
         self._table = checkpoint.tables.consumer_checkpoints
-        held = holders(checkpoint.tables)
+
+    # Built when they are first needed, which most never are: it takes milliseconds, and of all processors that a node
+    # begins at once, on its event loop, so many that it might be taken for dead.
+
+    @cached_property
+    def _held(self) -> Select[Any]:
+        held = holders(self._checkpoint.tables)
         c = held.selected_columns
-        held = held.where(c.consumer_name == checkpoint.consumer_name, c.partition == checkpoint.partition)
-        self._look = held.add_columns(false().label("is_ended"))
+        return held.where(c.consumer_name == self._checkpoint.consumer_name, c.partition == self._checkpoint.partition)
+
+    @cached_property
+    def _look(self) -> Select[Any]:
+        return self._held.add_columns(false().label("is_ended"))
+
+    @cached_property
+    def _end(self) -> Select[Any]:
         # In the statement that looks, so that the process is the one that has been looked at; and by CASE among its
         # results, because PostgreSQL evaluates conditions in any order.
-        ended = func.pg_terminate_backend(held.selected_columns.pid, type_=Boolean)
-        self._end = held.add_columns(case((is_dead(checkpoint.tables), ended), else_=false()).label("is_ended"))
+        ended = func.pg_terminate_backend(self._held.selected_columns.pid, type_=Boolean)
+        is_ended = case((is_dead(self._checkpoint.tables), ended), else_=false()).label("is_ended")
+        return self._held.add_columns(is_ended)
 
     def look(self, session: Session, *, is_ending: bool) -> Held | None:
         """Who has the checkpoint; ``None`` when nobody has it any more, or it cannot be told who.

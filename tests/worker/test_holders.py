@@ -15,8 +15,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
-from pupsourcing_sa.worker import LockHolder
+from pupsourcing_sa.worker import LockHolder, _holders
 from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._holder_statements import holders
 from pupsourcing_sa.worker._holders import Held, Holders
 from tests.fix_holders import holding, is_alive, pid_of, unprivileged, write_node
 from tests.fix_worker import Fleet, Recorder
@@ -273,3 +274,18 @@ def test_a_drain_waits_for_whoever_it_is(fleet: Fleet):
         assert is_alive(session)
     thread.join()
     assert fleet.seen("all") == [1, 2, 3]
+
+
+def test_nothing_is_prepared_to_look_while_nobody_else_has_the_lock(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+    """A node that begins a thousand processors at once has no time for it, and its heartbeat none to wait for it."""
+    built: list[WorkerTables] = []
+
+    def count(tables: WorkerTables) -> Select[Any]:
+        built.append(tables)
+        return holders(tables)
+
+    monkeypatch.setattr(_holders, "holders", count)
+    fleet.append()
+    fleet.start(fleet.worker(fleet.see("all")))
+    fleet.wait(lambda: fleet.seen("all") == [1])
+    assert built == []
