@@ -22,6 +22,7 @@ __all__ = [
     "is_outage",
     "is_outage_state",
     "is_privilege_missing",
+    "is_query_canceled",
     "is_serialization_failure",
     "raise_common",
     "translated",
@@ -34,6 +35,7 @@ _UNIQUE_VIOLATION: Final = "23505"
 _PROGRAM_LIMIT_EXCEEDED: Final = "54000"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+_QUERY_CANCELED: Final = "57014"
 _SERIALIZATION_FAILURE: Final = "40001"
 _DEADLOCK_DETECTED: Final = "40P01"
 _OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})  # shut down, crashed, starting up; no free slot
@@ -98,6 +100,11 @@ def is_lock_timeout(error: BaseException) -> bool:
 def is_privilege_missing(error: BaseException) -> bool:
     """Whether the role may not do what was asked."""
     return isinstance(error, DBAPIError) and _sqlstate(error) == _INSUFFICIENT_PRIVILEGE
+
+
+def is_query_canceled(error: BaseException) -> bool:
+    """Whether a statement took longer than ``statement_timeout`` allows, or somebody has canceled it."""
+    return isinstance(error, DBAPIError) and _sqlstate(error) == _QUERY_CANCELED
 
 
 def exceeds_a_limit(error: DBAPIError) -> bool:

@@ -34,7 +34,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.consumer import Scope, Subscription
 from pupsourcing_sa.errors import PartitionParkedError
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._errors import is_privilege_missing
+from pupsourcing_sa.store._errors import is_privilege_missing, is_query_canceled
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker._backoff import limit_after
 from pupsourcing_sa.worker._batch import (
@@ -127,6 +127,7 @@ class Processor:
         self._known = Batch(scanned=0, checkpoint=-1, handled=0)  # nothing yet: no checkpoint lies before the log
         self._moved_at = clock()
         self._limit = self._batch_size
+        self._divisor = 1  # of what is read at once
         self._may_end_holders = True
 
     @property
@@ -172,6 +173,7 @@ class Processor:
                 return
             except Exception as error:
                 self._yield_to_others(error)
+                self._read_less(error)
                 is_isolated = self._failures.suspects(error) and not self._narrow_down(error)
                 await self._pause(await self._failures.disturbed(error, is_isolated=is_isolated))
             else:
@@ -209,7 +211,7 @@ class Processor:
                     self._yield_to_others(error)
                     await self._pause(await self._failures.disturbed(error))
                     continue
-                if isinstance(error, BatchFailed) and self._narrow_down(error):
+                if self._read_less(error) or (isinstance(error, BatchFailed) and self._narrow_down(error)):
                     continue
                 failure = error  # raised outside of this block, which would become part of its traceback
             if failure is not None:
@@ -264,8 +266,8 @@ class Processor:
                         self._known,
                         up_to=up_to,
                         origin=origin,
-                        window=_WINDOW,
-                        limit=self._limit,
+                        window=max(1, _WINDOW // self._divisor),
+                        limit=max(1, self._limit // self._divisor),
                         progress=progress,
                         is_checkpoint_due=is_checkpoint_due,
                         is_retry_due=is_retry_due,
@@ -294,6 +296,7 @@ class Processor:
         if batch.checkpoint != self._known.checkpoint:
             self._moved_at = self._clock()
         self._known = batch
+        self._divisor = max(1, self._divisor // 2)
         if batch.handled:
             self._limit = min(2 * self._limit, self._batch_size)
             self._failures.passed(batch.failures)
@@ -340,6 +343,16 @@ class Processor:
         """After a lost race, make the next batch smaller: it locks fewer rows, for less long."""
         if isinstance(error, BatchDisturbed) and is_lost_race(error):
             self._narrow_down(error)
+
+    def _read_less(self, error: Exception) -> bool:
+        """After a statement of the worker's own that took too long, read less at once; tell whether that is possible.
+
+        It is reading, as the others find one row: large events, or a rare scope, and a ``statement_timeout``.
+        """
+        if not is_query_canceled(error) or self._divisor >= max(_WINDOW, self._batch_size):
+            return False
+        self._divisor *= 2
+        return True
 
     def _narrow_down(self, failure: BatchStopped) -> bool:
         """Make the next batch smaller; tell whether that says something new, or the failing event is isolated."""

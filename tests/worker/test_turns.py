@@ -7,10 +7,11 @@ from itertools import groupby
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa import EventStore, PersistedEvent, consumer
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.worker import WorkerConfig, _processor
 from pupsourcing_sa.worker._checkpoints import Checkpoint
@@ -106,3 +107,29 @@ def test_who_waits_for_a_turn_begins_nothing_after_a_stop(fleet: Fleet):
     worker = fleet.worker(*map(make, names), concurrency=1, telemetry=recorder)
     worker.run()
     assert len(begun) == 1
+
+
+@pytest.mark.parametrize("is_draining", [True, False])
+@pytest.mark.parametrize(("most_events", "most_positions"), [(3, 1000), (1000, 10)])
+def test_what_takes_too_long_to_read_is_read_in_smaller_pieces(
+    every_fleet: Fleet, monkeypatch: pytest.MonkeyPatch, most_events: int, most_positions: int, *, is_draining: bool
+):
+    """As with large events, or a rare scope, and a role that has a ``statement_timeout``."""
+    monkeypatch.setattr(_processor, "_WINDOW", 64)
+    fleet, read = every_fleet, EventStore._read_stable
+
+    def read_slowly(store: EventStore, session: Session, scope: Any, after: int, up_to: int, limit: int) -> Any:
+        if limit > most_events or up_to - after > most_positions:
+            session.execute(text("SET LOCAL statement_timeout = 1"))
+            session.execute(text("SELECT pg_sleep(10)"))
+        return read(store, session, scope, after, up_to, limit)
+
+    fleet.append(30)
+    monkeypatch.setattr(EventStore, "_read_stable", read_slowly)
+    worker = fleet.worker(fleet.see("all"))
+    if is_draining:
+        worker.drain()
+    else:
+        fleet.start(worker)
+        fleet.wait(lambda: len(fleet.seen("all")) == 30)
+    assert fleet.seen("all") == list(range(1, 31))
