@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Iterable
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import sessionmaker
@@ -31,6 +31,9 @@ from pupsourcing_sa.worker._run import Run
 from pupsourcing_sa.worker._signals import handling_signals
 
 __all__ = ["Worker"]
+
+#: Besides those of batches: for the dispatcher, its listener while it connects, and the node.
+_MORE_CONNECTIONS: Final = 3
 
 
 class Worker:
@@ -178,7 +181,13 @@ class Worker:
         if self._pid != os.getpid():  # made before a fork, as by multiprocessing: each process is a node of its own
             self.id, self._pid = uuid4(), os.getpid()
         try:
-            require_connections(self._session_factory, self.store.tables.events, self.tables.consumer_checkpoints)
+            batches_at_once = min(self.config.concurrency, sum(each.scope.partitions for each in self._subscriptions))
+            require_connections(
+                self._session_factory,
+                self.store.tables.events,
+                self.tables.consumer_checkpoints,
+                wanted=0 if drain else batches_at_once + _MORE_CONNECTIONS,
+            )
             if owns_loop:
                 loop.set_default_executor(UnawaitedExecutor())
             batches, lookout, coordination = (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, StaticPool, create_engine, text
+from sqlalchemy import Engine, NullPool, StaticPool, create_engine, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -152,3 +153,30 @@ def test_a_missing_privilege_is_an_error_and_no_guess(engine: Engine):
     finally:
         with engine.begin() as connection:
             connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+
+
+@pytest.mark.parametrize(
+    ("options", "partitions", "is_enough"),
+    [
+        ({"pool_size": 5, "max_overflow": 0}, 8, False),
+        ({"pool_size": 5, "max_overflow": 0}, 2, True),
+        ({"pool_size": 5, "max_overflow": 2}, 4, True),
+        ({"pool_size": 5, "max_overflow": -1}, 8, True),
+        ({"pool_size": 0}, 8, True),
+        ({"poolclass": NullPool}, 8, True),
+        ({}, 8, True),
+    ],
+)
+def test_a_pool_that_is_too_small_is_complained_of(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture, options: dict[str, Any], partitions: int, *, is_enough: bool
+):
+    """Batches would take the connection with which the node says that it is alive."""
+    worker = fleet.worker(fleet.see("all", partitions=partitions), concurrency=8)
+    if fleet.is_async:
+        worker._session_factory = async_sessionmaker(create_async_engine(fleet.engine.url, **options))
+    else:
+        worker._session_factory = sessionmaker(create_engine(fleet.engine.url, **options))
+    worker.stop()
+    worker.run()
+    complaints = [(record.pool, record.needed) for record in caplog.records if "pool has fewer" in record.message]  # type: ignore[attr-defined]
+    assert complaints == ([] if is_enough else [(5, 11)])
