@@ -64,10 +64,15 @@ class Nodes:
         connection.execute(self._table.delete().where(self._table.c.worker_id == worker_id))
 
     def remove_silent(self, connection: Connection, seconds: float) -> list[UUID]:
-        """Take out the nodes that have not been heard of for so long."""
-        latest = func.clock_timestamp() - timedelta(seconds=seconds)
-        delete = self._table.delete().where(self._table.c.heartbeat_at < latest).returning(self._table.c.worker_id)
-        return list(connection.scalars(delete))
+        """Take out the nodes that have not been heard of for so long.
+
+        A heartbeat that is still to come counts as one of now: the clock was set back, or is another server's after a
+        failover, and whoever has died just before would be taken for alive until it has caught up.
+        """
+        c, now = self._table.c, func.clock_timestamp()
+        to_come = self._table.update().where(c.heartbeat_at > now).values(heartbeat_at=now).cte("pupsourcing_to_come")
+        silent = self._table.delete().where(c.heartbeat_at < now - timedelta(seconds=seconds))
+        return list(connection.scalars(silent.returning(c.worker_id).add_cte(to_come)))
 
     def all(self, connection: Connection) -> dict[UUID, list[str]]:
         """The consumers that each node knows."""

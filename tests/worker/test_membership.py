@@ -133,6 +133,22 @@ def test_a_silent_node_is_removed_and_joins_again(group: Group):
     assert group.nodes() == {silent, alive}
 
 
+def test_a_heartbeat_that_is_still_to_come_counts_as_one_of_now(group: Group):
+    """The database has failed over to a server whose clock is behind, and a node has died together with the former."""
+    dead, membership = group.node(a=2)
+    group.do(membership.join)
+    alive, other = group.node(a=2)
+    group.do(other.join)
+    group.age(dead, -300)
+    group.clock.seconds += 1
+    group.do(other.tick)
+    assert group.nodes() == {dead, alive}
+    age = func.clock_timestamp() - group.tables.worker_nodes.c.heartbeat_at
+    with group.engine.connect() as connection:
+        (found,) = connection.scalars(select(age).where(group.tables.worker_nodes.c.worker_id == dead))
+    assert timedelta(0) <= found < timedelta(seconds=30)
+
+
 def test_heartbeats_keep_a_node_alive(group: Group):
     node, membership = group.node(a=1)
     group.do(membership.join)
