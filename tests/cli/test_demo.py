@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
+from contextlib import suppress
 
 import psutil
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from tests.fix_command import COMMAND, Command
+from tests.waiting import wait_until
 
 
 def test_it_shows_and_checks_everything(command: Command):
@@ -72,16 +73,29 @@ def test_nothing_is_left_behind(number: signal.Signals):
     process = subprocess.Popen(
         [COMMAND, "demo", "--events", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
     )
+    others: list[psutil.Process] = []
     assert process.stdout is not None
-    with process.stdout:
-        while b"processes append" not in process.stdout.readline():
-            assert process.poll() is None
-        watched = psutil.Process(process.pid)
-        deadline = time.monotonic() + 30
-        while len(others := watched.children(recursive=True)) < 9:  # writers, two nodes, the server and its own
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(number)
-        process.wait(timeout=60)
-    _, alive = psutil.wait_procs(others, timeout=30)
-    assert [process.cmdline() for process in alive] == []
+    try:
+        with process.stdout:
+            while b"processes append" not in process.stdout.readline():
+                assert process.poll() is None
+            wait_until(lambda: has_started_all(process.pid), seconds=60)
+            others = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(number)
+            process.wait(timeout=60)
+        _, alive = psutil.wait_procs(others, timeout=30)
+        assert [each.cmdline() for each in alive] == []
+    finally:
+        for each in [process, *others]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait()
+
+
+def has_started_all(pid: int) -> bool:
+    """Whether the demo has its writers and both nodes; the server, which it has before, is many processes as well."""
+    started = ""
+    for each in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # the server's come and go
+            started += " ".join(each.cmdline())
+    return (started.count("demo.writer"), started.count("demo.follower")) == (4, 2)
