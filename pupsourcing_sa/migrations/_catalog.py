@@ -66,8 +66,9 @@ def _guard_triggers() -> Select[Any]:
             _TRIGGERS.c.tgname.label("trigger_name"),
             _TRIGGERS.c.tgtype.label("trigger_type"),
             and_(
-                # O and A fire for those who write; D is disabled, and R fires for replication only.
-                _TRIGGERS.c.tgenabled.in_(["O", "A"]),
+                # O and A fire for those who write; D is disabled, and R fires for replication only. It is a "char", of
+                # which PostgreSQL 12 cannot say whether it is IN a list of VARCHAR.
+                cast(_TRIGGERS.c.tgenabled, Text).in_(["O", "A"]),
                 _TRIGGERS.c.tgqual.is_(None),  # WHEN
                 cast(_TRIGGERS.c.tgattr, Text) == "",  # UPDATE OF some columns only
             ).label("is_firing"),
