@@ -32,7 +32,7 @@ def big_log(server: Engine) -> Iterator[Engine]:
                     INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload,
                                         correlation_id)
                     SELECT CASE WHEN n % 10000 = 0 THEN 'Rare' WHEN n % 10000 % 3 = 0 THEN 'Order' ELSE 'User' END,
-                           (n % 10000)::text, n / 10000 + 1, gen_random_uuid(), 'E' || n % 5, '\\x7b7d',
+                           (n % 10000)::text, n / 10000 + 1, md5(n::text)::uuid, 'E' || n % 5, '\\x7b7d',
                            CASE WHEN n % 100 = 0 THEN 'c' || n % 1000 END
                     FROM generate_series(0, :events - 1) AS n
                     """
