@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import EventStore, PersistedEvent
 from pupsourcing_sa.worker import Worker, WorkerConfig
+from tests.scenarios import pooler
 
 __all__ = ["CHANNEL", "GATE", "ORDER", "REACHED", "VARIABLE", "Follows", "NodeSettings", "Order", "make_worker"]
 
@@ -67,6 +68,7 @@ class NodeSettings:
         consumers: by name.
         config: what differs from the defaults of ``WorkerConfig``.
         channel: the ``notify_channel`` of its store.
+        is_pooled: whether the URL is that of the pooler.
     """
 
     name: str
@@ -75,6 +77,7 @@ class NodeSettings:
     consumers: Mapping[str, Follows]
     config: Mapping[str, Any] = field(default_factory=dict)
     channel: str | None = None
+    is_pooled: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -182,10 +185,13 @@ def make_worker() -> Worker:
 
 
 def _session_factory(settings: NodeSettings, connections: int) -> Any:
+    driver = settings.driver.removeprefix("async-")
+    options: dict[str, Any] = {"pool_size": connections, "max_overflow": 0}
+    if settings.is_pooled:
+        options["connect_args"] = pooler.OPTIONS[driver]
     if settings.driver == "psycopg":
-        return sessionmaker(create_engine(settings.url, pool_size=connections, max_overflow=0))
-    url = make_url(settings.url).set(drivername=f"postgresql+{settings.driver.removeprefix('async-')}")
-    engine: AsyncEngine = create_async_engine(url, pool_size=connections, max_overflow=0)
+        return sessionmaker(create_engine(settings.url, **options))
+    engine: AsyncEngine = create_async_engine(make_url(settings.url).set(drivername=f"postgresql+{driver}"), **options)
     return async_sessionmaker(engine)
 
 

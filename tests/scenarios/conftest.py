@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.fleet import Fleet
+from tests.scenarios.pooler import POOLER, pooled
 from tests.scenarios.scene import Scene
 
 
 @pytest.fixture
 def scene(database_url: str) -> Iterator[Scene]:
     """A database of the test's own, with the tables."""
-    scene = Scene(database_url)
+    scene = Scene(database_url, pooled(database_url) if POOLER else None)
     yield scene
     scene.close()
 
@@ -22,7 +23,8 @@ def scene(database_url: str) -> Iterator[Scene]:
 @pytest.fixture
 def fleet(scene: Scene, database_url: str, tmp_path: Path) -> Iterator[Fleet]:
     """Nodes on that database; ended before it is dropped."""
-    fleet = Fleet(database_url, tmp_path)
+    url = pooled(database_url) if POOLER else database_url
+    fleet = Fleet(url, tmp_path, is_pooled=POOLER is not None)
     yield fleet
     fleet.close()
     fleet.show_logs()

@@ -93,10 +93,14 @@ class Fleet:
         url: of the database, ``postgresql+psycopg://…``.
         directory: for what the nodes log.
         config: the settings of every node that is told nothing else.
+        is_pooled: whether the URL is that of the pooler.
     """
 
-    def __init__(self, url: str, directory: Path, config: Mapping[str, Any] = QUICK) -> None:
+    def __init__(
+        self, url: str, directory: Path, config: Mapping[str, Any] = QUICK, *, is_pooled: bool = False
+    ) -> None:
         self._url = url
+        self._is_pooled = is_pooled
         self._directory = directory
         self._config = config
         self._nodes: list[Node] = []
@@ -119,6 +123,7 @@ class Fleet:
             consumers=consumers,
             config={**self._config, **config},
             channel=channel,
+            is_pooled=self._is_pooled,
         )
         node = Node(settings, self._directory / f"{name}.log")
         self._nodes.append(node)

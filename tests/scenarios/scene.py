@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa import AnyVersion, Event, EventStore, EventTables, WorkerTables
 from tests.scenarios.application import CHANNEL, GATE, ORDER, REACHED, Order
 from tests.scenarios.fleet import Node
+from tests.scenarios.pooler import OPTIONS
 
 __all__ = ["Gate", "Scene"]
 
@@ -90,14 +91,19 @@ class Scene:
 
     Args:
         url: of an empty database, ``postgresql+psycopg://…``.
+        writers_url: what those connect to who append, if it is the pooler.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, writers_url: str | None = None) -> None:
         self.engine = create_engine(
             url, connect_args={"application_name": "scenario"}, isolation_level="AUTOCOMMIT", pool_pre_ping=True
         )
         self.store = EventStore(EventTables(), notify_channel=CHANNEL)
-        self._transactions = self.engine.execution_options(isolation_level="READ COMMITTED")
+        self._writers = create_engine(
+            writers_url or url,
+            connect_args={"application_name": "scenario"} | (OPTIONS["psycopg"] if writers_url else {}),
+            pool_pre_ping=True,
+        )
         WorkerTables(self.store.tables.metadata)
         self.store.tables.metadata.create_all(self.engine)
         with self.engine.connect() as connection:
@@ -119,7 +125,7 @@ class Scene:
     def append(self, *aggregate_ids: str) -> int:
         """Append an event to each of these, in one transaction; gives the last position."""
         position = 0
-        with Session(self._transactions) as session:
+        with Session(self._writers) as session:
             for each in aggregate_ids:
                 appended = self.store.append(session, AnyVersion(), [_event(each)])
                 position = appended.global_positions[-1]
@@ -130,7 +136,7 @@ class Scene:
         """Append an order; gives its position."""
         order = Order(consumer, what, node.name if node else None)
         event = _event(aggregate_id, event_type=ORDER, payload=asdict(order))
-        with Session(self._transactions) as session:
+        with Session(self._writers) as session:
             position = self.store.append(session, AnyVersion(), [event]).global_positions[0]
             session.commit()
         return position
@@ -155,7 +161,7 @@ class Scene:
     def _write(self, number: int, consumers: Collection[str], is_over: threading.Event) -> None:
         chance = random.Random(number)
         while not is_over.wait(0.01 * len(consumers)):
-            with suppress(OperationalError), Session(self._transactions) as session:  # while the server is restarted
+            with suppress(OperationalError), Session(self._writers) as session:  # while the server is restarted
                 if self.backlog(consumers) > 100 * len(consumers):
                     continue
                 for _ in range(chance.choice([1, 2, 8])):
@@ -257,6 +263,7 @@ class Scene:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._writers.dispose()
 
 
 def _event(aggregate_id: str, *, event_type: str = "Happened", payload: Any = None) -> Event:
