@@ -18,11 +18,11 @@ __all__ = ["OPTIONS", "POOLER", "pooled"]
 POOLER: Final = os.environ.get("PUPSOURCING_TEST_POOLER")
 
 #: What each driver has to be told as ``connect_args``: a statement that is prepared in one transaction is not there in
-#: the next one, or is another one.
+#: the next one, or is another one. docs/howto/run.md says the same.
 OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "psycopg": {"prepare_threshold": None},
     "asyncpg": {
-        "statement_cache_size": 0,  # the driver's own
+        "statement_cache_size": 0,  # the driver's own, by which it executes a statement many times
         "prepared_statement_cache_size": 0,  # SQLAlchemy's
         "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
     },

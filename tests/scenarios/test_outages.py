@@ -22,12 +22,16 @@ from tests.fix_worker import INSERT
 from tests.fix_worker import Fleet as Workers
 from tests.scenarios.application import CHANNEL, Follows
 from tests.scenarios.fleet import Fleet
+from tests.scenarios.pooler import POOLER
 from tests.scenarios.scene import Scene
 
 CONSUMERS = {"a": Follows(partitions=3), "b": Follows(), "c": Follows(partitions=2, by_batch=True)}
 ONE = {"one": Follows()}
 DAY = 86_400
 DRIVERS = ["psycopg", "async-psycopg", "asyncpg"]
+
+#: For a test about connections that are a node's own for longer than a transaction.
+not_pooled = pytest.mark.skipif(POOLER is not None, reason="behind a pooler nodes have no connections of their own")
 
 
 class Server:
@@ -89,6 +93,7 @@ def own_stage(server: Server, directory: Path) -> Iterator[tuple[Scene, Fleet]]:
     engine.dispose()
 
 
+@not_pooled
 def test_backends_are_terminated_in_turn_and_together_under_load(scene: Scene, fleet: Fleet):
     """Not by a list: who loses one connection closes the others of its pool before it uses them again."""
     chance = random.Random(1)
@@ -160,6 +165,7 @@ def listeners(scene: Scene) -> list[int]:
     return scene.backends("query LIKE 'LISTEN%'")
 
 
+@not_pooled
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_listener_whose_connection_dies(scene: Scene, fleet: Fleet, driver: str):
     """Nothing but notifications, or looking while there are none, can bring an event before the day is over."""
@@ -177,6 +183,7 @@ def test_a_listener_whose_connection_dies(scene: Scene, fleet: Fleet, driver: st
     scene.assert_applied_exactly_once("one")
 
 
+@not_pooled
 def test_as_long_as_there_is_no_listener(scene: Scene, fleet: Fleet):
     slow = {"reconcile_interval": DAY, "retry_delay": DAY, "max_retry_delay": DAY}
     fleet.start(ONE, channel=CHANNEL, **slow)
