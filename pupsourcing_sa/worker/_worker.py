@@ -18,13 +18,13 @@ from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks, Telemetry
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._drain import run_drain
+from pupsourcing_sa.worker._engines import check_engines
 from pupsourcing_sa.worker._execution import (
     SessionFactory,
     UnawaitedExecutor,
     execution_for,
     is_async_sessionmaker,
     is_coroutine_function,
-    require_connections,
 )
 from pupsourcing_sa.worker._node import run_node
 from pupsourcing_sa.worker._run import Run
@@ -99,7 +99,6 @@ class Worker:
         self._consumers = tuple(_listed(consumers))
         self._subscriptions = _checked(self._consumers, is_async=is_async)
         self._telemetry = telemetry
-        self._hooks = Hooks(telemetry, worker=str(self.id))
         # Guards the two below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
         self._lock = threading.RLock()
         self._stop_requested = False
@@ -182,7 +181,7 @@ class Worker:
             self.id, self._pid = uuid4(), os.getpid()
         try:
             batches_at_once = min(self.config.concurrency, sum(each.scope.partitions for each in self._subscriptions))
-            require_connections(
+            check_engines(
                 self._session_factory,
                 self.store.tables.events,
                 self.tables.consumer_checkpoints,
@@ -199,7 +198,7 @@ class Worker:
                 tables=self.tables,
                 subscriptions={each.name: each for each in self._subscriptions},
                 config=self.config,
-                hooks=self._hooks,
+                hooks=Hooks(self._telemetry, worker=str(self.id)),
                 batches=batches,
                 lookout=lookout,
                 coordination=coordination,

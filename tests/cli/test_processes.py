@@ -31,8 +31,8 @@ from pupsourcing_sa.cli._logs import configure_logging
 from pupsourcing_sa.cli._processes import Pace, Supervisor
 
 configure_logging("json", is_quiet=False)
-pace = Pace(restart_delay=0.05, max_restart_delay=0.2, settled_after=0.3, margin=0.5)
-sys.exit(Supervisor(sys.argv[2:], int(sys.argv[1]), pace=pace).run())
+pace = Pace(restart_delay=0.05, max_restart_delay=0.2, settled_after=float(sys.argv[2]), margin=0.5)
+sys.exit(Supervisor(sys.argv[3:], int(sys.argv[1]), pace=pace).run())
 """
 
 # What a script does in the place of a node; `attempt` is how often one was started before.
@@ -105,9 +105,18 @@ def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
     """Starts a supervisor of nodes that run this code."""
     started = []
 
-    def start(code: str, *, processes: int = 3) -> Supervised:
+    def start(code: str, *, processes: int = 3, settled_after: float = 0.3) -> Supervised:
         (tmp_path / "node.py").write_text(NODE + code)
-        command = [sys.executable, "-c", SUPERVISOR, str(processes), sys.executable, "-S", "node.py"]
+        command = [
+            sys.executable,
+            "-c",
+            SUPERVISOR,
+            str(processes),
+            str(settled_after),
+            sys.executable,
+            "-S",
+            "node.py",
+        ]
         started.append(Supervised(*command, cwd=tmp_path))
         return started[-1]
 
@@ -187,7 +196,8 @@ def test_a_command_that_cannot_work_is_tried_once(supervise, status: int):
 
 def test_it_gives_up_when_the_last_one_fails_after_it_was_ready(supervise):
     """The tables may be missing, for example: the first node does not find out before the others are started."""
-    supervisor = supervise("ready()\nwhile os.path.getsize('attempts') < 3: time.sleep(0.01)\nsys.exit(1)")
+    code = "ready()\nwhile os.path.getsize('attempts') < 3: time.sleep(0.01)\nsys.exit(1)"
+    supervisor = supervise(code, settled_after=60)
     assert supervisor.end() == 1
     assert len([message for message in supervisor.messages if "will start it again" in message]) >= 2
     (gave_up,) = [said for said in supervisor.said if "giving up" in said["message"]]

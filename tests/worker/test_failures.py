@@ -135,7 +135,8 @@ def test_attempts_are_counted_on_by_the_next_worker(fleet: Fleet):
     recorder = Recorder()
     batches = fleet.see_batches("failing", check=lambda events: list(map(second, events)), max_attempts=attempts + 2)
     fleet.start(fleet.worker(batches, telemetry=recorder))
-    fleet.wait(lambda: fleet.checkpoint("failing").parked_at is not None)
+    fleet.wait(lambda: bool(recorder.named("worker.parked")))
+    assert fleet.checkpoint("failing").parked_at is not None
     assert second.given == [3, 3]
     assert fleet.attempts("failing") == attempts + 2
     assert [each["attempts"] for each in recorder.named("worker.event_failed")] == [attempts + 1]

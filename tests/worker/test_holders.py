@@ -246,7 +246,8 @@ def test_a_worker_ends_a_dead_node_and_goes_on(fleet: Fleet, moves: bool, caplog
         fleet.append(3)
         fleet.wait(lambda: fleet.seen("all") == [1, 2, 3])
         assert not is_alive(session)
-    assert recorder.named("worker.holder_ended") == [{"consumer": "all", "partition": 0, "pid": pid}]
+    (ended,) = recorder.named("worker.holder_ended")
+    assert (ended["consumer"], ended["partition"], ended["pid"]) == ("all", 0, pid)
     told = [record for record in caplog.records if record.message == "ended the transaction of a dead node"]
     assert [(record.levelno, record.consumer, record.pid) for record in told] == [(logging.WARNING, "all", pid)]
 
