@@ -186,7 +186,7 @@ class TestLateCommit:
 
     def test_a_transaction_that_does_not_append_holds_up_nothing(self, engine: Engine, store: EventStore):
         with Session(engine) as idle, Session(engine) as session:
-            idle.execute(text("CREATE TABLE work (); SELECT pg_current_xact_id()"))  # has a transaction id, writes
+            idle.execute(text("CREATE TABLE work (); SELECT txid_current()"))  # has a transaction id, writes
             store.append(session, NoStream(), [make_event()])
             session.commit()
             assert len(store.read_events(session)) == 1
