@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -162,16 +163,17 @@ class ReadStatements:
         With aggregate types, a page of positions of each by the index (aggregate_type, global_position), merged, and
         then the rows of the page that is left. It costs at most types times limit, whatever share of the log the types
         have, where ``= ANY`` would make the planner choose between filtering all of the log and sorting the types.
+
+        Two shapes keep PostgreSQL from that in a prepared statement, whose values it does not know. The range is one of
+        pairs, which only this index has: of positions, it would filter the log by the primary key wherever VACUUM has
+        not been yet, as at its end. And the rows are looked up one by one, by LIMIT, and never joined with all of it.
         """
         events = self._events
-        limit = parameter("limit", BigInteger())
+        after, up_to, limit = (parameter(name, BigInteger()) for name in ("after", "up_to", "limit"))
 
         def matches(candidates: FromClause) -> list[ColumnElement[bool]]:
             c = candidates.c
-            found = [
-                c.global_position > parameter("after", BigInteger()),
-                c.global_position <= parameter("up_to", BigInteger()),
-            ]
+            found = []
             if by_event_type:
                 found.append(c.event_type == func.any(parameter("event_types", ARRAY(Text()))))
             if by_correlation:
@@ -186,7 +188,9 @@ class ReadStatements:
             return position.desc() if backwards else position
 
         if not by_aggregate_type or by_correlation:
-            rows = select(*self._row()).where(*matches(events)).order_by(ordered(events.c.global_position)).limit(limit)
+            position = events.c.global_position
+            rows = select(*self._row()).where(position > after, position <= up_to, *matches(events))
+            rows = rows.order_by(ordered(position)).limit(limit)
             if by_aggregate_type:
                 rows = rows.where(events.c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text()))))
             return rows
@@ -197,17 +201,20 @@ class ReadStatements:
             .render_derived()
         )
         candidates = events.alias("candidates")
+        key = candidates.c.aggregate_type, candidates.c.global_position
         of_type = (
             select(candidates.c.global_position)
-            .where(candidates.c.aggregate_type == types.c.aggregate_type, *matches(candidates))
-            .order_by(ordered(candidates.c.global_position))
+            .where(
+                tuple_(*key) > tuple_(types.c.aggregate_type, after),
+                tuple_(*key) <= tuple_(types.c.aggregate_type, up_to),
+                *matches(candidates),
+            )
+            .order_by(*map(ordered, key))
             .limit(limit)
             .lateral("pupsourcing_of_type")
         )
         merged = select(of_type.c.global_position).select_from(types.join(of_type, true()))
         page = merged.order_by(ordered(of_type.c.global_position)).limit(limit).subquery("pupsourcing_page")
-        return (
-            select(*self._row())
-            .select_from(page.join(events, events.c.global_position == page.c.global_position))
-            .order_by(ordered(events.c.global_position))
-        )
+        of_page = events.c.global_position == page.c.global_position
+        row = select(*self._row()).where(of_page).limit(constant(1)).lateral("pupsourcing_row")
+        return select(row).select_from(page.join(row, true())).order_by(ordered(page.c.global_position))

@@ -269,7 +269,7 @@ def test_a_second_signal_kills(supervise, number: signal.Signals):
 
 
 def test_no_program_to_start(tmp_path: Path):
-    supervisor = Supervised(sys.executable, "-c", SUPERVISOR, "2", "/nowhere/python")
+    supervisor = Supervised(sys.executable, "-c", SUPERVISOR, "2", "0.3", "/nowhere/python")
     for _ in range(2):
         assert "FileNotFoundError" in supervisor.until("node cannot be started; will try again")["exception"]
     supervisor.process.terminate()
