@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from pupsourcing_sa.errors import PartitionsError
 from pupsourcing_sa.tables import WorkerTables
+from pupsourcing_sa.worker._checkpoints import Standing
 from pupsourcing_sa.worker._plan import Partition
 
 __all__ = ["Assignments"]
@@ -37,7 +38,12 @@ class Assignments:
             .group_by(rows.c.consumer_name)
         )
         self._runnable = (
-            select(table.c.consumer_name, table.c.partition, func.coalesce(checkpoints.c.last_position, 0))
+            select(
+                table.c.consumer_name,
+                table.c.partition,
+                func.coalesce(checkpoints.c.last_position, 0),
+                checkpoints.c.retry_at.is_not(None),
+            )
             .select_from(table.outerjoin(checkpoints, is_same))
             .where(table.c.worker_id == bindparam("node"), checkpoints.c.parked_at.is_(None))
         )
@@ -86,10 +92,10 @@ class Assignments:
         if rows:
             connection.execute(self._assign, rows)
 
-    def runnable(self, connection: Connection, worker_id: UUID) -> dict[Partition, int]:
-        """The partitions that a node has and that are not parked, with the positions of their checkpoints.
+    def runnable(self, connection: Connection, worker_id: UUID) -> dict[Partition, Standing]:
+        """The partitions that a node has and that are not parked, and how they stand.
 
-        That of a checkpoint that was deleted is 0, as it will be when it has been created again.
+        A checkpoint that was deleted is at 0, as it will be when it has been created again.
         """
         rows = connection.execute(self._runnable, {"node": worker_id})
-        return {(name, number): position for name, number, position in rows}
+        return {(name, number): Standing(*standing) for name, number, *standing in rows}

@@ -33,7 +33,7 @@ from pupsourcing_sa.store._errors import translated
 from pupsourcing_sa.store._log import constant, origin
 from pupsourcing_sa.tables import WorkerTables
 
-__all__ = ["APPLICATION_PREFIX", "Checkpoint", "Failure", "Locked"]
+__all__ = ["APPLICATION_PREFIX", "Checkpoint", "Failure", "Locked", "Standing"]
 
 #: How a node's transaction calls itself while it holds a checkpoint, followed by the node's id; for all to see in
 #: ``pg_stat_activity``, to roles without any privilege as well.
@@ -44,6 +44,18 @@ _MAX_ERROR: Final = 20_000
 
 #: The system column with the oid of the table that a row is in.
 _TABLE: Final = literal_column("tableoid", OID).label("table")
+
+
+class Standing(NamedTuple):
+    """How a partition stands: as the table says, or as its processor has left it.
+
+    Attributes:
+        position: of the checkpoint; -1 if that is not known.
+        is_waiting: whether the event that comes next has failed, and the table says when it is tried again.
+    """
+
+    position: int
+    is_waiting: bool
 
 
 class Locked(NamedTuple):

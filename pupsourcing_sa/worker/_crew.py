@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pupsourcing_sa.telemetry import Hooks
+from pupsourcing_sa.worker._checkpoints import Standing
 from pupsourcing_sa.worker._plan import Partition
 from pupsourcing_sa.worker._processor import Processor
 from pupsourcing_sa.worker._stable import StablePosition
@@ -21,6 +22,13 @@ class _Member(NamedTuple):
     processor: Processor
     task: asyncio.Task[None]
     stopping: asyncio.Event
+    began_at: int  # the position of the checkpoint
+
+    @property
+    def standing(self) -> Standing:
+        """As the processor knows; before its first batch has come to an end, as the table said."""
+        left = self.processor.standing
+        return left._replace(position=max(left.position, self.began_at))
 
 
 class Crew:
@@ -55,52 +63,53 @@ class Crew:
         """Those that have not ended yet."""
         return {each.task for each in self._running.values() if not each.task.done()} | self._leaving
 
-    def positions(self) -> dict[Partition, int]:
-        """Where the processors have left their checkpoints; -1 for one that does not know yet."""
-        return {partition: member.processor.position for partition, member in self._running.items()}
+    def standings(self) -> dict[Partition, Standing]:
+        """How the processors have left their partitions."""
+        return {partition: member.standing for partition, member in self._running.items()}
 
-    def adjust(self, wanted: Mapping[Partition, int], known: Mapping[Partition, int]) -> None:
+    def adjust(self, wanted: Mapping[Partition, Standing], known: Mapping[Partition, Standing]) -> None:
         """Run these partitions and no others.
 
-        A processor begins anew if it has ended, because it parked or was cancelled, and if somebody has moved its
-        checkpoint back, to have events applied again: it would not look at it before there is another event.
+        A processor begins anew if it has ended, because it parked or was cancelled, and if somebody has changed its
+        checkpoint: moved it back, to have events applied again, which it would not look at before there is another
+        event; or set the time of the next attempt to NULL, to have a failing event tried at once.
 
         Args:
-            wanted: the partitions, with the positions of their checkpoints.
-            known: what `positions` gave, before those positions were read; of those that begin, nothing.
+            wanted: the partitions, as the table says that they stand.
+            known: what `standings` gave, before that was read; of those that begin, nothing.
         """
         for partition in self._running.keys() - wanted.keys():
             self._dismiss(partition)
-        for partition, position in sorted(wanted.items()):
+        for partition, found in sorted(wanted.items()):
             member = self._running.get(partition)
-            is_moved_back = position < known.get(partition, -1)
-            if is_moved_back:
-                details = self._details | {"consumer": partition[0], "partition": partition[1], "position": position}
-                _logger.info("checkpoint was moved back; going on from there", extra=details)
-            if member is None or member.task.done() or is_moved_back:
+            change = None if member is None else _change(found, known.get(partition, found), member.standing)
+            if change is not None:
+                where = {"consumer": partition[0], "partition": partition[1], "position": found.position}
+                _logger.info(change, extra=self._details | where)
+            if member is None or member.task.done() or change is not None:
                 self._dismiss(partition)
-                self._begin(partition)
+                self._begin(partition, found.position)
 
     def dismiss_all(self) -> None:
         """No new batches; the running ones go on."""
         for partition in list(self._running):
             self._dismiss(partition)
 
-    def _begin(self, partition: Partition) -> None:
+    def _begin(self, partition: Partition, position: int) -> None:
         stopping = asyncio.Event()
         processor = self._hire(partition, stopping)
         task = asyncio.create_task(processor.run(self._stable), name=processor.name)
-        self._running[partition] = _Member(processor, task, stopping)
+        self._running[partition] = _Member(processor, task, stopping, position)
         self._tell("worker.assigned", partition)
 
     def _dismiss(self, partition: Partition) -> None:
         if partition not in self._running:
             return
-        _, task, stopping = self._running.pop(partition)
-        stopping.set()
+        member = self._running.pop(partition)
+        member.stopping.set()
         self._stable.wake()  # it may be waiting for the position to move
-        self._leaving.add(task)
-        task.add_done_callback(self._gone)
+        self._leaving.add(member.task)
+        member.task.add_done_callback(self._gone)
         self._tell("worker.revoked", partition)
 
     def _gone(self, task: asyncio.Task[None]) -> None:
@@ -114,3 +123,18 @@ class Crew:
 
     def _tell(self, hook: str, partition: Partition) -> None:
         self._hooks.event(hook, consumer=partition[0], partition=partition[1])
+
+
+def _change(found: Standing, left: Standing, now: Standing) -> str | None:
+    """What somebody else has done to a partition, if the processor has to hear of it.
+
+    Args:
+        found: how the partition stood in the table.
+        left: how the processor had left it before that was read.
+        now: the same, since then. A processor that still waits for the same attempt has not had another one.
+    """
+    if found.position < left.position:
+        return "checkpoint was moved back; going on from there"
+    if left.is_waiting and now == left and not found.is_waiting:
+        return "retry_at was set to NULL; trying the failing event now"
+    return None

@@ -108,6 +108,11 @@ class Failures:
             )
         return recorded.retry_after
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the table knows of the last failed attempt."""
+        return not self._unrecorded
+
     def passed(self, failures: int) -> None:
         """Events were handled, of which the first had failed so often, according to the table."""
         failures = max(failures, self._unrecorded, self._shown)

@@ -34,6 +34,7 @@ from pupsourcing_sa.store._errors import translated
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker._assignments import Assignments
+from pupsourcing_sa.worker._checkpoints import Standing
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._nodes import Nodes
 from pupsourcing_sa.worker._plan import Partition, plan
@@ -103,8 +104,8 @@ class Membership:
         self._declare(connection)
         session.commit()
 
-    def join(self, session: Session) -> dict[Partition, int]:
-        """Become a node, or become one again; gives the partitions to run, with the positions of their checkpoints.
+    def join(self, session: Session) -> dict[Partition, Standing]:
+        """Become a node, or become one again; gives the partitions to run, and how they stand.
 
         Raises:
             PartitionsError, TablesMissingError: as `declare` says.
@@ -121,7 +122,7 @@ class Membership:
         self._beaten_at = self._planned_at = self._clock()
         return runnable
 
-    def tick(self, session: Session) -> dict[Partition, int] | None:
+    def tick(self, session: Session) -> dict[Partition, Standing] | None:
         """Say that the node is alive, plan if nobody else does; gives the partitions to run, as `join` does.
 
         Returns:

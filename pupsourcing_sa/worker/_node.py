@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.store._positions import Look
+from pupsourcing_sa.worker._checkpoints import Standing
 from pupsourcing_sa.worker._crew import Crew
 from pupsourcing_sa.worker._dispatcher import dispatch, look
 from pupsourcing_sa.worker._membership import Membership
@@ -54,7 +55,7 @@ class _Node:
                 self._membership.abandon()
                 await self._attempt(self._membership.leave, _LEAVING_SECONDS)
 
-    async def _work(self, found: Look, partitions: dict[Partition, int]) -> None:
+    async def _work(self, found: Look, partitions: dict[Partition, Standing]) -> None:
         run, stable = self._run, StablePosition()
         stable.publish(found.stable, found.origin)
         crew = Crew(
@@ -87,7 +88,7 @@ class _Node:
                 run.is_aborted.set()
                 await end({dispatcher, *crew.tasks})
 
-    async def _start(self) -> tuple[Look, dict[Partition, int]]:
+    async def _start(self) -> tuple[Look, dict[Partition, Standing]]:
         try:
             found = await look(self._run.lookout, self._run.store)
             self._may_have_joined = True  # also when this is cancelled, and its thread goes on
@@ -100,12 +101,12 @@ class _Node:
     async def _follow(self, crew: Crew) -> None:
         """Run what is assigned, until the run is to end."""
         while not await is_set_within(self._run.stopping, self._membership.tick_interval):
-            known = crew.positions()  # before the tick reads them: a batch that is committed meanwhile moves its own
+            known = crew.standings()  # before the tick reads the table: a batch that ends meanwhile changes it itself
             partitions = await self._attempt(self._tick)
             if partitions is not None and not self._run.stopping.is_set():
                 crew.adjust(partitions, known)
 
-    def _tick(self, session: Session) -> dict[Partition, int]:
+    def _tick(self, session: Session) -> dict[Partition, Standing]:
         partitions = self._membership.tick(session)
         if partitions is not None:
             return partitions

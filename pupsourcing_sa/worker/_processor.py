@@ -49,7 +49,7 @@ from pupsourcing_sa.worker._batch import (
     ShuttingDown,
     run_batch,
 )
-from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker._checkpoints import Checkpoint, Standing
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._disturbances import is_lost_race
 from pupsourcing_sa.worker._execution import Execution
@@ -129,11 +129,12 @@ class Processor:
         self._limit = self._batch_size
         self._divisor = 1  # of what is read at once
         self._may_end_holders = True
+        self._is_waiting = False
 
     @property
-    def position(self) -> int:
-        """Where the checkpoint was after the last batch; -1 before the first."""
-        return self._known.checkpoint
+    def standing(self) -> Standing:
+        """How the last batch has left the partition."""
+        return Standing(self._known.checkpoint, self._is_waiting)
 
     async def look(self) -> int:
         """Where the checkpoint is.
@@ -161,13 +162,13 @@ class Processor:
                 return
             except RetryLater as early:
                 # No longer than that, whatever the database's clock says.
-                await self._pause(min(early.seconds, self._config.max_retry_delay))
+                await self._wait_for_retry(min(early.seconds, self._config.max_retry_delay))
             except BatchFailed as failure:
                 if not self._narrow_down(failure):
                     pause = await self._failures.record(failure)
                     if pause is None:
                         return
-                    await self._pause(pause)
+                    await self._wait_for_retry(pause)
             except BatchCommitted as committed:
                 await self._park(committed)
                 return
@@ -238,6 +239,11 @@ class Processor:
         """Park the partition, however often that has to be tried: another batch would apply its events again."""
         while (pause := await self._failures.park(committed)) is not None and not self._stopping.is_set():
             await self._pause(pause)
+
+    async def _wait_for_retry(self, seconds: float) -> None:
+        self._is_waiting = self._failures.is_recorded
+        await self._pause(seconds)
+        self._is_waiting = False
 
     async def _pause(self, seconds: float) -> None:
         await is_set_within(self._stopping, seconds)

@@ -255,15 +255,26 @@ def test_a_parked_partition_is_assigned_and_not_run(group: Group):
     assert set(group.do(membership.tick)) == {("a", 0), ("a", 1)}
 
 
-def test_a_tick_tells_where_the_checkpoints_are(group: Group):
+def test_a_tick_tells_how_the_partitions_stand(group: Group):
     _, membership = group.node(a=3)
-    assert set(group.do(membership.join).values()) == {0}
+    assert set(group.do(membership.join).values()) == {(0, False)}
     table = group.tables.consumer_checkpoints
     with group.engine.begin() as connection:
         connection.execute(table.update().values(last_position=2**40))
-        connection.execute(table.update().where(table.c.partition == 1).values(last_position=7))
+        connection.execute(table.update().where(table.c.partition == 1).values(last_position=7, retry_at=func.now()))
         connection.execute(table.delete().where(table.c.partition == 2))
-    assert group.do(membership.tick) == {("a", 0): 2**40, ("a", 1): 7, ("a", 2): 0}
+    assert group.do(membership.tick) == {("a", 0): (2**40, False), ("a", 1): (7, True), ("a", 2): (0, False)}
+
+
+def test_a_consumer_that_begins_anew_may_have_another_number_of_partitions(group: Group):
+    _, membership = group.node(a=3)
+    group.do(membership.join)
+    group.do(membership.leave)
+    with group.engine.begin() as connection:
+        for table in (group.tables.consumer_checkpoints, group.tables.consumer_assignments):
+            connection.execute(table.delete().where(table.c.consumer_name == "a"))
+    _, other = group.node(a=2)
+    assert set(group.do(other.join)) == {("a", 0), ("a", 1)}
 
 
 @pytest.mark.parametrize("method", ["join", "declare"])

@@ -67,6 +67,38 @@ class TestMovedBack:
         fleet.query("DELETE FROM consumer_checkpoints", commit=True)
         fleet.wait(lambda: fleet.seen("all") == [1, 2, 1, 2, 3])
 
+    @pytest.mark.parametrize(
+        ("statement", "again"),
+        [("DELETE FROM consumer_checkpoints", [1, 2]), ("UPDATE consumer_checkpoints SET retry_at = NULL", [])],
+    )
+    def test_nor_does_one_that_has_met_nothing_else(
+        self, fleet: Fleet, statement: str, again: list[int], caplog: pytest.LogCaptureFixture
+    ):
+        """After a deployment its first batch is the failing event, which is not due, or fails again."""
+        caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
+        patient = {"retry_delay": 600.0, "max_retry_delay": 600.0}
+        is_broken = True
+
+        def check(event: PersistedEvent) -> None:
+            if is_broken and event.global_position == 3:
+                raise ZeroDivisionError
+
+        fleet.append(3)
+        fleet.start(fleet.worker(fleet.see("all", check=check), **patient))
+        fleet.wait(lambda: fleet.attempts("all") == 1)
+        fleet.stop()
+        fleet.query("UPDATE consumer_checkpoints SET retry_at = now()", commit=True)
+        fleet.start(fleet.worker(fleet.see("all", check=check), **patient))
+        fleet.wait(lambda: fleet.attempts("all") == 2)
+        is_broken = False
+        fleet.stop()
+        recorder = Recorder()
+        fleet.start(fleet.worker(fleet.see("all", check=check), telemetry=recorder, **patient))
+        fleet.wait(lambda: bool(recorder.named("worker.batch")))  # it was early
+        fleet.query(statement, commit=True)
+        fleet.wait(lambda: fleet.seen("all") == [1, 2, *again, 3])
+        assert any("moved back" in each or "set to NULL" in each for each in caplog.messages)
+
     def test_a_node_under_load_begins_no_processor_anew(self, fleet: Fleet):
         """Whatever is committed while a tick is on its way."""
         recorder = Recorder()
