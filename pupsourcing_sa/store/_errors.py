@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.schema import Constraint
 
-from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
+from pupsourcing_sa.errors import StablePositionError, TablesMissingError, TransactionRequiredError
 
 __all__ = [
     "detail_of",
@@ -23,6 +23,7 @@ __all__ = [
     "is_outage_state",
     "is_privilege_missing",
     "is_query_canceled",
+    "is_read_only",
     "is_serialization_failure",
     "raise_common",
     "translated",
@@ -100,6 +101,13 @@ def is_lock_timeout(error: BaseException) -> bool:
 def is_privilege_missing(error: BaseException) -> bool:
     """Whether the role may not do what was asked."""
     return isinstance(error, DBAPIError) and _sqlstate(error) == _INSUFFICIENT_PRIVILEGE
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether this connection cannot write: its server is a standby, or was one when it was connected to."""
+    return isinstance(error, (StablePositionError, TransactionRequiredError)) or (
+        isinstance(error, DBAPIError) and _sqlstate(error) == _READ_ONLY
+    )
 
 
 def is_query_canceled(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from pupsourcing_sa.store._errors import is_read_only
 from pupsourcing_sa.worker._batch import Bind
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "UnawaitedExecutor",
     "Work",
     "execution_for",
+    "in_session",
     "is_async_sessionmaker",
     "is_coroutine_function",
     "refuse_awaitable",
@@ -73,10 +75,24 @@ class _Threads:
 
                 return call
 
-            return work(session, bind)
+            return in_session(session, work, bind)
 
     async def close(self) -> None:
         pass
+
+
+def in_session(session: Session, work: Work[_T], bind: Bind) -> _T:
+    """Do the work, after which a connection that cannot write does not go back to the pool.
+
+    While a failover lasts, the primary's name may lead to a standby; a connection made then would stay what it is, and
+    be used again and again.
+    """
+    try:
+        return work(session, bind)
+    except Exception as error:
+        if is_read_only(error):
+            session.invalidate()
+        raise
 
 
 async def _in_thread(name: str, call: Callable[[], _T]) -> _T:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
-from pupsourcing_sa.worker._execution import Work, is_coroutine_function, refuse_awaitable
+from pupsourcing_sa.worker._execution import Work, in_session, is_coroutine_function, refuse_awaitable
 from pupsourcing_sa.worker._tasks import within
 
 __all__ = ["Greenlets"]
@@ -31,7 +31,7 @@ class Greenlets:
 
     async def __call__(self, name: str, work: Work[_T]) -> _T:
         async with self._slots, self._factory() as session:
-            result: _T = await session.run_sync(work, partial(_bound, session))
+            result: _T = await session.run_sync(in_session, work, partial(_bound, session))
             return result
 
     async def close(self) -> None:

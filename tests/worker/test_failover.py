@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion
@@ -20,6 +20,7 @@ from pupsourcing_sa.worker._processor import Processor
 from tests.fix_postgres import open_database
 from tests.fix_store import make_event
 from tests.fix_worker import Fleet
+from tests.waiting import wait_until
 
 COPY = "pupsourcing_standby"
 
@@ -38,12 +39,12 @@ class Replicated:
 
     def fail_over(self) -> None:
         """Put the copy in the place of the database."""
-        self._execute(
-            f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false",
-            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{self._name}'",
-            f"DROP DATABASE {self._name}",
-            f"ALTER DATABASE {COPY} RENAME TO {self._name}",
-        )
+        self._execute(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false")
+        connections = f"FROM pg_stat_activity WHERE datname = '{self._name}'"
+        with self._server.connect() as connection:
+            connection.execute(text(f"SELECT pg_terminate_backend(pid) {connections}"))
+            wait_until(lambda: connection.scalar(text(f"SELECT count(*) {connections}")) == 0)
+        self._execute(f"DROP DATABASE {self._name}", f"ALTER DATABASE {COPY} RENAME TO {self._name}")
 
     def _execute(self, *statements: str) -> None:
         with self._server.connect() as connection:
@@ -82,6 +83,24 @@ def test_events_in_the_place_of_those_that_are_lost_are_not_skipped(replicated: 
     fleet.stop()
     assert fleet.seen("all") == list(range(1, 11))
     assert fleet.checkpoint("all").last_position == fleet.checkpoint("rare").last_position == 10
+
+
+def test_connections_that_were_made_to_a_standby_are_not_used_again(
+    server: Engine, every_fleet: Fleet, caplog: pytest.LogCaptureFixture
+):
+    """While the primary's name leads to it; they would stay in the pool."""
+    fleet, name = every_fleet, every_fleet.engine.url.database
+    fleet.append()
+    fleet.start(fleet.worker(fleet.see("all")))
+    fleet.wait(lambda: fleet.seen("all") == [1])
+    fleet.engine = create_engine(fleet.engine.url, poolclass=NullPool)  # for us
+    with server.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+        fleet.wait(lambda: "cannot coordinate with other nodes; will try again" in caplog.messages)
+        connection.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+    fleet.append()
+    fleet.wait(lambda: fleet.seen("all") == [1, 2])
 
 
 def test_no_batch_begins_with_the_stable_position_of_another_server(sync_fleet: Fleet):
