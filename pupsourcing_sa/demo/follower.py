@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from typing import Final
@@ -18,14 +17,14 @@ PARENT: Final = "PUPSOURCING_DEMO_PID"
 
 
 def worker() -> Worker:
-    """The application's worker, in a process that stops when the demo is no longer there to stop it."""
+    """The application's worker, which stops when the demo is no longer there to stop it."""
+    made = app.worker()
     parent = int(os.environ[PARENT])  # getppid() may be somebody else's by now
-    threading.Thread(target=_stop_without, args=(parent,), name="parent-watch", daemon=True).start()
-    return app.worker()
+    threading.Thread(target=_stop_without, args=(parent, made), name="parent-watch", daemon=True).start()
+    return made
 
 
-def _stop_without(parent: int) -> None:
+def _stop_without(parent: int, worker: Worker) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    # Not by stop(): the command runs a worker like the one it is given, with the settings of its options.
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    worker.stop()

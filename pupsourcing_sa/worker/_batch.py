@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 from uuid import UUID
@@ -272,7 +272,20 @@ class _Attempt:
             committed = self._committed(given[0].global_position, given[-1].global_position)
             committed.__cause__ = error
             raise BatchCommitted(given, None) from committed
-        raise (BatchDisturbed if is_disturbed else BatchFailed)(events, failed) from error
+        if is_disturbed:
+            raise BatchDisturbed(events, failed) from error
+        self._add_note(error, events, failed)
+        raise BatchFailed(events, failed) from error
+
+    def _add_note(self, error: BaseException, events: Sequence[PersistedEvent], failed: int | None) -> None:
+        """Let a traceback say what was handled, wherever it is shown."""
+        which = repr(events[failed or 0])
+        if failed is None and len(events) > 1:
+            which = f"the events from {events[0].global_position} to {events[-1].global_position}"
+        note = f"while consumer {self._share.subscription.name!r} handled {which}"
+        with suppress(Exception):  # it is the application's, and may be an object that it raises again and again
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
 
     def _is_committed(self, *, may_have_crashed: bool) -> bool:
         """Whether the handler has committed what it should not; no, when nobody answers.

@@ -223,7 +223,7 @@ class Processor:
                 await self._pause(self._config.poll_interval)
 
     def _unwrapped(self, error: Exception) -> BaseException:
-        """What the handler raised, with a note of the event."""
+        """What the handler raised."""
         cause = error.__cause__
         if not isinstance(error, BatchStopped) or cause is None:
             return error
@@ -231,8 +231,6 @@ class Processor:
             cancelled = RuntimeError(f"the handler of consumer {self._details['consumer']!r} was cancelled")
             cancelled.__cause__ = cause
             cause = cancelled
-        if isinstance(error, BatchFailed):
-            cause.add_note(f"while consumer {self._details['consumer']!r} handled {error.event!r}")
         return cause
 
     async def _park(self, committed: BatchCommitted) -> None:

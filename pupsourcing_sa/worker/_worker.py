@@ -103,6 +103,7 @@ class Worker:
         self._lock = threading.RLock()
         self._stop_requested = False
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._successors: list[Worker] = []
 
     @property
     def consumers(self) -> tuple[str, ...]:
@@ -112,12 +113,14 @@ class Worker:
     def replace(
         self, *, more_consumers: Iterable[Consumer | BatchConsumer] = (), config: WorkerConfig | None = None
     ) -> Worker:
-        """A worker like this one, with more consumers or other settings.
+        """A worker like this one, with more consumers or other settings, which is stopped when this one is.
+
+        ``pupsourcing-sa worker`` runs such a one where a deployment has settings of its own.
 
         Raises:
             TypeError, ValueError: as for a new worker.
         """
-        return Worker(
+        successor = Worker(
             self._session_factory,
             self.store,
             [*self._consumers, *_listed(more_consumers)],
@@ -125,6 +128,8 @@ class Worker:
             config=config or self.config,
             telemetry=self._telemetry,
         )
+        self._successors.append(successor)
+        return successor
 
     def run(self) -> None:
         """Run until SIGINT, SIGTERM or `stop`. Blocks; in a running event loop use `serve`.
@@ -168,6 +173,8 @@ class Worker:
             if self._running is not None:
                 loop, stopping = self._running
                 loop.call_soon_threadsafe(stopping.set)
+        for successor in self._successors:
+            successor.stop()
 
     async def _main(self, *, drain: bool, owns_loop: bool) -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()

@@ -44,6 +44,7 @@ def test_after_so_many_attempts(fleet: Fleet, caplog: pytest.LogCaptureFixture):
     found = fleet.checkpoint("failing")
     assert (found.last_position, found.failed_position, found.attempts, found.retry_at) == (2, 3, 3, None)
     assert "ZeroDivisionError: three" in found.error
+    assert "while consumer 'failing' handled PersistedEvent(global_position=3" in found.error
     fleet.wait(lambda: len(recorder.named("worker.parked")) == 1)
     told = recorder.named("worker.parked")[0]
     assert (told["consumer"], told["partition"], told["global_position"], told["attempts"]) == ("failing", 0, 3, 3)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa.worker import WorkerConfig
 from tests.fix_worker import INSERT, Fleet
 
 
@@ -35,6 +36,17 @@ def test_a_stop_before_the_start_counts_once(fleet: Fleet):
     assert fleet.seen("all") == []
     worker.drain()
     assert fleet.seen("all") == [1]
+
+
+def test_a_stop_reaches_the_worker_that_runs_in_its_place(fleet: Fleet):
+    """As ``pupsourcing-sa worker`` has it, which the application's own code knows nothing of."""
+    worker = fleet.worker(fleet.see("all"))
+    thread = fleet.start(worker.replace(config=WorkerConfig(poll_interval=0.01)))
+    fleet.append()
+    fleet.wait(lambda: fleet.seen("all") == [1])
+    worker.stop()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_it_does_not_run_twice_at_a_time(fleet: Fleet):
