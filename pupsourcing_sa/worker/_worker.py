@@ -99,7 +99,7 @@ class Worker:
         self._consumers = tuple(_listed(consumers))
         self._subscriptions = _checked(self._consumers, is_async=is_async)
         self._telemetry = telemetry
-        # Guards the two below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
+        # Guards the three below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
         self._lock = threading.RLock()
         self._stop_requested = False
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
@@ -128,7 +128,10 @@ class Worker:
             config=config or self.config,
             telemetry=self._telemetry,
         )
-        self._successors.append(successor)
+        with self._lock:
+            self._successors.append(successor)
+            if self._stop_requested:
+                successor.stop()
         return successor
 
     def run(self) -> None:
@@ -173,8 +176,8 @@ class Worker:
             if self._running is not None:
                 loop, stopping = self._running
                 loop.call_soon_threadsafe(stopping.set)
-        for successor in self._successors:
-            successor.stop()
+            for successor in self._successors:
+                successor.stop()
 
     async def _main(self, *, drain: bool, owns_loop: bool) -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()

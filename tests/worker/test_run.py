@@ -47,6 +47,9 @@ def test_a_stop_reaches_the_worker_that_runs_in_its_place(fleet: Fleet):
     worker.stop()
     thread.join(30)
     assert not thread.is_alive()
+    before = fleet.worker(fleet.see("never"))
+    before.stop()
+    before.replace().run()  # returns at once
 
 
 def test_it_does_not_run_twice_at_a_time(fleet: Fleet):
