@@ -1,4 +1,4 @@
-"""Checkpoints: how far each partition of each consumer has come. Statements, and the few lines that execute them."""
+"""Checkpoints: how far each partition of each consumer has come, and what fails there."""
 
 from __future__ import annotations
 
@@ -7,31 +7,14 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Double,
-    Select,
-    Text,
-    bindparam,
-    cast,
-    exists,
-    extract,
-    func,
-    literal,
-    literal_column,
-    null,
-    select,
-    true,
-)
-from sqlalchemy.dialects.postgresql import OID, insert
+from sqlalchemy import Connection, func, null
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import HandlerTransactionError, TablesMissingError
 from pupsourcing_sa.store._connection import connection_of, require_transaction
 from pupsourcing_sa.store._errors import translated
-from pupsourcing_sa.store._log import constant, origin
 from pupsourcing_sa.tables import WorkerTables
+from pupsourcing_sa.worker._checkpoint_statements import CheckpointStatements
 
 __all__ = ["APPLICATION_PREFIX", "Checkpoint", "Failure", "Locked", "Standing"]
 
@@ -41,9 +24,6 @@ APPLICATION_PREFIX: Final = "pupsourcing-sa "
 
 #: Longer errors, which quote what somebody sent, are cut in the middle.
 _MAX_ERROR: Final = 20_000
-
-#: The system column with the oid of the table that a row is in.
-_TABLE: Final = literal_column("tableoid", OID).label("table")
 
 
 class Standing(NamedTuple):
@@ -101,63 +81,22 @@ class Checkpoint:
         tables: where checkpoints are kept.
         consumer_name: name of the consumer.
         partition: the partition, from 0.
+        statements: those of the tables, which are the same for all partitions; made anew by default.
     """
 
-    def __init__(self, tables: WorkerTables, consumer_name: str, partition: int) -> None:
+    def __init__(
+        self,
+        tables: WorkerTables,
+        consumer_name: str,
+        partition: int,
+        statements: CheckpointStatements | None = None,
+    ) -> None:
         self.tables = tables
         self.consumer_name = consumer_name
         self.partition = partition
-        table = self._table = tables.consumer_checkpoints
-        is_ours = (table.c.consumer_name == consumer_name) & (table.c.partition == partition)
-        self._lock = self._locking(is_ours)
-        self._lock_by_name = self._lock.add_columns(
-            func.set_config("application_name", bindparam("application_name"), true())
-        )
-        self._read = select(table.c.last_position).where(is_ours)
-        # ON CONFLICT alone would wait for whoever has moved a row that is there, and has not committed that.
-        absent = select(literal(consumer_name), literal(partition)).where(~exists().where(is_ours))
-        created = insert(table).from_select(["consumer_name", "partition"], absent)
-        self._create = created.on_conflict_do_nothing().returning(table.c.partition)
-        self._update = table.update().where(is_ours)
-        self._status = select(func.txid_status(bindparam("transaction", type_=BigInteger), type_=Text))
-        # The system column has the 32 low bits of the id of who has locked the row, or did so last.
-        locker = cast(cast(literal_column("xmax"), Text), BigInteger)
-        self._status_of_locker = self._status.where(is_ours, locker == bindparam("low_bits"))
-        self._move = self._update.where(
-            func.txid_current(type_=BigInteger) == bindparam("own_transaction"),
-            _TABLE.element == bindparam("own_table"),
-        ).values(
-            last_position=bindparam("position"),
-            updated_at=func.now(),
-            attempts=constant(0),
-            failed_position=null(),
-            error=null(),
-            failed_at=null(),
-            retry_at=null(),
-            parked_at=null(),
-        )
-
-    def _locking(self, is_ours: Any) -> Select[Any]:
-        """The row, locked. What is outside of the subquery is evaluated for a row that has been locked, only then."""
-        c = self._table.c
-        row = (
-            select(c.last_position, c.failed_position, c.attempts, c.parked_at, c.retry_at, _TABLE)
-            .where(is_ours)
-            .with_for_update(skip_locked=True)
-            .subquery("locked")
-        ).c
-        remaining = cast(extract("epoch", row.retry_at - func.now()), Double)
-        return select(
-            row.last_position,
-            row.failed_position,
-            row.attempts,
-            row.parked_at.is_not(None),
-            func.greatest(remaining, 0.0, type_=Double),  # which ignores NULL
-            # Of the transaction, also when it was ended and begun by SQL that SQLAlchemy does not look into.
-            func.txid_current(type_=BigInteger),
-            origin(),
-            row.table,
-        )
+        self._table = tables.consumer_checkpoints
+        self._statements = statements or CheckpointStatements(tables)
+        self._own: dict[str, Any] = {"own_consumer": consumer_name, "own_partition": partition}
 
     def lock(self, session: Session, *, worker_id: UUID | None = None) -> Locked | None:
         """Lock it until the end of the transaction. One that does not exist is created, and committed, first.
@@ -180,19 +119,19 @@ class Checkpoint:
         require_transaction(connection)
         with translated(self._table):
             if worker_id is None:
-                row = connection.execute(self._lock).one_or_none()
+                row = connection.execute(self._statements.lock, self._own).one_or_none()
             else:
                 names = {"application_name": f"{APPLICATION_PREFIX}{worker_id}"}
-                row = connection.execute(self._lock_by_name, names).one_or_none()
+                row = connection.execute(self._statements.lock_by_name, self._own | names).one_or_none()
         return None if row is None else Locked(*row[:8])
 
     def _is_created(self, session: Session) -> bool:
-        return self.connection(session).scalar(self._create) is not None
+        return self.connection(session).scalar(self._statements.create, self._own) is not None
 
     def read(self, session: Session) -> int:
         """Its position without locking it; 0 when it does not exist."""
         with translated(self._table):
-            return self.connection(session).scalar(self._read) or 0
+            return self.connection(session).scalar(self._statements.read, self._own) or 0
 
     def move(self, session: Session, position: int, locked: Locked) -> None:
         """Move it in the transaction that locked it; whatever failed before has not failed this time.
@@ -202,10 +141,10 @@ class Checkpoint:
         """
         name = f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r}"
         elsewhere = "a handler of the batch changed search_path or the schema_translate_map, and did not change it back"
-        parameters = {"position": position, "own_transaction": locked.transaction, "own_table": locked.table}
+        given = {"position": position, "own_transaction": locked.transaction, "own_table": locked.table}
         try:
             with translated(self._table):
-                moved = self.connection(session).execute(self._move, parameters).rowcount
+                moved = self.connection(session).execute(self._statements.move, self._own | given).rowcount
         except TablesMissingError as error:
             raise HandlerTransactionError(f"{name} is not to be found any more: {elsewhere}") from error
         if moved != 1:
@@ -227,11 +166,12 @@ class Checkpoint:
         Raises:
             DBAPIError: the server has not come to this transaction; it is another one than that which began it.
         """
-        statement, parameters = self._status, {"transaction": transaction}
+        statement, parameters = self._statements.status, {"transaction": transaction}
         if may_have_crashed:
-            statement, parameters = self._status_of_locker, parameters | {"low_bits": transaction % 2**32}
-        # NULL when it is so old that it has been forgotten.
-        return self.connection(session).scalar(statement, parameters) == "committed"
+            own = self._own | {"low_bits": transaction % 2**32}
+            statement, parameters = self._statements.status_of_locker, parameters | own
+        found: str | None = self.connection(session).scalar(statement, parameters)
+        return found == "committed"  # NULL when it is so old that it has been forgotten
 
     def record_failure(
         self,
@@ -312,20 +252,21 @@ class Checkpoint:
         """Write down what befell an event; without a next attempt the partition is parked."""
         now, seconds = func.now(), failure.retry_after
         self.connection(session).execute(
-            self._update.values(
+            self._statements.update.values(
                 failed_position=position,
                 attempts=failure.attempts,
                 error=_storable(error),
                 failed_at=now,
                 retry_at=null() if seconds is None else now + timedelta(seconds=seconds),
                 parked_at=now if seconds is None else null(),
-            )
+            ),
+            self._own,
         )
         return failure
 
     def connection(self, session: Session) -> Connection:
         """The session's connection to the checkpoint, whichever else it has."""
-        return connection_of(session, self._update)
+        return connection_of(session, self._statements.update)
 
 
 def _attempts_at(position: int, found: Locked) -> int:

@@ -21,6 +21,7 @@ from pupsourcing_sa.store._errors import is_lock_timeout
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker._backoff import delay_after
+from pupsourcing_sa.worker._checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker._checkpoints import Checkpoint
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._disturbances import is_lost_race, is_outage
@@ -57,6 +58,7 @@ class Run:
         coordination: runs the transactions of the node; for the same reason.
         stopping: set when the run is to end.
         is_aborted: set when running batches are to be rolled back.
+        checkpoints: the statements that all processors share.
     """
 
     worker_id: UUID
@@ -70,6 +72,7 @@ class Run:
     coordination: Execution
     stopping: asyncio.Event
     is_aborted: threading.Event
+    checkpoints: CheckpointStatements
 
     def processor(self, partition: Partition, stopping: asyncio.Event, *, worker_id: UUID | None) -> Processor:
         """The processor of a partition.
@@ -84,7 +87,7 @@ class Run:
         return Processor(
             subscription,
             replace(subscription.scope, partition=number),
-            Checkpoint(self.tables, name, number),
+            Checkpoint(self.tables, name, number, self.checkpoints),
             execution=self.batches,
             store=self.store,
             config=self.config,

@@ -16,6 +16,7 @@ from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks, Telemetry
+from pupsourcing_sa.worker._checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._drain import run_drain
 from pupsourcing_sa.worker._engines import check_engines
@@ -214,6 +215,7 @@ class Worker:
                 coordination=coordination,
                 stopping=stopping,
                 is_aborted=threading.Event(),
+                checkpoints=CheckpointStatements(self.tables),
             )
             try:
                 if drain:
