@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, func, select, text
@@ -43,10 +42,10 @@ def is_alive(session: Session) -> bool:
 
 
 def write_node(connection: Connection, tables: WorkerTables, worker_id: UUID) -> None:
-    """A node that will not be silent for some time."""
+    """A node that has just been heard."""
     connection.execute(
         tables.worker_nodes.insert().values(
-            worker_id=worker_id, hostname="h", pid=1, consumers=[], heartbeat_at=func.now() + timedelta(days=1)
+            worker_id=worker_id, hostname="h", pid=1, consumers=[], heartbeat_at=func.clock_timestamp()
         )
     )
 

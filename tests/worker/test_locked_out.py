@@ -82,9 +82,14 @@ class TestTelling:
         recorder, worker_id = self.watch(fleet, caplog), uuid4()
         with fleet.engine.begin() as connection:
             write_node(connection, fleet.tables, worker_id)
+
+        def is_told() -> bool:
+            fleet.query("UPDATE worker_nodes SET heartbeat_at = clock_timestamp()", commit=True)
+            return bool(recorder.named("worker.locked_out"))
+
         with holding(fleet.engine, Checkpoint(fleet.tables, "all", 0), worker_id) as session:
             fleet.append()
-            fleet.wait(lambda: bool(recorder.named("worker.locked_out")))
+            fleet.wait(is_told)
             assert is_alive(session)
         fleet.wait(lambda: fleet.seen("all") == [1, 2])
         (found,) = recorder.named("worker.locked_out")
