@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    ClauseElement,
     Double,
     Executable,
     Integer,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import OID, insert
 
+from pupsourcing_sa.store._compiled import CompiledStatements
 from pupsourcing_sa.store._log import constant, origin
 from pupsourcing_sa.tables import WorkerTables
 
@@ -45,6 +47,8 @@ class CheckpointStatements:
     """
 
     def __init__(self, tables: WorkerTables) -> None:
+        #: Executes what every batch has, past Core, which would take as long for it as the server.
+        self.compiled = CompiledStatements()
         table = self._table = tables.consumer_checkpoints
         self._own_name = bindparam("own_consumer", type_=Text()), bindparam("own_partition", type_=Integer())
         self._is_own = and_(table.c.consumer_name == self._own_name[0], table.c.partition == self._own_name[1])
@@ -101,9 +105,12 @@ class CheckpointStatements:
         return self._table.update().where(self._is_own)
 
     @cached_property
-    def move(self) -> Update:
-        """To ``position``, with nothing that fails, if this transaction and this table are those that were locked."""
-        return self.update.where(
+    def move(self) -> ClauseElement:
+        """To ``position``, with nothing that fails, if this transaction and this table are those that were locked.
+
+        Gives a row if it did.
+        """
+        moved = self.update.where(
             func.txid_current(type_=BigInteger) == bindparam("own_transaction"),
             _TABLE.element == bindparam("own_table"),
         ).values(
@@ -116,6 +123,7 @@ class CheckpointStatements:
             retry_at=null(),
             parked_at=null(),
         )
+        return moved.returning(self._table.c.partition)
 
     @cached_property
     def status(self) -> Select[Any]:

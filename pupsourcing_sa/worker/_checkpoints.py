@@ -118,12 +118,12 @@ class Checkpoint:
         connection = self.connection(session)
         require_transaction(connection)
         with translated(self._table):
-            if worker_id is None:
-                row = connection.execute(self._statements.lock, self._own).one_or_none()
-            else:
-                names = {"application_name": f"{APPLICATION_PREFIX}{worker_id}"}
-                row = connection.execute(self._statements.lock_by_name, self._own | names).one_or_none()
-        return None if row is None else Locked(*row[:8])
+            statement, parameters = self._statements.lock, dict(self._own)
+            if worker_id is not None:
+                statement = self._statements.lock_by_name
+                parameters["application_name"] = f"{APPLICATION_PREFIX}{worker_id}"
+            rows = self._statements.compiled.rows(connection, statement, parameters)
+        return Locked(*rows[0][: len(Locked._fields)]) if rows else None
 
     def _is_created(self, session: Session) -> bool:
         return self.connection(session).scalar(self._statements.create, self._own) is not None
@@ -144,10 +144,11 @@ class Checkpoint:
         given = {"position": position, "own_transaction": locked.transaction, "own_table": locked.table}
         try:
             with translated(self._table):
-                moved = self.connection(session).execute(self._statements.move, self._own | given).rowcount
+                connection = self.connection(session)
+                is_moved = bool(self._statements.compiled.rows(connection, self._statements.move, self._own | given))
         except TablesMissingError as error:
             raise HandlerTransactionError(f"{name} is not to be found any more: {elsewhere}") from error
-        if moved != 1:
+        if not is_moved:
             raise HandlerTransactionError(
                 f"{name} is not locked by this transaction any more: a handler of the batch ended the transaction by "
                 f"executing COMMIT or ROLLBACK, or somebody deleted the checkpoint, or {elsewhere}, so that the "
