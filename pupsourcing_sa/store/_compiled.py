@@ -57,7 +57,7 @@ class _Text(NamedTuple):
 
 
 class CompiledStatements:
-    """The texts of one store's statements, for each engine and each ``schema_translate_map`` in use.
+    """The texts of their owner's statements, for each engine and each ``schema_translate_map`` in use.
 
     They live as long as the engine's dialect. Threads may compile the same statement at once; the last one is kept.
     """
