@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa.errors import DuplicateEventError, ImportFailed, PupsourcingError, TablesMissingError
 from pupsourcing_sa.event import Event
 from pupsourcing_sa.expected import AnyVersion
+from pupsourcing_sa.postgres.errors import is_outage
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._errors import is_outage
 
 __all__ = ["import_events", "parse_event"]
 

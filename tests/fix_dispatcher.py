@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import AnyVersion, EventStore, EventTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker._dispatcher import dispatch
-from pupsourcing_sa.worker._execution import Execution, execution_for
-from pupsourcing_sa.worker._stable import StablePosition
+from pupsourcing_sa.worker.dispatch.dispatcher import dispatch
+from pupsourcing_sa.worker.execution.factory import execution_for
+from pupsourcing_sa.worker.execution.protocol import Execution
+from pupsourcing_sa.worker.stable_position import StablePosition
 from tests.fix_store import make_async_engine, make_event, make_tables
 from tests.waiting import wait_until
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
-from pupsourcing_sa.worker._checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 
 __all__ = ["holding", "is_alive", "pid_of", "unprivileged", "write_node"]
 

@@ -33,7 +33,7 @@ def add_to(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from pupsourcing_sa.console import open_console
+    from pupsourcing_sa.cli._console import open_console
 
     console = open_console()
     from pupsourcing_sa.demo.story import run_demo

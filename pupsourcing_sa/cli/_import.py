@@ -43,7 +43,7 @@ def add_to(commands: Any) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from pupsourcing_sa.console import open_console
+    from pupsourcing_sa.cli._console import open_console
     from pupsourcing_sa.jsonlines import import_events
 
     console = open_console(to_stderr=True)

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.cli._usage import UsageError, emit
 from pupsourcing_sa.migrations import sql_script, template_directory
-from pupsourcing_sa.migrations._alembic import require_alembic
+from pupsourcing_sa.migrations.requirements import require_alembic
 
 __all__ = ["add_to"]
 

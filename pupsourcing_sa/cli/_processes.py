@@ -47,8 +47,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pupsourcing_sa.worker import Worker
-from pupsourcing_sa.worker._backoff import delay_after
-from pupsourcing_sa.worker._signals import leave, limit_exit
+from pupsourcing_sa.worker.backoff import delay_after
+from pupsourcing_sa.worker.lifecycle.signals import leave, limit_exit
 
 __all__ = ["Channel", "Pace", "Supervisor"]
 

@@ -12,9 +12,9 @@ from sqlalchemy import MetaData, NullPool
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
 from pupsourcing_sa.cli._usage import UsageError, database_url, emit, open_engine
-from pupsourcing_sa.store._connection import limit_transaction
-from pupsourcing_sa.worker._findings import StatusLimits, diagnose
-from pupsourcing_sa.worker._status import HEARTBEAT_TIMEOUT, LAG_LIMIT, Status, read_status
+from pupsourcing_sa.postgres.connections import limit_transaction
+from pupsourcing_sa.status import HEARTBEAT_TIMEOUT, LAG_LIMIT, Status, read_status
+from pupsourcing_sa.status.findings import StatusLimits, diagnose
 
 __all__ = ["add_to"]
 
@@ -84,7 +84,7 @@ def _status(options: argparse.Namespace) -> int:
         found = {"findings": [asdict(finding) for finding in findings]} | status.to_dict()
         emit(f"{json.dumps(found, indent=2)}\n")
     else:
-        from pupsourcing_sa.console import open_console
+        from pupsourcing_sa.cli._console import open_console
 
         console = open_console()
         from pupsourcing_sa.cli._status_report import print_report

@@ -11,7 +11,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from pupsourcing_sa.worker._findings import (
+from pupsourcing_sa.status import ConsumerStatus, PartitionStatus, Status
+from pupsourcing_sa.status.findings import (
     Finding,
     cause_of,
     describe_event,
@@ -20,7 +21,6 @@ from pupsourcing_sa.worker._findings import (
     is_ahead_of_log,
     one_line,
 )
-from pupsourcing_sa.worker._status import ConsumerStatus, PartitionStatus, Status
 
 __all__ = ["print_report"]
 

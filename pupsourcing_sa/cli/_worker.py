@@ -23,7 +23,7 @@ from pupsourcing_sa.cli._settings import (
 from pupsourcing_sa.cli._target import load_worker
 from pupsourcing_sa.cli._usage import UsageError
 from pupsourcing_sa.worker import Worker
-from pupsourcing_sa.worker._signals import limit_exit
+from pupsourcing_sa.worker.lifecycle.signals import limit_exit
 
 __all__ = ["add_to"]
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pupsourcing_sa.migrations import template_directory
-from pupsourcing_sa.migrations._alembic import require_alembic
+from pupsourcing_sa.migrations.requirements import require_alembic
 
 __all__ = ["migrate"]
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Dialect, Integer, Select, Text, and_, cast, select
 from sqlalchemy.dialects.postgresql import ARRAY, CHAR, OID
 
-from pupsourcing_sa.tables._catalog import catalog_table
-from pupsourcing_sa.tables._guards import Guard, known_guards
+from pupsourcing_sa.postgres.catalog import catalog_table
+from pupsourcing_sa.tables.guards import Guard, known_guards
 
 __all__ = ["FoundGuard", "TableKey", "found_guards", "table_key"]
 

@@ -27,8 +27,8 @@ from pupsourcing_sa.migrations._operations import (
     RenameLogConstraintOp,
     ReplaceLogGuardOp,
 )
-from pupsourcing_sa.tables._declared import role_of
-from pupsourcing_sa.tables._guards import current_guards, is_guarded
+from pupsourcing_sa.tables.declared import role_of
+from pupsourcing_sa.tables.guards import current_guards, is_guarded
 
 __all__ = ["setup"]
 

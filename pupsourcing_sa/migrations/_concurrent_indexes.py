@@ -9,7 +9,7 @@ from sqlalchemy import MetaData
 
 from pupsourcing_sa.migrations._catalog import TableKey, table_key
 from pupsourcing_sa.migrations._plugin import register
-from pupsourcing_sa.tables._declared import role_of
+from pupsourcing_sa.tables.declared import role_of
 
 if TYPE_CHECKING:
     from alembic.operations.ops import CreateIndexOp, DropIndexOp, OpContainer

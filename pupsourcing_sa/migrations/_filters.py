@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pupsourcing_sa.tables import EventTables, WorkerTables
-from pupsourcing_sa.tables._declared import check_declared
+from pupsourcing_sa.tables.declared import check_declared
 
 __all__ = ["all_but"]
 

@@ -8,7 +8,7 @@ from sqlalchemy import Table
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
-from pupsourcing_sa.tables._naming import dollar_quoted
+from pupsourcing_sa.tables.naming import dollar_quoted
 
 __all__ = ["AlterLogSequence", "RenameLogConstraint"]
 

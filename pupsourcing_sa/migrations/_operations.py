@@ -11,8 +11,8 @@ from alembic.operations.ops import OpContainer
 from sqlalchemy import MetaData, Table
 
 from pupsourcing_sa.migrations._log_statements import AlterLogSequence, RenameLogConstraint
-from pupsourcing_sa.tables._guard_statements import create_guard, drop_guard, replace_guard
-from pupsourcing_sa.tables._guards import current_guard, find_guard
+from pupsourcing_sa.tables.guard_statements import create_guard, drop_guard, replace_guard
+from pupsourcing_sa.tables.guards import current_guard, find_guard
 
 __all__ = [
     "OPERATIONS",

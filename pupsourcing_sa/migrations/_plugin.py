@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pupsourcing_sa.migrations._alembic import require_alembic
+from pupsourcing_sa.migrations.requirements import require_alembic
 
 __all__ = ["register"]
 

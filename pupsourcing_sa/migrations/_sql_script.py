@@ -9,9 +9,9 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from pupsourcing_sa.tables import EventTables, WorkerTables
-from pupsourcing_sa.tables._declared import check_declared
-from pupsourcing_sa.tables._guard_statements import replace_guard
-from pupsourcing_sa.tables._guards import current_guards
+from pupsourcing_sa.tables.declared import check_declared
+from pupsourcing_sa.tables.guard_statements import replace_guard
+from pupsourcing_sa.tables.guards import current_guards
 
 __all__ = ["sql_script"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pupsourcing_sa.store._async import AsyncEventStore
-from pupsourcing_sa.store._positions import BlockingAppend
 from pupsourcing_sa.store._sync import EventStore
+from pupsourcing_sa.store.positions import BlockingAppend
 
 __all__ = ["AsyncEventStore", "BlockingAppend", "EventStore"]

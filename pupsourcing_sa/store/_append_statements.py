@@ -35,7 +35,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, JSONB, TIMESTAMP, UUID, insert
 
 from pupsourcing_sa.expected import AnyVersion, ExpectedVersion
-from pupsourcing_sa.store._log import low_water_mark, parameter
+from pupsourcing_sa.postgres.expressions import parameter
+from pupsourcing_sa.store._low_water_mark import low_water_mark
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["AppendStatements"]

@@ -11,18 +11,18 @@ from sqlalchemy.schema import UniqueConstraint
 
 from pupsourcing_sa.errors import DuplicateEventError, KeyTooLongError, OptimisticConcurrencyError, StaleHeadsError
 from pupsourcing_sa.event import AppendResult
-from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
-from pupsourcing_sa.store._append_statements import AppendStatements
-from pupsourcing_sa.store._compiled import CompiledStatements
-from pupsourcing_sa.store._connection import require_transaction
-from pupsourcing_sa.store._earlier import EarlierAppends
-from pupsourcing_sa.store._errors import (
+from pupsourcing_sa.postgres.compiled import CompiledStatements
+from pupsourcing_sa.postgres.connections import require_transaction
+from pupsourcing_sa.postgres.errors import (
     detail_of,
     exceeds_a_limit,
     is_serialization_failure,
     raise_common,
     violates,
 )
+from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
+from pupsourcing_sa.store._append_statements import AppendStatements
+from pupsourcing_sa.store._earlier import EarlierAppends
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["Appender"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
-from pupsourcing_sa.store._positions import BlockingAppend
 from pupsourcing_sa.store._sync import EventStore
+from pupsourcing_sa.store.positions import BlockingAppend
 from pupsourcing_sa.tables import EventTables
 
 if TYPE_CHECKING:

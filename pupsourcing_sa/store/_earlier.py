@@ -9,8 +9,8 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent
+from pupsourcing_sa.postgres.connections import driver_rows
 from pupsourcing_sa.store._append import Append
-from pupsourcing_sa.store._connection import driver_rows
 from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.tables import EventTables
 

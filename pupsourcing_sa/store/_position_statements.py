@@ -8,11 +8,13 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Select, and_, case, cast, func, select
 from sqlalchemy.dialects.postgresql import OID
 
-from pupsourcing_sa.store._log import MARK_BITS, constant, oid_of, oid_of_database, origin, sequence_of
+from pupsourcing_sa.postgres.catalog import ACTIVITY, LOCKS, PREPARED, catalog_table
+from pupsourcing_sa.postgres.expressions import constant, oid_of, oid_of_database, origin, sequence_of
+from pupsourcing_sa.postgres.lock_holders import HOLDER_COLUMNS
+from pupsourcing_sa.store._low_water_mark import MARK_BITS
 from pupsourcing_sa.tables import EventTables
-from pupsourcing_sa.tables._catalog import ACTIVITY, LOCKS, PREPARED, catalog_table
 
-__all__ = ["HOLDER_COLUMNS", "PositionStatements"]
+__all__ = ["PositionStatements"]
 
 #: How pg_locks shows the mark that lies below every position: as the unsigned oid with the same bits.
 _MARK_BELOW_ALL_AS_OID: Final = constant(2**32 - 1)
@@ -21,17 +23,6 @@ _HALF_OF_MARKS: Final = constant(2**30)
 
 _SEQUENCES: Final = catalog_table(
     "pg_sequence", seqrelid=OID, seqcache=BigInteger, seqincrement=BigInteger, seqcycle=Boolean
-)
-
-#: What `LockHolder` has besides the ``pid``, where ``pg_stat_activity`` and ``pg_prepared_xacts`` are joined.
-HOLDER_COLUMNS: Final = (
-    PREPARED.c.gid,
-    func.coalesce(ACTIVITY.c.usename, PREPARED.c.owner).label("user"),
-    ACTIVITY.c.application_name,
-    func.coalesce(ACTIVITY.c.state, case((PREPARED.c.gid.is_not(None), constant("prepared")))).label("state"),
-    (func.clock_timestamp() - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
-    # Of what may not be seen it says so, in English.
-    case((ACTIVITY.c.state.is_not(None), ACTIVITY.c.query)).label("query"),
 )
 
 

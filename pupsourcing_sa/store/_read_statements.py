@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from pupsourcing_sa.consumer import Scope
-from pupsourcing_sa.store._log import constant, parameter
+from pupsourcing_sa.postgres.expressions import constant, parameter
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["ReadStatements"]

@@ -12,14 +12,14 @@ from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import NoEventsError
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
+from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
+from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.store._append import Append
 from pupsourcing_sa.store._appender import Appender
-from pupsourcing_sa.store._connection import SyncSession, connection_of, driver_rows
-from pupsourcing_sa.store._errors import translated
-from pupsourcing_sa.store._positions import BlockingAppend, Look, Positions
 from pupsourcing_sa.store._read_statements import ReadStatements
+from pupsourcing_sa.store.positions import BlockingAppend, Look, Positions
 from pupsourcing_sa.tables import EventTables
-from pupsourcing_sa.tables._naming import check_name
+from pupsourcing_sa.tables.naming import check_name
 
 __all__ = ["EventStore"]
 

@@ -12,10 +12,10 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine, to_instance
 
 from pupsourcing_sa.errors import TableNameError
-from pupsourcing_sa.tables._declared import DeclaredTables, timestamp
-from pupsourcing_sa.tables._guard_statements import LISTENERS
-from pupsourcing_sa.tables._guards import GUARDED_KEY, is_guarded
-from pupsourcing_sa.tables._naming import Naming
+from pupsourcing_sa.tables.declared import DeclaredTables, timestamp
+from pupsourcing_sa.tables.guard_statements import LISTENERS
+from pupsourcing_sa.tables.guards import GUARDED_KEY, is_guarded
+from pupsourcing_sa.tables.naming import Naming
 
 __all__ = ["EventTables"]
 

@@ -8,8 +8,8 @@ from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, T
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.schema import SchemaItem
 
-from pupsourcing_sa.tables._declared import DeclaredTables, timestamp
-from pupsourcing_sa.tables._naming import Naming
+from pupsourcing_sa.tables.declared import DeclaredTables, timestamp
+from pupsourcing_sa.tables.naming import Naming
 
 __all__ = ["WorkerTables"]
 

@@ -20,19 +20,21 @@ with growing pauses. Other consumers go on meanwhile.
 
 from __future__ import annotations
 
-from pupsourcing_sa.store._positions import LockHolder
-from pupsourcing_sa.worker._config import WorkerConfig
-from pupsourcing_sa.worker._findings import Finding, StatusLimits, diagnose
-from pupsourcing_sa.worker._status import (
+from pupsourcing_sa.status import (
     ConsumerStatus,
     FailingEvent,
+    Finding,
+    LockHolder,
     NodeStatus,
     PartitionStatus,
     Status,
+    StatusLimits,
+    diagnose,
     read_status,
     read_status_async,
 )
 from pupsourcing_sa.worker._worker import Worker
+from pupsourcing_sa.worker.config import WorkerConfig
 
 __all__ = [
     "ConsumerStatus",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from pupsourcing_sa.store._positions import Look
-from pupsourcing_sa.worker._dispatcher import look
-from pupsourcing_sa.worker._membership import Membership
+from pupsourcing_sa.store.positions import Look
 from pupsourcing_sa.worker._run import Run
-from pupsourcing_sa.worker._tasks import end
+from pupsourcing_sa.worker.coordination.membership import Membership
+from pupsourcing_sa.worker.dispatch.dispatcher import look
+from pupsourcing_sa.worker.lifecycle.tasks import end
+from pupsourcing_sa.worker.partition import Partition
 
 __all__ = ["run_drain"]
 
@@ -30,7 +31,7 @@ async def _drain(run: Run, found: Look) -> None:
     tasks: set[asyncio.Task[None]] = set()
     for name, subscription in run.subscriptions.items():
         for number in range(subscription.scope.partitions):
-            processor = run.processor((name, number), run.stopping, worker_id=None)
+            processor = run.processor(Partition(name, number), run.stopping, worker_id=None)
             tasks.add(asyncio.create_task(processor.drain(found.stable, found.origin), name=processor.name))
     shutdown = asyncio.create_task(_shut_down(run, tasks), name="pupsourcing-shutdown")
     try:

@@ -9,15 +9,14 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa.store._positions import Look
-from pupsourcing_sa.worker._checkpoints import Standing
-from pupsourcing_sa.worker._crew import Crew
-from pupsourcing_sa.worker._dispatcher import dispatch, look
-from pupsourcing_sa.worker._membership import Membership
-from pupsourcing_sa.worker._plan import Partition
+from pupsourcing_sa.store.positions import Look
 from pupsourcing_sa.worker._run import Run
-from pupsourcing_sa.worker._stable import StablePosition, is_set_within
-from pupsourcing_sa.worker._tasks import end, within
+from pupsourcing_sa.worker.coordination.membership import Membership
+from pupsourcing_sa.worker.dispatch.dispatcher import dispatch, look
+from pupsourcing_sa.worker.lifecycle.tasks import end, within
+from pupsourcing_sa.worker.partition import Partition, PartitionState
+from pupsourcing_sa.worker.processing.pool import Crew
+from pupsourcing_sa.worker.stable_position import StablePosition, is_set_within
 
 __all__ = ["run_node"]
 
@@ -55,7 +54,7 @@ class _Node:
                 self._membership.abandon()
                 await self._attempt(self._membership.leave, _LEAVING_SECONDS)
 
-    async def _work(self, found: Look, partitions: dict[Partition, Standing]) -> None:
+    async def _work(self, found: Look, partitions: dict[Partition, PartitionState]) -> None:
         run, stable = self._run, StablePosition()
         stable.publish(found.stable, found.origin)
         crew = Crew(
@@ -88,7 +87,7 @@ class _Node:
                 run.is_aborted.set()
                 await end({dispatcher, *crew.tasks})
 
-    async def _start(self) -> tuple[Look, dict[Partition, Standing]]:
+    async def _start(self) -> tuple[Look, dict[Partition, PartitionState]]:
         try:
             found = await look(self._run.lookout, self._run.store)
             self._may_have_joined = True  # also when this is cancelled, and its thread goes on
@@ -106,7 +105,7 @@ class _Node:
             if partitions is not None and not self._run.stopping.is_set():
                 crew.adjust(partitions, known)
 
-    def _tick(self, session: Session) -> dict[Partition, Standing]:
+    def _tick(self, session: Session) -> dict[Partition, PartitionState]:
         partitions = self._membership.tick(session)
         if partitions is not None:
             return partitions

@@ -16,20 +16,20 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.postgres.errors import is_lock_timeout
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store._errors import is_lock_timeout
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
-from pupsourcing_sa.worker._backoff import delay_after
-from pupsourcing_sa.worker._checkpoint_statements import CheckpointStatements
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._config import WorkerConfig
-from pupsourcing_sa.worker._disturbances import is_lost_race, is_outage
-from pupsourcing_sa.worker._execution import Execution
-from pupsourcing_sa.worker._plan import Partition
-from pupsourcing_sa.worker._processor import Processor
-from pupsourcing_sa.worker._stable import is_set_within
-from pupsourcing_sa.worker._tasks import end
+from pupsourcing_sa.worker.backoff import delay_after
+from pupsourcing_sa.worker.classification import is_lost_race, is_outage
+from pupsourcing_sa.worker.config import WorkerConfig
+from pupsourcing_sa.worker.execution.protocol import Execution
+from pupsourcing_sa.worker.lifecycle.tasks import end
+from pupsourcing_sa.worker.partition import Partition
+from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.processor import Processor
+from pupsourcing_sa.worker.stable_position import is_set_within
 
 __all__ = ["Run"]
 

@@ -16,20 +16,17 @@ from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks, Telemetry
-from pupsourcing_sa.worker._checkpoint_statements import CheckpointStatements
-from pupsourcing_sa.worker._config import WorkerConfig
 from pupsourcing_sa.worker._drain import run_drain
-from pupsourcing_sa.worker._engines import check_engines
-from pupsourcing_sa.worker._execution import (
-    SessionFactory,
-    UnawaitedExecutor,
-    execution_for,
-    is_async_sessionmaker,
-    is_coroutine_function,
-)
 from pupsourcing_sa.worker._node import run_node
 from pupsourcing_sa.worker._run import Run
-from pupsourcing_sa.worker._signals import handling_signals
+from pupsourcing_sa.worker.config import WorkerConfig
+from pupsourcing_sa.worker.execution.engines import check_engines
+from pupsourcing_sa.worker.execution.factory import execution_for, is_async_sessionmaker
+from pupsourcing_sa.worker.execution.handlers import is_coroutine_function
+from pupsourcing_sa.worker.execution.protocol import SessionFactory
+from pupsourcing_sa.worker.execution.threads import UnawaitedExecutor
+from pupsourcing_sa.worker.lifecycle.signals import handling_signals
+from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 
 __all__ = ["Worker"]
 

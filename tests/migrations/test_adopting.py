@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, Exact, NoStream
 from pupsourcing_sa.errors import DuplicateEventError, OptimisticConcurrencyError, StaleHeadsError
-from pupsourcing_sa.store._errors import is_lost_race
+from pupsourcing_sa.postgres.errors import is_lost_race
 from tests.fix_alembic import Autogenerate, Project, index_files
 from tests.fix_postgres import new_schema
 from tests.fix_store import make_event

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, MetaData, Table
 from pupsourcing_sa import EventTables
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.migrations import register
-from pupsourcing_sa.tables import _guards
+from pupsourcing_sa.tables import guards
 from tests.fix_alembic import Autogenerate
 from tests.fix_guards import GuardedLog
 from tests.fix_postgres import new_schema
@@ -118,7 +118,7 @@ ALTERED = {
 @pytest.mark.parametrize("how", ALTERED)
 def test_a_guard_that_was_altered_by_hand(migrated: Migrated, how: str) -> None:
     table = Table(
-        _guards.find_guard("append_only", 1).function_name(migrated.log.tables.events.name),
+        guards.find_guard("append_only", 1).function_name(migrated.log.tables.events.name),
         MetaData(),
         schema=migrated.names.get("schema"),
     )
@@ -143,10 +143,10 @@ def test_a_trigger_that_fires_always_is_as_good(migrated: Migrated) -> None:
 
 def test_a_new_version_of_a_guard(migrated: Migrated, monkeypatch: pytest.MonkeyPatch) -> None:
     """It replaces the old one; what migrations created it before does so still."""
-    first = _guards.find_guard("append_only", 1)
+    first = guards.find_guard("append_only", 1)
     text = first.body.replace("version 1", "version 2")
-    second = _guards.Guard("append_only", 2, "UPDATE OR DELETE", 2 + 8 + 16, text)
-    monkeypatch.setitem(_guards._VERSIONS, "append_only", [first, second])
+    second = guards.Guard("append_only", 2, "UPDATE OR DELETE", 2 + 8 + 16, text)
+    monkeypatch.setitem(guards._VERSIONS, "append_only", [first, second])
 
     upgrade, downgrade = migrated.autogenerate.upgrade(), migrated.autogenerate.downgrade()
 
@@ -162,9 +162,9 @@ def test_a_new_version_of_a_guard(migrated: Migrated, monkeypatch: pytest.Monkey
 def test_a_guard_of_no_known_version_comes_back_as_the_current_one(
     migrated: Migrated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = _guards.find_guard("append_only", 1)
-    second = _guards.Guard("append_only", 2, first.events, first.trigger_type, first.body.replace("n 1", "n 2"))
-    monkeypatch.setitem(_guards._VERSIONS, "append_only", [first, second])
+    first = guards.find_guard("append_only", 1)
+    second = guards.Guard("append_only", 2, first.events, first.trigger_type, first.body.replace("n 1", "n 2"))
+    monkeypatch.setitem(guards._VERSIONS, "append_only", [first, second])
     migrated.autogenerate.execute(migrated.autogenerate.upgrade())
     unguarded = migrated.autogenerate_for(EventTables(MetaData(), **migrated.names).metadata)
     created = migrated.operation("create_log_guard", "append_only", ", version=2")
@@ -209,7 +209,7 @@ def test_what_is_known() -> None:
     with pytest.raises(
         ValueError, match="there is no guard 'append_only' version 9; .* has 'append_only' version 1, 'low"
     ):
-        _guards.find_guard("append_only", 9)
+        guards.find_guard("append_only", 9)
 
 
 def test_registering_again_does_nothing(engine: Engine) -> None:

@@ -26,8 +26,8 @@ from pupsourcing_sa import (
     NoStream,
     OptimisticConcurrencyError,
 )
-from pupsourcing_sa.store import _compiled
-from pupsourcing_sa.store._compiled import CompiledStatements
+from pupsourcing_sa.postgres import compiled as compiled_statements
+from pupsourcing_sa.postgres.compiled import CompiledStatements
 from tests.fix_store import Log, Transaction, make_async_engine, make_event, tenant
 
 
@@ -161,7 +161,7 @@ def test_a_listener_may_change_the_statement(plain_log: Log):
 @pytest.mark.parametrize("most", [1, 2, 1000])
 def test_a_session_of_each_tenant(engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int):
     """Also when there are more of them than texts that are kept."""
-    monkeypatch.setattr(_compiled, "_MOST_TEXTS", most)
+    monkeypatch.setattr(compiled_statements, "_MOST_TEXTS", most)
     store = EventStore()
     with ExitStack() as stack:
         tenants = [stack.enter_context(tenant(engine, store.tables)) for _ in range(3)]

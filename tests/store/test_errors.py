@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from pupsourcing_sa import EventTables, NoStream
 from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
-from pupsourcing_sa.store._errors import is_lost_race, is_outage, raise_common
+from pupsourcing_sa.postgres.errors import is_lost_race, is_outage, raise_common
 from tests.fix_store import Log, make_event
 
 #: What a trigger of the application's own does, which lacks something.

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pupsourcing_sa.worker._backoff import delay_after, limit_after
+from pupsourcing_sa.worker.backoff import delay_after, limit_after
 
 
 def test_it_doubles_up_to_the_most():

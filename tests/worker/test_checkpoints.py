@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
 from pupsourcing_sa.errors import HandlerTransactionError, TablesMissingError, TransactionRequiredError
-from pupsourcing_sa.worker._checkpoints import Checkpoint, Failure, Locked
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, Failure, Locked
 
 WORKER = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 

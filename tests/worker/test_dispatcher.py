@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
-from pupsourcing_sa.worker._dispatcher import pause_after
+from pupsourcing_sa.worker.dispatch.dispatcher import pause_after
 from tests.fix_dispatcher import KINDS, Lookout
 from tests.fix_network import Proxy
 from tests.fix_postgres import before_statements

@@ -24,9 +24,9 @@ from sqlalchemy.util import await_only
 from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._disturbances import is_lost_race, is_outage
-from pupsourcing_sa.worker._failures import Failures
+from pupsourcing_sa.worker.classification import is_lost_race, is_outage
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.failures import Failures
 from tests.fix_worker import INSERT, Fleet, Recorder
 
 END = text("SELECT pg_terminate_backend(pg_backend_pid())")

@@ -14,9 +14,9 @@ from pupsourcing_sa import AnyVersion
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.worker import Worker, WorkerConfig
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._execution import execution_for
-from pupsourcing_sa.worker._processor import Processor
+from pupsourcing_sa.worker.execution.factory import execution_for
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.processor import Processor
 from tests.fix_postgres import open_database
 from tests.fix_store import make_event
 from tests.fix_worker import Fleet

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import PersistedEvent
-from pupsourcing_sa.worker._execution import execution_for
+from pupsourcing_sa.worker.execution.factory import execution_for
 from tests.fix_worker import Fleet, Recorder
 
 

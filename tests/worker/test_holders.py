@@ -15,10 +15,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
-from pupsourcing_sa.worker import LockHolder, _holders
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._holder_statements import holders
-from pupsourcing_sa.worker._holders import Held, Holders
+from pupsourcing_sa.postgres.checkpoint_locks import holders
+from pupsourcing_sa.postgres.lock_holders import LockHolder
+from pupsourcing_sa.worker.processing import lock_watch
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.lock_watch import Held, Holders
 from tests.fix_holders import holding, is_alive, pid_of, unprivileged, write_node
 from tests.fix_worker import Fleet, Recorder
 
@@ -285,7 +286,7 @@ def test_nothing_is_prepared_to_look_while_nobody_else_has_the_lock(fleet: Fleet
         built.append(tables)
         return holders(tables)
 
-    monkeypatch.setattr(_holders, "holders", count)
+    monkeypatch.setattr(lock_watch, "holders", count)
     fleet.append()
     fleet.start(fleet.worker(fleet.see("all")))
     fleet.wait(lambda: fleet.seen("all") == [1])

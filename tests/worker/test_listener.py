@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import EventStore, EventTables
 from pupsourcing_sa.telemetry import NO_TELEMETRY
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker._listener import Listener, _Handover
-from pupsourcing_sa.worker._notifications import UnsupportedDriverError, open_notifications
+from pupsourcing_sa.worker.dispatch.listener import Listener, _Handover
+from pupsourcing_sa.worker.dispatch.notifications import UnsupportedDriverError, open_notifications
 from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout
 from tests.fix_store import make_tables
 from tests.waiting import wait_until

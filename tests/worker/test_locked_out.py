@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._holders import LockWatch
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.lock_watch import LockWatch
 from tests.fix_holders import holding, is_alive, unprivileged, write_node
 from tests.fix_postgres import before_statements
 from tests.fix_worker import Fleet, Recorder

@@ -18,7 +18,7 @@ from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.errors import PartitionsError, TablesMissingError, TransactionRequiredError
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker._membership import Membership
+from pupsourcing_sa.worker.coordination.membership import Membership
 
 _T = TypeVar("_T")
 

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, NoStream, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, read_status
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._holders import Holders
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.lock_watch import Holders
 from tests.fix_store import make_event
 
 STORE, WORKER = ("events", "aggregate_heads"), ("worker_nodes", "consumer_assignments", "consumer_checkpoints")

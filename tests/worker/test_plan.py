@@ -8,7 +8,8 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupsourcing_sa.worker._plan import Partition, plan
+from pupsourcing_sa.worker.coordination.plan import plan
+from pupsourcing_sa.worker.partition import Partition
 
 NAMES = ("a", "b", "c", "d")
 NODES = [UUID(int=number) for number in range(1, 9)]
@@ -21,7 +22,7 @@ capabilities = st.dictionaries(st.sampled_from(NODES), st.sets(st.sampled_from(N
 def assignments(draw: st.DrawFn) -> dict[Partition, UUID | None]:
     counts = draw(consumers)
     nodes = st.none() | st.sampled_from(NODES)
-    return {(name, number): draw(nodes) for name, count in counts.items() for number in range(count)}
+    return {Partition(name, number): draw(nodes) for name, count in counts.items() for number in range(count)}
 
 
 def loads(planned: dict[Partition, UUID | None], nodes: dict[UUID, set[str]]) -> list[int]:
@@ -53,7 +54,7 @@ def test_equal_nodes_differ_by_one_at_most(current, alive):
     st.dictionaries(st.sampled_from(NODES[:3]), st.sets(st.sampled_from(NAMES[:3])), min_size=1),
 )
 def test_different_nodes_are_as_even_as_can_be(counts, nodes):
-    current = {(name, number): None for name, count in counts.items() for number in range(count)}
+    current = {Partition(name, number): None for name, count in counts.items() for number in range(count)}
     able = [[node for node in nodes if name in nodes[node]] or [None] for name, _ in current]
     everything = (dict(zip(current, chosen, strict=True)) for chosen in product(*able))
     best = min(sum(load**2 for load in loads(each, nodes)) for each in everything)
@@ -81,7 +82,7 @@ def test_no_more_is_moved_than_evenness_needs(current, alive):
 
 
 def test_a_node_that_joins_gets_partitions_of_every_consumer():
-    current = {(name, number): NODES[0] for name in NAMES for number in range(4)}
+    current = {Partition(name, number): NODES[0] for name in NAMES for number in range(4)}
     planned = plan(current, {node: set(NAMES) for node in NODES[:2]})
     for name in NAMES:
         assert [planned[name, number] for number in range(4)].count(NODES[1]) == 2
@@ -89,6 +90,6 @@ def test_a_node_that_joins_gets_partitions_of_every_consumer():
 
 def test_a_chain_of_moves_where_no_single_one_would_do():
     """The fullest node shares nothing with the empty one, but with one that does."""
-    current = {("a", 0): NODES[0], ("a", 1): NODES[0], ("b", 0): NODES[1]}
+    current = {Partition("a", 0): NODES[0], Partition("a", 1): NODES[0], Partition("b", 0): NODES[1]}
     nodes = {NODES[0]: {"a"}, NODES[1]: {"a", "b"}, NODES[2]: {"b"}}
     assert loads(plan(current, nodes), nodes) == [1, 1, 1]

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
-from pupsourcing_sa.worker._progress import Patience, Progress
+from pupsourcing_sa.worker.processing.progress import Patience, Progress
 from tests.fix_worker import Fleet, Recorder
 
 

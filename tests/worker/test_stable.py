@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pupsourcing_sa.worker._stable import StablePosition, is_set_within
+from pupsourcing_sa.worker.stable_position import StablePosition, is_set_within
 
 
 async def started(*waits: object) -> list[asyncio.Task[int]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pupsourcing_sa.worker._stall import StallWatch
+from pupsourcing_sa.worker.dispatch.stall import StallWatch
 
 
 def test_a_position_that_stands_still_below_the_head_is_complained_of_after_a_while():

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker._batch import BatchDisturbed
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._failures import Failures
+from pupsourcing_sa.worker.processing.batch import BatchDisturbed
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.failures import Failures
 from tests.fix_worker import INSERT, Fleet, Recorder
 
 END = text("SELECT pg_terminate_backend(pg_backend_pid())")

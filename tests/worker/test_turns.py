@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import EventStore, PersistedEvent, consumer
 from pupsourcing_sa.consumer import Subscription
-from pupsourcing_sa.worker import WorkerConfig, _processor
-from pupsourcing_sa.worker._checkpoints import Checkpoint
-from pupsourcing_sa.worker._execution import execution_for
-from pupsourcing_sa.worker._processor import Processor
+from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker.execution.factory import execution_for
+from pupsourcing_sa.worker.processing import processor as processor_module
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.processor import Processor
 from tests.fix_worker import Fleet, Recorder
 
 
@@ -56,7 +57,7 @@ def test_nobody_waits_for_the_end_of_anothers_backlog(sync_fleet: Fleet):
 
 
 def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_processor, "_WINDOW", 10)
+    monkeypatch.setattr(processor_module, "_WINDOW", 10)
     recorder = Recorder()
     fleet.append(34)
     fleet.append(event_type="Rare")
@@ -69,7 +70,7 @@ def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, 
 
 def test_a_hole_is_passed_at_once_however_wide_it_is(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
     """As in a log that was adopted with its positions, for which there may not be enough windows in a day."""
-    monkeypatch.setattr(_processor, "_WINDOW", 10)
+    monkeypatch.setattr(processor_module, "_WINDOW", 10)
     recorder = Recorder()
     fleet.append(3)
     fleet.query("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5000)", commit=True)
@@ -115,7 +116,7 @@ def test_what_takes_too_long_to_read_is_read_in_smaller_pieces(
     every_fleet: Fleet, monkeypatch: pytest.MonkeyPatch, most_events: int, most_positions: int, *, is_draining: bool
 ):
     """As with large events, or a rare scope, and a role that has a ``statement_timeout``."""
-    monkeypatch.setattr(_processor, "_WINDOW", 64)
+    monkeypatch.setattr(processor_module, "_WINDOW", 64)
     fleet, read = every_fleet, EventStore._read_stable
 
     def read_slowly(store: EventStore, session: Session, scope: Any, after: int, up_to: int, limit: int) -> Any:

@@ -1,0 +1,79 @@
+"""The execution for an ``async_sessionmaker``. Needs greenlet, so it is imported only by those who have one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.util import await_only
+
+from pupsourcing_sa.worker.execution.handlers import is_coroutine_function, refuse_awaitable
+from pupsourcing_sa.worker.execution.protocol import Work, in_session
+from pupsourcing_sa.worker.lifecycle.tasks import within
+
+__all__ = ["Greenlets"]
+
+_T = TypeVar("_T")
+
+#: How long an engine has for closing its connections.
+_CLOSING_SECONDS: Final = 1.0
+
+
+class Greenlets:
+    """Each piece of work in SQLAlchemy's greenlet on the event loop, its coroutine handlers awaited from there."""
+
+    def __init__(self, factory: async_sessionmaker[Any], concurrency: int) -> None:
+        self._factory = factory
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def __call__(self, name: str, work: Work[_T]) -> _T:
+        async with self._slots, self._factory() as session:
+            result: _T = await session.run_sync(in_session, work, partial(_bound, session))
+            return result
+
+    async def close(self) -> None:
+        binds = [self._factory.kw.get("bind"), *(self._factory.kw.get("binds") or {}).values()]
+        for engine in {each for each in binds if isinstance(each, AsyncEngine)}:
+            try:
+                await within(_CLOSING_SECONDS, engine.dispose())
+            except TimeoutError:  # asyncpg says goodbye to a server, and waits for one that is not there any more
+                await engine.dispose(close=False)
+
+
+def _bound(session: AsyncSession, handler: Callable[[Any, Any], Any]) -> Callable[[Any], None]:
+    if is_coroutine_function(handler):
+
+        def call(argument: Any) -> None:
+            with _cancellable():
+                await_only(handler(session, argument))
+    else:
+
+        def call(argument: Any) -> None:
+            with _cancellable():
+                refuse_awaitable(handler, handler(session.sync_session, argument))
+
+    return call
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Let a handler that asks for the cancellation of its own task, and does not await afterwards, end with it.
+
+    It would come with the next thing that the worker awaits, and there it would be nobody's failure.
+    """
+    try:
+        yield
+    except (Exception, asyncio.CancelledError):  # and nothing that throws the greenlet away
+        _await_cancellation()
+        raise
+    _await_cancellation()
+
+
+def _await_cancellation() -> None:
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        await_only(asyncio.sleep(0))

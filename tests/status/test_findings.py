@@ -1,0 +1,213 @@
+"""What in a status needs attention, and how it is told."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from pupsourcing_sa.status._status import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
+from pupsourcing_sa.status.findings import (
+    Finding,
+    StatusLimits,
+    cause_of,
+    describe_event,
+    describe_transaction,
+    diagnose,
+    how_to_end,
+)
+from pupsourcing_sa.store.positions import BlockingAppend, LockHolder
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+ALIVE = NodeStatus(UUID(int=1), "h1", 11, ("a", "b"), LONG_AGO, 1.0, is_silent=False)
+SILENT = NodeStatus(UUID(int=2), "h2", 12, ("a",), LONG_AGO, 61.0, is_silent=True)
+WELL = PartitionStatus(0, ALIVE.worker_id, 10, 0, True, 0.0, None, None, 0.0)
+FAILING = FailingEvent(
+    7,
+    UUID(int=7),
+    "Placed",
+    "Traceback (most recent call last):\n  File …\nValueError: no",
+    3,
+    LONG_AGO,
+    LONG_AGO,
+    None,
+)
+HOLDER = BlockingAppend(
+    4711, None, "app", "shop", "idle in transaction", timedelta(seconds=75), "INSERT  INTO\nx", mark=5
+)
+PSQL = LockHolder(4712, None, "app", "psql", "idle in transaction", timedelta(seconds=75), "update  x")
+LOCKED = replace(WELL, locked_by=PSQL, locked_seconds=65.0)
+
+
+def status_of(*consumers: ConsumerStatus, nodes: tuple[NodeStatus, ...] = (ALIVE,), **given: Any) -> Status:
+    values = {"taken_at": LONG_AGO, "head": 10, "last_issued": 10, "stable_position": 10}
+    values |= {"held_back_seconds": 0.0, "blocking": ()}
+    return Status(**(values | given), nodes=nodes, consumers=consumers)
+
+
+def consumer(*parts: PartitionStatus, name: str = "a", live_nodes: int = 1) -> ConsumerStatus:
+    return ConsumerStatus(name, live_nodes, parts)
+
+
+class TestDiagnosis:
+    @pytest.mark.parametrize(
+        ("status", "limits", "kinds"),
+        [
+            (status_of(nodes=()), {}, []),  # nothing to run
+            (status_of(), {}, []),
+            (status_of(consumer(WELL)), {}, []),
+            (status_of(consumer(WELL, live_nodes=0), nodes=()), {}, ["no_node"]),
+            (status_of(consumer(replace(WELL, worker_id=None), live_nodes=0), nodes=()), {}, ["no_node"]),
+            (status_of(consumer(WELL, live_nodes=0), nodes=(SILENT,)), {}, ["no_node", "silent_node"]),
+            (status_of(nodes=(SILENT,)), {}, ["silent_node"]),
+            (status_of(consumer(WELL), nodes=(ALIVE, SILENT)), {}, ["silent_node"]),
+            (status_of(consumer(WELL, name="c", live_nodes=0)), {}, ["no_node_for_consumer"]),
+            (status_of(consumer(replace(WELL, worker_id=None), live_nodes=0)), {}, ["no_node_for_consumer"]),
+            (status_of(consumer(WELL, replace(WELL, worker_id=None))), {}, ["unassigned"]),
+            (status_of(consumer(replace(WELL, failing=FAILING))), {}, ["failing"]),
+            (status_of(consumer(replace(WELL, failing=replace(FAILING, parked_at=LONG_AGO)))), {}, ["parked"]),
+            (status_of(consumer(replace(WELL, lag_events=9**9, lag_seconds=9e9))), {}, []),  # no limit was given
+            (status_of(consumer(replace(WELL, lag_events=10))), {"max_lag_events": 10}, []),
+            (status_of(consumer(replace(WELL, lag_events=11))), {"max_lag_events": 10}, ["lagging"]),
+            (status_of(consumer(replace(WELL, lag_events=1))), {"max_lag_events": 0}, ["lagging"]),
+            (status_of(consumer(replace(WELL, lag_seconds=2.0))), {"max_lag_seconds": 2.0}, []),
+            (status_of(consumer(replace(WELL, lag_seconds=2.1))), {"max_lag_seconds": 2.0}, ["lagging"]),
+            (status_of(blocking=(HOLDER,), held_back_seconds=60.0), {}, []),
+            (status_of(blocking=(HOLDER,), held_back_seconds=60.1), {}, ["held_back"]),
+            (status_of(blocking=(HOLDER,), held_back_seconds=60.1), {"max_stall_seconds": 61}, []),
+            (status_of(blocking=(HOLDER,)), {}, []),  # it holds back nothing
+            (status_of(consumer(LOCKED)), {}, ["locked"]),
+            (status_of(consumer(replace(LOCKED, locked_seconds=60.0))), {}, []),
+            (status_of(consumer(LOCKED)), {"max_lock_seconds": 66}, []),
+            (status_of(consumer(replace(LOCKED, failing=FAILING))), {}, ["failing", "locked"]),
+            (status_of(consumer(LOCKED, live_nodes=0), nodes=()), {}, ["no_node", "locked"]),
+            (status_of(consumer(WELL), head=0, last_issued=10), {}, []),  # the newest events were deleted
+            (status_of(consumer(WELL), head=9, last_issued=9), {}, ["ahead_of_log"]),
+            (status_of(consumer(WELL), head=0, last_issued=0), {}, ["ahead_of_log"]),
+            (status_of(consumer(WELL, WELL), head=9, last_issued=9), {}, ["ahead_of_log"]),
+            (status_of(consumer(WELL, live_nodes=0), nodes=(), last_issued=9), {}, ["no_node", "ahead_of_log"]),
+            (
+                status_of(
+                    consumer(replace(WELL, failing=FAILING, worker_id=None, lag_events=5), live_nodes=0),
+                    nodes=(SILENT,),
+                    blocking=(HOLDER,),
+                    held_back_seconds=75.0,
+                ),
+                {"max_lag_events": 1},
+                ["no_node", "silent_node", "held_back", "failing", "lagging"],
+            ),
+        ],
+    )
+    def test_kinds(self, status: Status, limits: dict[str, Any], kinds: list[str]):
+        findings = diagnose(status, StatusLimits(**limits))
+        assert [finding.kind for finding in findings] == kinds
+        assert all(len(finding.message.splitlines()) == 1 for finding in findings)
+
+    def test_messages(self):
+        status = status_of(
+            consumer(
+                replace(WELL, failing=FAILING, lag_events=12_001, is_lag_exact=False),
+                replace(WELL, partition=1, worker_id=None),
+                replace(WELL, partition=3, worker_id=None, lag_seconds=90.4),
+                replace(LOCKED, partition=4),
+                replace(WELL, partition=5, position=1_012),
+                replace(WELL, partition=6, position=1_011),
+            ),
+            consumer(WELL, name="b\n", live_nodes=0),
+            nodes=(ALIVE, SILENT),
+            blocking=(HOLDER,),
+            held_back_seconds=75.0,
+            stable_position=5,
+        )
+        assert [
+            finding.message for finding in diagnose(status, StatusLimits(max_lag_events=12_000, max_lag_seconds=90))
+        ] == [
+            "node 00000000-0000-0000-0000-000000000002 (h2, pid 12) is silent for 61 s",
+            "the stable position is held back at 5, for 75 s (60 s allowed), by pid 4711 'shop', role app, idle in "
+            "transaction, begun 75 s ago, last statement: INSERT INTO x; to end it: SELECT pg_terminate_backend(4711)",
+            "consumer 'a' has come to position 1012, and the log has only issued 10, as after TRUNCATE with RESTART "
+            "IDENTITY or a restore of the log alone: events up to there will be skipped; stop the workers, then delete "
+            "its checkpoints and what it wrote, so that it begins anew, or restore these from the log's backup",
+            "consumer 'a' partitions 1, 3 are assigned to no node",
+            "consumer 'a' partition 0 is failing on event 7 (Placed 00000000-0000-0000-0000-000000000007), attempts 3: "
+            "ValueError: no",
+            "consumer 'a' partition 0 is at least 12,001 events behind (12,000 allowed)",
+            "consumer 'a' partition 3 is 90 s behind (90 s allowed)",
+            "consumer 'a' partition 4 is locked for 65 s (60 s allowed), by pid 4712 'psql', role app, idle in "
+            "transaction, begun 75 s ago, last statement: update x; to end it: SELECT pg_terminate_backend(4712)",
+            "consumer 'b\\n' is known to no live node: start a worker that has it or, if it was removed for good, "
+            "delete its rows from the tables of assignments and checkpoints",
+        ]
+        assert diagnose(status_of(consumer(WELL), nodes=())) == [
+            Finding("no_node", "no live node: none of 1 consumers is running; start a worker")
+        ]
+
+    @pytest.mark.parametrize("holder", [HOLDER, PSQL])
+    def test_a_prepared_transaction_is_ended_by_its_id(self, holder: LockHolder):
+        prepared = replace(holder, pid=None, gid="it's", state="prepared", application_name=None, query=None)
+        assert describe_transaction(prepared) == 'prepared transaction "it\'s", role app, prepared 75 s ago'
+        assert how_to_end(prepared) == "COMMIT PREPARED or ROLLBACK PREPARED 'it''s'"
+
+    def test_a_role_that_may_not_see_whose_transaction_it_is(self):
+        hidden = LockHolder(4711, None, None, None, None, None, None)
+        assert describe_transaction(hidden) == "pid 4711"
+
+    def test_an_event_that_is_not_known(self):
+        assert describe_event(replace(FAILING, position=None)) == "no event in particular"
+        assert describe_event(replace(FAILING, event_id=None, event_type=None)) == "event 7, attempts 3"
+
+
+def raise_plainly() -> None:
+    raise ValueError("first line\nsecond: line")
+
+
+def raise_from_another() -> None:
+    try:
+        raise KeyError("cause")
+    except KeyError as error:
+        raise RuntimeError("effect") from error
+
+
+def raise_with_a_note() -> None:
+    error = ValueError("noted")
+    error.add_note("Note: this")
+    raise error
+
+
+def raise_group() -> None:
+    raise ExceptionGroup("several", [ValueError("one"), TypeError("two")])
+
+
+@pytest.mark.parametrize(
+    ("fail", "cause"),
+    [
+        (raise_plainly, "ValueError: first line"),
+        (raise_from_another, "RuntimeError: effect"),
+        (raise_with_a_note, "ValueError: noted"),
+        (raise_group, "TypeError: two"),
+    ],
+)
+def test_the_cause_is_found_in_a_traceback(fail: Callable[[], None], cause: str):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        fail()
+    error = "".join(traceback.format_exception(caught.value))
+    assert cause_of(replace(FAILING, error=error)) == cause
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (None, "no error is recorded"),
+        ("", "no error is recorded"),
+        ("written by hand\nmore", "written by hand"),
+        ("bad \x1b[31m\x07 text", "bad �[31m� text"),
+        ("x" * 500, "x" * 199 + "…"),
+    ],
+)
+def test_the_cause_in_other_texts(error: str | None, cause: str):
+    assert cause_of(replace(FAILING, error=error)) == cause

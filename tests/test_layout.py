@@ -1,0 +1,56 @@
+"""The layout of the package: what import-linter cannot express."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+
+import pupsourcing_sa
+
+ROOT = Path(pupsourcing_sa.__file__).parent
+MAX_LINES = 400
+#: Files that may be longer, each with the reason.
+LONG_FILES = {"pupsourcing_sa.event": "to be split", "pupsourcing_sa.store._sync": "to be split"}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def test_no_package_imports_a_private_module_of_another_one() -> None:
+    """``a.b._c`` may be imported by the modules of ``a.b`` and below it, and by no others."""
+    violations = []
+    for module, path in _modules():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("pupsourcing_sa"):
+                continue
+            for alias in node.names:
+                parts = f"{node.module}.{alias.name}".split(".")
+                for number, part in enumerate(parts):
+                    owner = ".".join(parts[:number])
+                    is_module = (ROOT.parent / owner.replace(".", "/") / f"{part}.py").exists()
+                    if part.startswith("_") and is_module and not f"{package}.".startswith(f"{owner}."):
+                        violations.append(f"{module} imports {'.'.join(parts[: number + 1])}")
+    assert violations == []
+
+
+def test_no_file_outgrows_its_idea() -> None:
+    lengths = {module: len(path.read_text().splitlines()) for module, path in _modules()}
+    assert [module for module, length in lengths.items() if length > MAX_LINES] == sorted(LONG_FILES)
+
+
+def test_there_is_no_import_circle() -> None:
+    graph = grimp.build_graph("pupsourcing_sa", exclude_type_checking_imports=True)
+    circles = [
+        (module, imported)
+        for module in sorted(graph.modules)
+        for imported in sorted(graph.find_modules_directly_imported_by(module))
+        if graph.find_shortest_chain(imported, module) is not None
+    ]
+    assert circles == []
