@@ -34,9 +34,9 @@ __all__ = [
     "constant",
     "oid_of",
     "oid_of_database",
-    "origin",
     "parameter",
     "sequence_of",
+    "server_identity",
 ]
 
 
@@ -77,15 +77,16 @@ def oid_of_database() -> ColumnElement[Any]:
     return select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
 
 
-def origin() -> ColumnElement[Any]:
-    """What tells the server, and the database in it, from whatever takes its place under the same address.
-
-    It is another one after a restart, a failover, and a restore into a new database of the same name.
-    """
-    started = cast(extract("epoch", func.pg_postmaster_start_time()) * 1_000_000, BigInteger)
-    return cast(started, Text).concat("/").concat(cast(oid_of_database(), Text))
-
-
 def sequence_of(events: Table) -> ColumnElement[Any]:
     """The sequence that issues the positions, whatever its name: identity or BIGSERIAL, renamed or not."""
     return cast(func.pg_get_serial_sequence(_NameOf(events), constant("global_position")), REGCLASS)
+
+
+def server_identity() -> ColumnElement[Any]:
+    """Identify the running server and the database.
+
+    It differs after a restart, a failover, and a restore into a new database of the same name: the start time of the
+    server and the oid of the database.
+    """
+    started = cast(extract("epoch", func.pg_postmaster_start_time()) * 1_000_000, BigInteger)
+    return cast(started, Text).concat("/").concat(cast(oid_of_database(), Text))

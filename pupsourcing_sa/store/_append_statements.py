@@ -282,11 +282,3 @@ class AppendStatements:
         }
         rows = select(*values.values()).select_from(joined).order_by(given.c.number)
         return self._events.insert().from_select(list(values), rows)
-
-    @cached_property
-    def aggregate_version(self) -> Select[Any]:
-        """The current version of an aggregate, by its head's primary key; no row when there is none."""
-        heads = self._heads
-        return select(heads.c.aggregate_version).where(
-            heads.c.aggregate_type == _STREAM_TYPE, heads.c.aggregate_id == _STREAM_ID
-        )

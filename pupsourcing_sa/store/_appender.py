@@ -23,6 +23,7 @@ from pupsourcing_sa.postgres.errors import (
 from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._earlier import EarlierAppends
+from pupsourcing_sa.store.log_reader import LogReader
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["Appender"]
@@ -36,14 +37,16 @@ class Appender:
 
     Args:
         tables: the log.
+        reader: reads the same log.
         notify_channel: a channel that every append notifies, or ``None``.
     """
 
-    def __init__(self, tables: EventTables, notify_channel: str | None) -> None:
+    def __init__(self, tables: EventTables, reader: LogReader, notify_channel: str | None) -> None:
         self._tables = tables
         self._has_json_payload = tables.has_json_payload
         #: By which a session that has several binds tells that this writes to the log.
         self.clause = tables.events.insert()
+        self._reader = reader
         self._statements = AppendStatements(tables, notify_channel)
         self._compiled = CompiledStatements()
         self._earlier = EarlierAppends(tables)
@@ -68,7 +71,9 @@ class Appender:
             self._raise_meaning(error, connection, [append])
             raise
         if not written:
-            raise append.conflict(self.aggregate_version(connection, append.aggregate_type, append.aggregate_id))
+            raise append.conflict(
+                self._reader.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
+            )
         written.sort()
         to_version: int = written[-1][1]
         return AppendResult(tuple([row[0] for row in written]), to_version - len(written), to_version, events)
@@ -111,9 +116,8 @@ class Appender:
                 return earlier
             raise DuplicateEventError(event.event_id for event in earlier) from error
 
-    def aggregate_version(self, connection: Connection, aggregate_type: str, aggregate_id: str) -> int:
-        names = {"stream_type": aggregate_type, "stream_id": aggregate_id}
-        return connection.scalar(self._statements.aggregate_version, names) or 0
+    def _version_of(self, connection: Connection, append: Append) -> int:
+        return self._reader.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
 
     def _raise_conflict(self, connection: Connection, appends: Sequence[Append], written: dict[int, int]) -> NoReturn:
         """Raise the conflict of the first aggregate that is not as expected, once nothing of the append is left."""
@@ -126,7 +130,7 @@ class Appender:
                 raise
         actual = {}
         for number, append in enumerate(appends, 1):
-            actual[number] = self.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
+            actual[number] = self._version_of(connection, append)
             if append.expected.version not in (None, actual[number]):
                 raise append.conflict(actual[number])
         # Another writer made it fit in the meantime. What was not written is the one that did not.

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
 from pupsourcing_sa.store._sync import EventStore
@@ -93,8 +93,15 @@ class AsyncEventStore:
         page_size: int = 1000,
     ) -> AsyncIterator[PersistedEvent]:
         """See `EventStore.iterate_aggregate_stream`; for ``async for``."""
-        arguments = (aggregate_type, aggregate_id, from_version, to_version, page_size)
-        return _iterate(session, self.sync_store._stream_pages, *arguments)
+        return _iterate(
+            session,
+            self.sync_store.iterate_aggregate_stream,
+            aggregate_type,
+            aggregate_id,
+            from_version=from_version,
+            to_version=to_version,
+            page_size=page_size,
+        )
 
     async def aggregate_version(self, session: _Session, aggregate_type: str, aggregate_id: str) -> int:
         """See `EventStore.aggregate_version`."""
@@ -137,8 +144,16 @@ class AsyncEventStore:
         page_size: int = 1000,
     ) -> AsyncIterator[PersistedEvent]:
         """See `EventStore.iterate_events`; for ``async for``."""
-        scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        return _iterate(session, self.sync_store._pages, scope, after, up_to, page_size)
+        return _iterate(
+            session,
+            self.sync_store.iterate_events,
+            after=after,
+            aggregate_types=aggregate_types,
+            event_types=event_types,
+            correlation_id=correlation_id,
+            up_to=up_to,
+            page_size=page_size,
+        )
 
     async def latest_global_position(self, session: _Session) -> int:
         """See `EventStore.latest_global_position`."""
@@ -170,9 +185,10 @@ async def _run(session: _Session, method: Callable[..., _T], *args: Any, **kw: A
 
 
 async def _iterate(
-    session: _Session, pages: Callable[..., Iterator[Iterable[PersistedEvent]]], *args: Any
+    session: _Session, method: Callable[..., Iterator[PersistedEvent]], *args: Any, page_size: int, **kw: Any
 ) -> AsyncIterator[PersistedEvent]:
-    remaining = await _run(session, pages, *args)
-    while (page := await _run(session, lambda _: next(remaining, None))) is not None:
+    """Iterate as the method does, entering the greenlet once for each page and not for each event."""
+    events = await _run(session, method, *args, page_size=page_size, **kw)
+    while page := await _run(session, lambda _: list(islice(events, page_size))):
         for event in page:
             yield event

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Select, a
 from sqlalchemy.dialects.postgresql import OID
 
 from pupsourcing_sa.postgres.catalog import ACTIVITY, LOCKS, PREPARED, catalog_table
-from pupsourcing_sa.postgres.expressions import constant, oid_of, oid_of_database, origin, sequence_of
+from pupsourcing_sa.postgres.expressions import constant, oid_of, oid_of_database, sequence_of, server_identity
 from pupsourcing_sa.postgres.lock_holders import HOLDER_COLUMNS
 from pupsourcing_sa.store._low_water_mark import MARK_BITS
 from pupsourcing_sa.tables import EventTables
@@ -53,12 +53,12 @@ class PositionStatements:
         smallest = select(func.min(self._mark(issued.position))).where(self._is_mark(issued.position))
         return select(
             func.least(issued.in_log, smallest.correlate(self._issued).scalar_subquery()).label("stable"),
-            issued.in_log.label("head"),
+            issued.in_log.label("last"),
             issued.is_readable,
             issued.is_in_order,
             func.current_setting(constant("transaction_isolation")).label("isolation"),
             func.pg_is_in_recovery().label("is_in_recovery"),
-            origin().label("origin"),
+            server_identity().label("server_identity"),
         )
 
     @cached_property

@@ -43,6 +43,7 @@ class ReadStatements:
 
     def __init__(self, tables: EventTables) -> None:
         self._events = tables.events
+        self._heads = tables.aggregate_heads
         self._has_json_payload = tables.has_json_payload
         self._built: dict[object, Select[Any]] = {}
 
@@ -81,6 +82,15 @@ class ReadStatements:
                 .limit(parameter("limit", BigInteger()))
             )
         return self._built[backwards]
+
+    @cached_property
+    def aggregate_version(self) -> Select[Any]:
+        """Select the current version of an aggregate, by the primary key of its head; no row if it does not exist."""
+        heads = self._heads
+        return select(heads.c.aggregate_version).where(
+            heads.c.aggregate_type == parameter("stream_type", Text()),
+            heads.c.aggregate_id == parameter("stream_id", Text()),
+        )
 
     @cached_property
     def by_id(self) -> Select[Any]:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
-
-from sqlalchemy import Connection
 
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import NoEventsError
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
-from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
-from pupsourcing_sa.postgres.errors import translated
+from pupsourcing_sa.postgres.connections import SyncSession, connection_of
 from pupsourcing_sa.store._append import Append
 from pupsourcing_sa.store._appender import Appender
-from pupsourcing_sa.store._read_statements import ReadStatements
-from pupsourcing_sa.store.positions import BlockingAppend, Look, Positions
+from pupsourcing_sa.store.log_reader import MAX_BIGINT, LogReader
+from pupsourcing_sa.store.positions import BlockingAppend
 from pupsourcing_sa.tables import EventTables
 from pupsourcing_sa.tables.naming import check_name
 
 __all__ = ["EventStore"]
-
-_MAX_BIGINT: Final = 2**63 - 1
 
 
 class EventStore:
@@ -33,6 +26,9 @@ class EventStore:
         tables: the log's tables; new ones with the default names by default.
         notify_channel: every append sends an empty NOTIFY on this channel when its transaction commits. Off by default:
             PostgreSQL commits transactions that notify one after the other.
+
+    Attributes:
+        reader: reads the log without checks of arguments; the worker uses it.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -54,9 +50,8 @@ class EventStore:
             check_name("notify_channel", notify_channel)
         self.tables = tables
         self.notify_channel = notify_channel
-        self._appender = Appender(tables, notify_channel)
-        self._statements = ReadStatements(tables)
-        self._positions = Positions(tables)
+        self.reader = LogReader(tables)
+        self._appender = Appender(tables, self.reader, notify_channel)
 
     # -- appending ---------------------------------------------------------------------------------------------
 
@@ -162,15 +157,18 @@ class EventStore:
             TablesMissingError: the log's tables do not exist.
         """
         lowest = _integer("from_version", from_version, default=0)
-        highest = _integer("to_version", to_version, default=_MAX_BIGINT)
-        limit = _integer("limit", limit, default=_MAX_BIGINT, minimum=1)
-        parameters = _stream_parameters(aggregate_type, aggregate_id)
-        if lowest > highest or parameters is None:
-            return Stream(aggregate_type, aggregate_id, ())
-        parameters |= {"from_version": lowest, "to_version": highest, "limit": limit}
-        with self._reading(session) as connection:
-            rows = driver_rows(connection, self._statements.aggregate_stream(backwards=backwards), parameters)
-        return Stream(aggregate_type, aggregate_id, tuple(map(PersistedEvent._from_row, rows)))
+        highest = _integer("to_version", to_version, default=MAX_BIGINT)
+        limit = _integer("limit", limit, default=MAX_BIGINT, minimum=1)
+        _check_aggregate(aggregate_type, aggregate_id)
+        return self.reader.stream(
+            session,
+            aggregate_type,
+            aggregate_id,
+            from_version=lowest,
+            to_version=highest,
+            limit=limit,
+            backwards=backwards,
+        )
 
     def iterate_aggregate_stream(
         self,
@@ -182,50 +180,24 @@ class EventStore:
         to_version: int | None = None,
         page_size: int = 1000,
     ) -> Iterator[PersistedEvent]:
-        """The events of one aggregate in version order, read page by page as they are asked for.
+        """Iterate over the events of one aggregate in version order, reading one page at a time.
 
         Args:
-            session: as for `read_aggregate_stream`, like everything but ``page_size``.
-            page_size: so many events are in memory at a time.
+            session: as for `read_aggregate_stream`, like the other arguments except ``page_size``.
+            page_size: number of events in memory at a time.
         """
-        pages = self._stream_pages(session, aggregate_type, aggregate_id, from_version, to_version, page_size)
-        return (event for page in pages for event in page)
-
-    def _stream_pages(
-        self,
-        session: SyncSession,
-        aggregate_type: str,
-        aggregate_id: str,
-        from_version: int | None,
-        to_version: int | None,
-        page_size: int,
-    ) -> Iterator[tuple[PersistedEvent, ...]]:
-        """Check the arguments, now and not when the first page is asked for."""
-        for name, value in (("from_version", from_version), ("to_version", to_version)):
-            _integer(name, value, default=0)
+        lowest = _integer("from_version", from_version, default=0)
+        highest = _integer("to_version", to_version, default=MAX_BIGINT)
         _integer("page_size", page_size, minimum=1)
-        _stream_parameters(aggregate_type, aggregate_id)
-
-        def pages() -> Iterator[tuple[PersistedEvent, ...]]:
-            lowest = from_version
-            while True:
-                page = self.read_aggregate_stream(
-                    session, aggregate_type, aggregate_id, from_version=lowest, to_version=to_version, limit=page_size
-                )
-                if page.events:
-                    yield page.events
-                if len(page) < page_size:
-                    return
-                lowest = page.version + 1
-
-        return pages()
+        _check_aggregate(aggregate_type, aggregate_id)
+        return self.reader.iterate_stream(
+            session, aggregate_type, aggregate_id, from_version=lowest, to_version=highest, page_size=page_size
+        )
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
-        """The current version of an aggregate, which is the number of its events; 0 when it does not exist."""
-        if _stream_parameters(aggregate_type, aggregate_id) is None:
-            return 0
-        with self._reading(session) as connection:
-            return self._appender.aggregate_version(connection, aggregate_type, aggregate_id)
+        """Return the current version of an aggregate, which is the number of its events, or 0 if it does not exist."""
+        _check_aggregate(aggregate_type, aggregate_id)
+        return self.reader.aggregate_version(session, aggregate_type, aggregate_id)
 
     def read_events(
         self,
@@ -239,34 +211,34 @@ class EventStore:
         up_to: int | None = None,
         backwards: bool = False,
     ) -> list[PersistedEvent]:
-        """Stable events in the log's order: a follower that goes on after the last one it got misses none.
+        """Return stable events in the log's order. A follower that continues after the last one misses none.
 
         Args:
             session: the transaction to read in, under READ COMMITTED unless ``up_to`` is given.
-            after: position to go on after, excluded; 0 for the beginning.
-            limit: at most so many events, 1 or more.
-            aggregate_types: only events of these types of aggregate; none and empty mean all.
-            event_types: only events of these types; none and empty mean all.
-            correlation_id: only events with it.
-            up_to: last position wanted, included. Under REPEATABLE READ and SERIALIZABLE it is required, and has to be
-                a stable position that was read before this transaction took its snapshot.
-            backwards: the latest first, down to ``after``; go on with ``up_to`` one below the last one.
+            after: position to continue after; 0 for the beginning of the log.
+            limit: maximum number of events, 1 or more.
+            aggregate_types: return only events of these aggregate types; ``None`` and empty mean all.
+            event_types: return only events of these types; ``None`` and empty mean all.
+            correlation_id: return only events with this correlation id.
+            up_to: position of the last event to return. REPEATABLE READ and SERIALIZABLE require it; it must then be a
+                stable position that was read before this transaction took its snapshot.
+            backwards: return the latest events first. To continue, pass the last event's position minus 1 as ``up_to``.
 
         Returns:
-            Fewer than ``limit`` events when that is all there is up to the stable position.
+            Fewer than ``limit`` events if there are no more up to the stable position.
 
         Raises:
-            StablePositionError: the isolation level, a standby or a missing privilege makes it impossible to tell.
+            StablePositionError: the stable position cannot be determined: because of the isolation level, on a standby,
+                or because a privilege is missing.
             TypeError, ValueError: an argument is wrong.
             TablesMissingError: the log's tables do not exist.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
         after = _integer("after", after)
         limit = _integer("limit", limit, minimum=1)
-        bound = _integer("up_to", up_to, default=_MAX_BIGINT)
-        with self._reading(session) as connection:
-            stable = self._positions.stable(connection, is_bounded=up_to is not None)
-        return self._read_stable(session, scope, after, min(bound, stable), limit, backwards=backwards)
+        bound = _integer("up_to", up_to, default=MAX_BIGINT)
+        stable = self.reader.positions(session, check_isolation=up_to is None).stable
+        return self.reader.page(session, scope, after, min(bound, stable), limit, backwards=backwards)
 
     def iterate_events(
         self,
@@ -279,110 +251,48 @@ class EventStore:
         up_to: int | None = None,
         page_size: int = 1000,
     ) -> Iterator[PersistedEvent]:
-        """Stable events in the log's order, read page by page as they are asked for.
+        """Iterate over stable events in the log's order, reading one page at a time.
 
         Args:
-            session: as for `read_events`, like everything but ``page_size``.
-            page_size: so many events are in memory at a time.
+            session: as for `read_events`, like the other arguments except ``page_size``.
+            page_size: number of events in memory at a time.
 
-        It ends at the stable position of the moment when the first event is asked for.
+        The iteration ends at the stable position of the moment at which the first event is requested.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        pages = self._pages(session, scope, after, up_to, page_size)
-        return (event for page in pages for event in page)
-
-    def _pages(
-        self, session: SyncSession, scope: Scope, after: int, up_to: int | None, page_size: int
-    ) -> Iterator[list[PersistedEvent]]:
-        """Check the arguments, now and not when the first page is asked for."""
         _integer("after", after)
         _integer("page_size", page_size, minimum=1)
-        bound = _integer("up_to", up_to, default=_MAX_BIGINT)
-
-        def pages() -> Iterator[list[PersistedEvent]]:
-            with self._reading(session) as connection:
-                end = min(bound, self._positions.stable(connection, is_bounded=up_to is not None))
-            last = after
-            while page := self._read_stable(session, scope, last, end, page_size):
-                yield page
-                last = page[-1].global_position
-
-        return pages()
-
-    def _read_stable(
-        self, session: SyncSession, scope: Scope, after: int, up_to: int, limit: int, *, backwards: bool = False
-    ) -> list[PersistedEvent]:
-        """A page of the log up to a position that the caller knows to be stable in the transaction's snapshot.
-
-        What `read_events` does once it has looked at the stable position; the worker looks less often.
-        """
-        if up_to <= after:
-            return []
-        parameters: dict[str, Any] = {"after": after, "up_to": up_to, "limit": limit}
-        if scope.aggregate_types is not None:
-            parameters["aggregate_types"] = list(scope.aggregate_types)
-        if scope.event_types is not None:
-            parameters["event_types"] = list(scope.event_types)
-        if scope.correlation_id is not None:
-            parameters["correlation"] = scope.correlation_id
-        if scope.partitions > 1:
-            parameters["partitions"], parameters["partition"] = scope.partitions, scope.partition
-        with self._reading(session) as connection:
-            rows = driver_rows(connection, self._statements.page(scope, backwards=backwards), parameters)
-        return list(map(PersistedEvent._from_row, rows))
-
-    def _end_of_hole(self, session: SyncSession, after: int, up_to: int) -> int:
-        """The last position before the first event after another position; at most a stable one."""
-        with self._reading(session) as connection:
-            following = connection.scalar(self._statements.following, {"after": after})
-        return up_to if following is None else min(following - 1, up_to)
+        _integer("up_to", up_to, default=MAX_BIGINT)
+        return self.reader.iterate(session, scope, after, up_to, page_size)
 
     # -- positions ---------------------------------------------------------------------------------------------
 
-    def _look(self, session: SyncSession) -> Look:
-        """The stable position, and what comes with it: the worker's look, in one statement."""
-        with self._reading(session) as connection:
-            return self._positions.look(connection, is_bounded=True)
-
-    def _origin(self, session: SyncSession) -> str:
-        """Which server and database the session reads the log from, as in a `Look`."""
-        with self._reading(session) as connection:
-            return self._positions.origin(connection)
-
     def latest_global_position(self, session: SyncSession) -> int:
-        """The highest position in the log as this transaction sees it, 0 when the log is empty.
+        """Return the last position in the log as this transaction sees it, or 0 if the log is empty.
 
-        Events below it may still be in flight; `stable_position` says up to where none is.
+        Events below it may still be uncommitted; `stable_position` is the position below which there are none.
         """
-        with self._reading(session) as connection:
-            return connection.scalar(self._statements.latest_global_position) or 0
+        return self.reader.last_position(session)
 
     def stable_position(self, session: SyncSession) -> int:
-        """Up to here, included, the log will never change: no event at or below it is still in flight.
+        """Return the position up to which, inclusive, the log never changes: no event at or below it is uncommitted.
 
-        A value read once stays true. Events up to it are visible to every snapshot taken afterwards, so under
-        REPEATABLE READ and SERIALIZABLE use it in the next transaction.
+        The value stays true. Every snapshot taken afterwards contains all events up to it, so under REPEATABLE READ and
+        SERIALIZABLE use it in the next transaction.
 
         Raises:
             StablePositionError: the session is on a standby, or may not read the log's sequence.
             TablesMissingError: the log's tables do not exist.
         """
-        with self._reading(session) as connection:
-            return self._positions.stable(connection, is_bounded=True)
+        return self.reader.positions(session).stable
 
     def blocking_appends(self, session: SyncSession) -> list[BlockingAppend]:
-        """The transactions that have appended and are not finished; the first is what holds the stable position.
+        """Return the unfinished transactions that have appended. The first one holds back the stable position.
 
-        For operators: the pid to look at, or to terminate. Other roles' queries are visible to superusers and to
-        members of ``pg_read_all_stats``.
+        Operators use this to find the pid to investigate or terminate. Only superusers and members of
+        ``pg_read_all_stats`` see the queries of other roles.
         """
-        with self._reading(session) as connection:
-            return self._positions.blocking(connection)
-
-    @contextmanager
-    def _reading(self, session: SyncSession) -> Iterator[Connection]:
-        with translated(self.tables.events, self.tables.aggregate_heads):
-            yield connection_of(session, self.tables.events)
+        return self.reader.blocking_appends(session)
 
     def __repr__(self) -> str:
         return f"EventStore({self.tables!r})"
@@ -393,16 +303,12 @@ def _integer(name: str, value: int | None, *, default: int | None = None, minimu
         return default
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not minimum <= value <= _MAX_BIGINT:
-        raise ValueError(f"{name} must be between {minimum} and {_MAX_BIGINT}, not {value}")
+    if not minimum <= value <= MAX_BIGINT:
+        raise ValueError(f"{name} must be between {minimum} and {MAX_BIGINT}, not {value}")
     return value
 
 
-def _stream_parameters(aggregate_type: str, aggregate_id: str) -> dict[str, Any] | None:
-    """Which aggregate; ``None`` for one whose name PostgreSQL cannot store, which has no events."""
+def _check_aggregate(aggregate_type: str, aggregate_id: str) -> None:
     for name, value in (("aggregate_type", aggregate_type), ("aggregate_id", aggregate_id)):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if "\0" in aggregate_type or "\0" in aggregate_id:
-        return None
-    return {"stream_type": aggregate_type, "stream_id": aggregate_id}

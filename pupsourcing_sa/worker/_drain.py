@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pupsourcing_sa.store.positions import Look
+from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Run
 from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.dispatch.dispatcher import look
@@ -27,12 +27,12 @@ async def run_drain(run: Run) -> None:
         await _drain(run, found)
 
 
-async def _drain(run: Run, found: Look) -> None:
+async def _drain(run: Run, found: LogPositions) -> None:
     tasks: set[asyncio.Task[None]] = set()
     for name, subscription in run.subscriptions.items():
         for number in range(subscription.scope.partitions):
             processor = run.processor(Partition(name, number), run.stopping, worker_id=None)
-            tasks.add(asyncio.create_task(processor.drain(found.stable, found.origin), name=processor.name))
+            tasks.add(asyncio.create_task(processor.drain(found.stable, found.server_identity), name=processor.name))
     shutdown = asyncio.create_task(_shut_down(run, tasks), name="pupsourcing-shutdown")
     try:
         await asyncio.gather(*tasks, return_exceptions=True)

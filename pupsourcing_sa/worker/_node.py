@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa.store.positions import Look
+from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Run
 from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.dispatch.dispatcher import dispatch, look
@@ -54,9 +54,9 @@ class _Node:
                 self._membership.abandon()
                 await self._attempt(self._membership.leave, _LEAVING_SECONDS)
 
-    async def _work(self, found: Look, partitions: dict[Partition, PartitionState]) -> None:
+    async def _work(self, found: LogPositions, partitions: dict[Partition, PartitionState]) -> None:
         run, stable = self._run, StablePosition()
-        stable.publish(found.stable, found.origin)
+        stable.publish(found.stable, found.server_identity)
         crew = Crew(
             str(run.worker_id),
             lambda partition, stopping: run.processor(partition, stopping, worker_id=run.worker_id),
@@ -87,7 +87,7 @@ class _Node:
                 run.is_aborted.set()
                 await end({dispatcher, *crew.tasks})
 
-    async def _start(self) -> tuple[Look, dict[Partition, PartitionState]]:
+    async def _start(self) -> tuple[LogPositions, dict[Partition, PartitionState]]:
         try:
             found = await look(self._run.lookout, self._run.store)
             self._may_have_joined = True  # also when this is cancelled, and its thread goes on

@@ -129,7 +129,7 @@ def test_an_aggregate_stream(big_log: Engine, options, most: int):
 @pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
 def test_a_page_of_the_log(big_log: Engine, scope: Scope, index: str, most: int, after: int, backwards: bool):
     with Session(big_log) as session, explained(big_log) as plans:
-        STORE._read_stable(session, scope, after, EVENTS, 100, backwards=backwards)
+        STORE.reader.page(session, scope, after, EVENTS, 100, backwards=backwards)
     assert index in plans[0]
     assert "Seq Scan" not in plans[0]
     assert rows_read(plans[0]) <= most, plans[0]
@@ -137,7 +137,7 @@ def test_a_page_of_the_log(big_log: Engine, scope: Scope, index: str, most: int,
 
 def test_a_rare_scope_that_has_nothing_new_looks_at_nothing(big_log: Engine):
     with Session(big_log) as session, explained(big_log) as plans:
-        STORE._read_stable(session, Scope.of(aggregate_types={"Rare"}), 199_000, EVENTS, 100)
+        STORE.reader.page(session, Scope.of(aggregate_types={"Rare"}), 199_000, EVENTS, 100)
     assert rows_read(plans[0]) == 0
 
 

@@ -193,7 +193,7 @@ class TestLog:
             store.append(session, NoStream(), [make_event()])
             session.commit()
             reader.connection(execution_options={"isolation_level": level})
-            with pytest.raises(StablePositionError, match=f"under {level}.*give up_to="):
+            with pytest.raises(StablePositionError, match=f"under {level}.*pass up_to="):
                 store.read_events(reader)
             store.append(session, AnyVersion(), [make_event()])  # not in the reader's snapshot
             session.commit()

@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa import EventStore, PersistedEvent, consumer
+from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.store.log_reader import LogReader
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.execution.factory import execution_for
 from pupsourcing_sa.worker.processing import processor as processor_module
@@ -117,16 +118,16 @@ def test_what_takes_too_long_to_read_is_read_in_smaller_pieces(
 ):
     """As with large events, or a rare scope, and a role that has a ``statement_timeout``."""
     monkeypatch.setattr(processor_module, "_WINDOW", 64)
-    fleet, read = every_fleet, EventStore._read_stable
+    fleet, read = every_fleet, LogReader.page
 
-    def read_slowly(store: EventStore, session: Session, scope: Any, after: int, up_to: int, limit: int) -> Any:
+    def read_slowly(reader: LogReader, session: Session, scope: Any, after: int, up_to: int, limit: int) -> Any:
         if limit > most_events or up_to - after > most_positions:
             session.execute(text("SET LOCAL statement_timeout = 1"))
             session.execute(text("SELECT pg_sleep(10)"))
-        return read(store, session, scope, after, up_to, limit)
+        return read(reader, session, scope, after, up_to, limit)
 
     fleet.append(30)
-    monkeypatch.setattr(EventStore, "_read_stable", read_slowly)
+    monkeypatch.setattr(LogReader, "page", read_slowly)
     worker = fleet.worker(fleet.see("all"))
     if is_draining:
         worker.drain()

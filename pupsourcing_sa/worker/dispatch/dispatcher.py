@@ -37,7 +37,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.postgres.connections import connection_of, limit_transaction, require_transaction
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store.positions import BlockingAppend, Look
+from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.dispatch.listener import Listener
@@ -54,7 +54,7 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 _LEAST_PAUSE: Final = 0.01
 
 
-async def look(execution: Execution, store: EventStore) -> Look:
+async def look(execution: Execution, store: EventStore) -> LogPositions:
     """The stable position of this moment, and which server's it is.
 
     Raises:
@@ -201,13 +201,13 @@ class _Dispatcher:
         self._origin, self._position, self._head = origin, 0, None
         self._stall = StallWatch(self._config.stall_warning, self._loop.time())
 
-    def _read(self, session: Session, _: BindHandler) -> Look:
+    def _read(self, session: Session, _: BindHandler) -> LogPositions:
         if self._failures:  # the log may be locked, as by a migration, and a thread that waits for it cannot be ended
             connection = connection_of(session, self._store.tables.events)
             limit_transaction(connection, self._config.heartbeat_timeout / 2, "lock_timeout")
         found = _look(session, self._store)
         # The processors need not wait for the end of this transaction.
-        self._loop.call_soon_threadsafe(self._stable.publish, found.stable, found.origin)
+        self._loop.call_soon_threadsafe(self._stable.publish, found.stable, found.server_identity)
         session.commit()  # psycopg forgets its prepared statements with a ROLLBACK
         return found
 
@@ -238,6 +238,6 @@ class _Dispatcher:
         self._stall.complained(now)
 
 
-def _look(session: Session, store: EventStore) -> Look:
+def _look(session: Session, store: EventStore) -> LogPositions:
     require_transaction(connection_of(session, store.tables.events))  # a batch without one would not be a batch
-    return store._look(session)
+    return store.reader.positions(session)

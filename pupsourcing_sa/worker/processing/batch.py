@@ -185,9 +185,9 @@ def run_batch(
     is_known = position == known.checkpoint and known.origin == here
     after = known.scanned if is_known else position
     stable, up_to = up_to, min(up_to, after + window)
-    events: Sequence[PersistedEvent] = share.store._read_stable(session, share.scope, after, up_to, limit)
+    events: Sequence[PersistedEvent] = share.store.reader.page(session, share.scope, after, up_to, limit)
     if not events and up_to < stable:  # the log may go on far behind a hole, as when it was adopted
-        up_to = share.store._end_of_hole(session, up_to, stable)
+        up_to = share.store.reader.end_of_gap(session, up_to, stable)
     is_all = len(events) < limit
     attempt = _Attempt(session, share, locked, checkpoint.connection(session), progress)
     if events:
@@ -214,7 +214,7 @@ def run_batch(
 def _origin(session: Session, share: Share, locked: Locked) -> str:
     """Where the log is; a session may have it in another database than the checkpoint."""
     log = connection_of(session, share.store.tables.events)
-    return locked.origin if log is share.checkpoint.connection(session) else share.store._origin(session)
+    return locked.origin if log is share.checkpoint.connection(session) else share.store.reader.server_identity(session)
 
 
 class _Attempt:

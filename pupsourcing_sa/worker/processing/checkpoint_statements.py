@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import OID, insert
 
 from pupsourcing_sa.postgres.compiled import CompiledStatements
-from pupsourcing_sa.postgres.expressions import constant, origin
+from pupsourcing_sa.postgres.expressions import constant, server_identity
 from pupsourcing_sa.tables import WorkerTables
 
 __all__ = ["CheckpointStatements"]
@@ -75,7 +75,7 @@ class CheckpointStatements:
             func.greatest(remaining, 0.0, type_=Double),  # which ignores NULL
             # Of the transaction, also when it was ended and begun by SQL that SQLAlchemy does not look into.
             func.txid_current(type_=BigInteger),
-            origin(),
+            server_identity(),
             row.table,
         )
 

@@ -33,7 +33,7 @@ class Locked(NamedTuple):
         is_parked: whether the partition is to stand still.
         retry_after: the event is due in so many seconds, by the database's clock; 0 when it is, or nothing fails.
         transaction: id of the transaction that has the lock.
-        origin: the server and database that it is in, as `Look.origin`.
+        origin: the server and database that it is in, as `LogPositions.server_identity`.
         table: oid of the table that it is in; names may come to mean another one.
     """
 

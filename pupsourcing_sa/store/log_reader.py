@@ -1,0 +1,213 @@
+"""Reading the log without checks of arguments: for the store, which checks them, and for the worker.
+
+Every method works in the caller's transaction and flushes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, select
+
+from pupsourcing_sa.consumer import Scope
+from pupsourcing_sa.errors import StablePositionError
+from pupsourcing_sa.event import PersistedEvent, Stream
+from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
+from pupsourcing_sa.postgres.errors import translated
+from pupsourcing_sa.postgres.expressions import server_identity
+from pupsourcing_sa.store._position_statements import PositionStatements
+from pupsourcing_sa.store._read_statements import ReadStatements
+from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
+from pupsourcing_sa.tables import EventTables
+
+__all__ = ["MAX_BIGINT", "LogReader"]
+
+#: The largest position, version and LIMIT.
+MAX_BIGINT: Final = 2**63 - 1
+
+
+class LogReader:
+    """Reads one log. It may be shared by threads.
+
+    Args:
+        tables: the log.
+    """
+
+    def __init__(self, tables: EventTables) -> None:
+        self._tables = tables
+        self._statements = ReadStatements(tables)
+        self._position_statements = PositionStatements(tables)
+
+    # -- one aggregate -----------------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        session: SyncSession,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int = 0,
+        to_version: int = MAX_BIGINT,
+        limit: int = MAX_BIGINT,
+        backwards: bool = False,
+    ) -> Stream:
+        """Return the events of one aggregate; see `EventStore.read_aggregate_stream`."""
+        if from_version > to_version or "\0" in aggregate_type or "\0" in aggregate_id:
+            return Stream(aggregate_type, aggregate_id, ())
+        parameters: dict[str, Any] = {"stream_type": aggregate_type, "stream_id": aggregate_id}
+        parameters |= {"from_version": from_version, "to_version": to_version, "limit": limit}
+        with self._connection(session) as connection:
+            rows = driver_rows(connection, self._statements.aggregate_stream(backwards=backwards), parameters)
+        return Stream(aggregate_type, aggregate_id, tuple(map(PersistedEvent._from_row, rows)))
+
+    def iterate_stream(
+        self,
+        session: SyncSession,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int,
+        to_version: int,
+        page_size: int,
+    ) -> Iterator[PersistedEvent]:
+        """Yield the events of one aggregate in version order, and read a page when its first event is needed."""
+        page_length = page_size
+        while page_length == page_size:
+            page = self.stream(
+                session,
+                aggregate_type,
+                aggregate_id,
+                from_version=from_version,
+                to_version=to_version,
+                limit=page_size,
+            )
+            yield from page
+            page_length, from_version = len(page), page.version + 1
+
+    def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
+        """Return the current version of an aggregate; see `EventStore.aggregate_version`."""
+        if "\0" in aggregate_type or "\0" in aggregate_id:
+            return 0
+        parameters = {"stream_type": aggregate_type, "stream_id": aggregate_id}
+        with self._connection(session) as connection:
+            return connection.scalar(self._statements.aggregate_version, parameters) or 0
+
+    # -- the log -----------------------------------------------------------------------------------------------
+
+    def page(
+        self, session: SyncSession, scope: Scope, after: int, up_to: int, limit: int, *, backwards: bool = False
+    ) -> list[PersistedEvent]:
+        """Return the events of a scope with ``after < global_position <= up_to``, in the log's order.
+
+        Args:
+            session: the transaction to read in.
+            scope: the events to return.
+            after: position before the first event.
+            up_to: position of the last event. It must be stable in the transaction's snapshot; otherwise events may be
+                missing.
+            limit: maximum number of events.
+            backwards: return the latest events first.
+        """
+        if up_to <= after:
+            return []
+        parameters: dict[str, Any] = {"after": after, "up_to": up_to, "limit": limit}
+        if scope.aggregate_types is not None:
+            parameters["aggregate_types"] = list(scope.aggregate_types)
+        if scope.event_types is not None:
+            parameters["event_types"] = list(scope.event_types)
+        if scope.correlation_id is not None:
+            parameters["correlation"] = scope.correlation_id
+        if scope.partitions > 1:
+            parameters["partitions"], parameters["partition"] = scope.partitions, scope.partition
+        with self._connection(session) as connection:
+            rows = driver_rows(connection, self._statements.page(scope, backwards=backwards), parameters)
+        return list(map(PersistedEvent._from_row, rows))
+
+    def iterate(
+        self, session: SyncSession, scope: Scope, after: int, up_to: int | None, page_size: int
+    ) -> Iterator[PersistedEvent]:
+        """Yield the stable events of a scope, and read a page when its first event is needed.
+
+        The stable position is read once, before the first page. See `page` for the arguments; ``None`` as ``up_to``
+        means that position, which an isolation level above READ COMMITTED does not allow.
+        """
+        stable = self.positions(session, check_isolation=up_to is None).stable
+        end = stable if up_to is None else min(up_to, stable)
+        page_length = page_size
+        while page_length == page_size:
+            page = self.page(session, scope, after, end, page_size)
+            yield from page
+            page_length = len(page)
+            after = page[-1].global_position if page else end
+
+    def end_of_gap(self, session: SyncSession, after: int, up_to: int) -> int:
+        """Return the last position before the first event after ``after``, or ``up_to`` if that is lower."""
+        with self._connection(session) as connection:
+            following = connection.scalar(self._statements.following, {"after": after})
+        return up_to if following is None else min(following - 1, up_to)
+
+    # -- positions ---------------------------------------------------------------------------------------------
+
+    def positions(self, session: SyncSession, *, check_isolation: bool = False) -> LogPositions:
+        """Return the stable and the last position, and the server they belong to, in one statement.
+
+        Args:
+            session: the transaction to read in.
+            check_isolation: refuse REPEATABLE READ and SERIALIZABLE, whose snapshot may be older than the positions.
+                Without this check the caller must read events in a later snapshot.
+
+        Raises:
+            StablePositionError: the stable position cannot be determined in this transaction.
+            TablesMissingError: the log's tables do not exist.
+        """
+        with self._connection(session) as connection:
+            row = connection.execute(self._position_statements.stable).one()
+        self._check(row, check_isolation=check_isolation)
+        return LogPositions(row.stable, row.last, row.server_identity)
+
+    def server_identity(self, session: SyncSession) -> str:
+        """Return `LogPositions.server_identity` without reading the positions."""
+        with self._connection(session) as connection:
+            identity: str = connection.execute(select(server_identity())).scalar_one()
+        return identity
+
+    def last_position(self, session: SyncSession) -> int:
+        """Return the highest position in the transaction's snapshot, or 0 if the log is empty."""
+        with self._connection(session) as connection:
+            return connection.scalar(self._statements.latest_global_position) or 0
+
+    def blocking_appends(self, session: SyncSession) -> list[BlockingAppend]:
+        """Return the unfinished transactions that have appended, the one with the lowest mark first."""
+        with self._connection(session) as connection:
+            rows = connection.execute(self._position_statements.blocking).mappings()
+            return [BlockingAppend(**row) for row in rows]
+
+    def _check(self, row: Row[Any], *, check_isolation: bool) -> None:
+        """Refuse positions that cannot be relied upon."""
+        column = f"{self._tables.events.key}.global_position"
+        if row.is_in_recovery:
+            raise StablePositionError(
+                "the server is a standby, which does not see the locks of appends in flight. Connect to the primary"
+            )
+        if not row.is_readable:
+            raise StablePositionError(
+                f"this role may not read the sequence of {column}, or the sequence does not exist. Run GRANT USAGE on "
+                f"the sequence that pg_get_serial_sequence('{self._tables.events.key}', 'global_position') returns"
+            )
+        if not row.is_in_order:
+            raise StablePositionError(
+                f"the sequence of {column} does not issue positions in ascending order. While nothing is appended, run "
+                "ALTER SEQUENCE … CACHE 1 INCREMENT BY 1 NO CYCLE"
+            )
+        if check_isolation and row.isolation not in ("read committed", "read uncommitted"):
+            raise StablePositionError(
+                f"under {row.isolation.upper()} the snapshot may be older than the latest stable events. Read under "
+                "READ COMMITTED, or pass up_to=, a stable_position() that was read before this transaction began"
+            )
+
+    @contextmanager
+    def _connection(self, session: SyncSession) -> Iterator[Connection]:
+        with translated(self._tables.events, self._tables.aggregate_heads):
+            yield connection_of(session, self._tables.events)
