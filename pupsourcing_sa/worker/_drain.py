@@ -8,7 +8,7 @@ from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Run
 from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.dispatch.dispatcher import look
-from pupsourcing_sa.worker.lifecycle.tasks import end
+from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
 from pupsourcing_sa.worker.partition import Partition
 
 __all__ = ["run_drain"]
@@ -40,7 +40,7 @@ async def _drain(run: Run, found: LogPositions) -> None:
     finally:
         run.stopping.set()
         run.is_aborted.set()
-        await end({shutdown, *tasks})
+        await cancel_all({shutdown, *tasks})
     if len(failures) == 1:
         raise failures[0]
     if failures:

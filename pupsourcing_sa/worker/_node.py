@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -13,18 +13,16 @@ from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Run
 from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.dispatch.dispatcher import dispatch, look
-from pupsourcing_sa.worker.lifecycle.tasks import end, within
+from pupsourcing_sa.worker.lifecycle import shutdown
+from pupsourcing_sa.worker.lifecycle.tasks import cancel_all, wait_for_event, with_timeout
 from pupsourcing_sa.worker.partition import Partition, PartitionState
 from pupsourcing_sa.worker.processing.pool import Crew
-from pupsourcing_sa.worker.stable_position import StablePosition, is_set_within
+from pupsourcing_sa.worker.stable_position import StablePosition
 
 __all__ = ["run_node"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 _T = TypeVar("_T")
-
-#: What is not done by then, others will do when the node has been silent for long enough.
-_LEAVING_SECONDS: Final = 1.5
 
 
 async def run_node(run: Run) -> None:
@@ -52,7 +50,7 @@ class _Node:
         finally:
             if self._may_have_joined:
                 self._membership.abandon()
-                await self._attempt(self._membership.leave, _LEAVING_SECONDS)
+                await self._attempt(self._membership.leave, shutdown.LEAVE_SECONDS)
 
     async def _work(self, found: LogPositions, partitions: dict[Partition, PartitionState]) -> None:
         run, stable = self._run, StablePosition()
@@ -85,7 +83,7 @@ class _Node:
             finally:
                 crew.dismiss_all()
                 run.is_aborted.set()
-                await end({dispatcher, *crew.tasks})
+                await cancel_all({dispatcher, *crew.tasks})
 
     async def _start(self) -> tuple[LogPositions, dict[Partition, PartitionState]]:
         try:
@@ -99,7 +97,7 @@ class _Node:
 
     async def _follow(self, crew: Crew) -> None:
         """Run what is assigned, until the run is to end."""
-        while not await is_set_within(self._run.stopping, self._membership.tick_interval):
+        while not await wait_for_event(self._run.stopping, self._membership.tick_interval):
             known = crew.standings()  # before the tick reads the table: a batch that ends meanwhile changes it itself
             partitions = await self._attempt(self._tick)
             if partitions is not None and not self._run.stopping.is_set():
@@ -147,9 +145,9 @@ class _Node:
         patience = (config.heartbeat_timeout - config.heartbeat_interval) / 2
         try:
             if seconds is None:
-                result = await within(patience, self._run.coordinate(work), self._run.stopping)
+                result = await with_timeout(patience, self._run.coordinate(work), self._run.stopping)
             else:
-                result = await within(min(seconds, patience), self._run.coordinate(work))
+                result = await with_timeout(min(seconds, patience), self._run.coordinate(work))
         except Exception as error:
             if not self._failures:  # once for each outage
                 _logger.warning(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
-import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,26 +18,24 @@ from pupsourcing_sa.postgres.errors import is_lock_timeout
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
-from pupsourcing_sa.worker.backoff import delay_after
 from pupsourcing_sa.worker.classification import is_lost_race, is_outage
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.execution.protocol import Execution
-from pupsourcing_sa.worker.lifecycle.tasks import end
+from pupsourcing_sa.worker.lifecycle import shutdown
+from pupsourcing_sa.worker.lifecycle.outage import Outage
+from pupsourcing_sa.worker.lifecycle.tasks import cancel_all, wait_for_event
 from pupsourcing_sa.worker.partition import Partition
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.processor import Processor
-from pupsourcing_sa.worker.stable_position import is_set_within
 
 __all__ = ["Run"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 _T = TypeVar("_T")
 
-#: How long a batch that was told to roll back has for it, before it is left behind.
-_GRACE_SECONDS: Final = 1.0
-#: The longest pause between two attempts to start: an outage shall keep us from it for little longer than it lasts.
-_MOST_BETWEEN_STARTS: Final = 5.0
+#: Upper limit of the delay between two attempts to start, so that a worker starts soon after an outage ends.
+_MAX_START_DELAY: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +111,24 @@ class Run:
         return await self.coordination("pupsourcing-coordination", lambda session, _: work(session))
 
     async def unless_stopped(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T | None:
-        """The result of the work, once there is a database to do it with; ``None`` if the run is to end before.
+        """Return the result of the work, retrying through an outage; ``None`` if the run is stopped before.
 
-        A server that refuses us for good, as for a wrong password, cannot be told from one that is not there yet where
-        the driver gives no SQLSTATE for it: psycopg gives none, asyncpg does.
+        psycopg gives no SQLSTATE for a failure to connect. A wrong password is therefore retried with psycopg, and
+        raised with asyncpg.
 
         Raises:
-            Exception: whatever is not explained by an outage; it is a reason not to start.
+            Exception: any error that an outage does not explain.
         """
+        outage = Outage(
+            "cannot connect to the database; will retry",
+            "database reachable again",
+            details={"worker": str(self.worker_id)},
+            first_delay=self.config.retry_delay,
+            max_delay=min(self.config.max_retry_delay, _MAX_START_DELAY),
+            is_each_logged=True,
+        )
         stopped = asyncio.create_task(self.stopping.wait(), name="pupsourcing-stopped")
         task: asyncio.Task[_T] | None = None
-        failures = 0
         try:
             while not self.stopping.is_set():
                 task = asyncio.create_task(work(), name="pupsourcing-start")
@@ -134,42 +137,27 @@ class Run:
                     return None
                 error = task.exception()
                 if error is None:
+                    outage.over()
                     return task.result()
-                if not _may_pass(error):
+                if not _is_retried(error):
                     raise error
-                failures += 1
-                pause = self._pause_before_start(failures)
-                _logger.warning(
-                    "cannot start yet; will try again",
-                    exc_info=error if failures == 1 else None,
-                    extra={"worker": str(self.worker_id), "error": _first_line(error), "retry_after": pause},
-                )
-                await is_set_within(self.stopping, pause)
+                await wait_for_event(self.stopping, outage.failed(error))
         finally:
-            await end({stopped} if task is None else {stopped, task})  # which may wait for a server that is not there
+            # The task may wait for a server that does not answer.
+            await cancel_all({stopped} if task is None else {stopped, task})
         return None
-
-    def _pause_before_start(self, failures: int) -> float:
-        most = min(self.config.max_retry_delay, _MOST_BETWEEN_STARTS)
-        return delay_after(failures, first=self.config.retry_delay, most=most, jitter=random.random())
 
     async def roll_back(self, tasks: set[asyncio.Task[None]]) -> None:
         """Have running batches rolled back; leave behind those that do not come to it."""
         names = sorted(task.get_name() for task in tasks)
         _logger.error("batches did not finish in time; rolling them back", extra={"processors": names})
         self.is_aborted.set()  # a thread sees it before its next event
-        _, running = await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
+        _, running = await asyncio.wait(tasks, timeout=shutdown.ROLL_BACK_SECONDS)
         for task in running:
             task.cancel()
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether it is worth while to try again."""
+def _is_retried(error: BaseException) -> bool:
+    """Return True if the next attempt to start may succeed."""
     # asyncpg raises the operating system's own errors when it cannot connect.
     return is_outage(error) or is_lost_race(error) or is_lock_timeout(error) or isinstance(error, OSError)
-
-
-def _first_line(error: BaseException) -> str:
-    """What a driver says of an error, with its type; the lines that follow say what could be done about it."""
-    error = getattr(error, "orig", None) or error
-    return "".join(traceback.format_exception_only(error)).partition("\n")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["StablePosition", "is_set_within"]
+__all__ = ["StablePosition"]
 
 
 class StablePosition:
@@ -22,7 +22,6 @@ class StablePosition:
         self.value = 0
         self.origin: str | None = None
         self._moved = asyncio.Event()
-        self._is_closed = False
 
     def publish(self, position: int, origin: str | None = None) -> bool:
         """Wake up everyone if the position has moved; an older value than the last one is still true and ignored."""
@@ -32,11 +31,6 @@ class StablePosition:
         self.wake()
         return True
 
-    def close(self) -> None:
-        """Let everyone go who waits, now and from now on."""
-        self._is_closed = True
-        self.wake()
-
     async def beyond(self, position: int, stopping: asyncio.Event | None = None, *, origin: str | None = None) -> int:
         """The stable position, once it lies beyond this one, is another database's, or nobody is to wait any more.
 
@@ -45,12 +39,7 @@ class StablePosition:
             origin: of which database; ``None`` for any.
             stopping: set, and followed by `wake`, when this one is not to wait any more.
         """
-        while (
-            self.value <= position
-            and origin in (None, self.origin)
-            and not self._is_closed
-            and not (stopping and stopping.is_set())
-        ):
+        while self.value <= position and origin in (None, self.origin) and not (stopping and stopping.is_set()):
             await self._moved.wait()
         return self.value
 
@@ -58,12 +47,3 @@ class StablePosition:
         """Have everyone look again at what they wait for."""
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
-
-
-async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event, for so long at the most; tell whether it is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return event.is_set()

@@ -185,14 +185,15 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa import EventStore, consumer
-from pupsourcing_sa.worker import Worker, WorkerConfig, _signals
+from pupsourcing_sa.worker import Worker, WorkerConfig
+from pupsourcing_sa.worker.lifecycle import shutdown
 
 @consumer("all")
 def handle(session, event):
     os.kill(os.getpid(), 15)
     os.write(2, bytes(2**20))
 
-_signals._MARGIN_SECONDS = 0.5
+shutdown.WATCHDOG_SECONDS = 0.5
 config = WorkerConfig(shutdown_timeout=0.1)
 Worker(sessionmaker(create_engine(sys.argv[1])), EventStore(), [handle], config=config).run()
 """

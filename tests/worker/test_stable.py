@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
-from pupsourcing_sa.worker.stable_position import StablePosition, is_set_within
+from pupsourcing_sa.worker.lifecycle.tasks import wait_for_event
+from pupsourcing_sa.worker.stable_position import StablePosition
 
 
 async def started(*waits: object) -> list[asyncio.Task[int]]:
@@ -42,17 +43,6 @@ def test_what_has_moved_before_the_wait_is_not_waited_for():
     asyncio.run(main())
 
 
-def test_after_the_end_nobody_waits():
-    async def main() -> None:
-        stable = StablePosition()
-        (waiting,) = await started(stable.beyond(0))
-        stable.close()
-        assert await asyncio.wait_for(waiting, 1) == 0
-        assert await asyncio.wait_for(stable.beyond(0), 1) == 0
-
-    asyncio.run(main())
-
-
 def test_one_of_them_can_be_told_to_go():
     async def main() -> None:
         stable, stopping = StablePosition(), asyncio.Event()
@@ -69,8 +59,8 @@ def test_one_of_them_can_be_told_to_go():
 def test_an_event_is_waited_for_no_longer_than_asked_for():
     async def main() -> None:
         event = asyncio.Event()
-        assert not await is_set_within(event, 0.001)
+        assert not await wait_for_event(event, 0.001)
         event.set()
-        assert await is_set_within(event, 60)
+        assert await wait_for_event(event, 60)
 
     asyncio.run(main())

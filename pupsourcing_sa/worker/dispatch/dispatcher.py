@@ -43,8 +43,8 @@ from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.dispatch.listener import Listener
 from pupsourcing_sa.worker.dispatch.stall import StallWatch
 from pupsourcing_sa.worker.execution.protocol import BindHandler, Execution
-from pupsourcing_sa.worker.lifecycle.tasks import end, within
-from pupsourcing_sa.worker.stable_position import StablePosition, is_set_within
+from pupsourcing_sa.worker.lifecycle.tasks import cancel_all, wait_for_event, with_timeout
+from pupsourcing_sa.worker.stable_position import StablePosition
 
 __all__ = ["dispatch", "look", "pause_after"]
 
@@ -153,11 +153,11 @@ class _Dispatcher:
             while not self._stopping.is_set():
                 began = self._loop.time()
                 self._pause = await self._attempt()
-                await is_set_within(self._woken, self._pause)
+                await wait_for_event(self._woken, self._pause)
                 if (left := began + _LEAST_PAUSE - self._loop.time()) > 0:
-                    await is_set_within(self._stopping, left)
+                    await wait_for_event(self._stopping, left)
         finally:
-            await end(tasks)
+            await cancel_all(tasks)
 
     async def _attempt(self) -> float:
         """Look, once; gives the pause after it."""
@@ -165,7 +165,7 @@ class _Dispatcher:
         self._woken.clear()
         try:
             # A connection may be dead and nobody says so.
-            has_news = await within(self._config.heartbeat_timeout, self._look())
+            has_news = await with_timeout(self._config.heartbeat_timeout, self._look())
         except Exception:
             self._failures += 1
             if self._failures == 1:  # once for each outage

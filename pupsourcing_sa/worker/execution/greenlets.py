@@ -6,21 +6,19 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
 from pupsourcing_sa.worker.execution.handlers import is_coroutine_function, refuse_awaitable
 from pupsourcing_sa.worker.execution.protocol import Work, in_session
-from pupsourcing_sa.worker.lifecycle.tasks import within
+from pupsourcing_sa.worker.lifecycle import shutdown
+from pupsourcing_sa.worker.lifecycle.tasks import with_timeout
 
 __all__ = ["Greenlets"]
 
 _T = TypeVar("_T")
-
-#: How long an engine has for closing its connections.
-_CLOSING_SECONDS: Final = 1.0
 
 
 class Greenlets:
@@ -39,7 +37,7 @@ class Greenlets:
         binds = [self._factory.kw.get("bind"), *(self._factory.kw.get("binds") or {}).values()]
         for engine in {each for each in binds if isinstance(each, AsyncEngine)}:
             try:
-                await within(_CLOSING_SECONDS, engine.dispose())
+                await with_timeout(shutdown.CLOSE_SECONDS, engine.dispose())
             except TimeoutError:  # asyncpg says goodbye to a server, and waits for one that is not there any more
                 await engine.dispose(close=False)
 

@@ -10,17 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from pupsourcing_sa.worker.lifecycle import shutdown
+
 __all__ = ["handling_signals", "leave", "limit_exit"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-#: Beyond the shutdown's own time. A node that gets no answers any more takes up to 4.5 s: 0.8 for the tick on its way,
-#: 0.4 for retiring, 1.4 for batches to roll back, 1.9 to leave. Closing asyncpg's connections may take another one; a
-#: process that needs longer is ended by the watchdog.
-_MARGIN_SECONDS: Final = 5.0
-#: How long whoever leaves may take to say so.
-_SAYING_SECONDS: Final = 1.0
 
 
 @contextmanager
@@ -40,7 +36,7 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float) -> Itera
         return
     before: dict[signal.Signals, Any] = {}
     message = "the worker did not stop in time: a handler blocks the event loop, or the server does not answer; leaving"
-    watchdog = _timer(shutdown_timeout + _MARGIN_SECONDS, message)
+    watchdog = _timer(shutdown_timeout + shutdown.WATCHDOG_SECONDS, message)
 
     def handle(number: int, frame: object) -> None:
         for each in _SIGNALS:
@@ -81,7 +77,7 @@ def leave(message: str) -> None:
 
     saying = threading.Thread(target=say, daemon=True)
     saying.start()
-    saying.join(_SAYING_SECONDS)
+    saying.join(shutdown.LAST_LOG_SECONDS)
     os._exit(1)
 
 

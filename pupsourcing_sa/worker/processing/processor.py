@@ -40,6 +40,7 @@ from pupsourcing_sa.worker.backoff import limit_after
 from pupsourcing_sa.worker.classification import is_lost_race
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.execution.protocol import BindHandler, Execution
+from pupsourcing_sa.worker.lifecycle.tasks import wait_for_event
 from pupsourcing_sa.worker.partition import PartitionState
 from pupsourcing_sa.worker.processing.batch import (
     Batch,
@@ -56,7 +57,7 @@ from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.failures import Failures
 from pupsourcing_sa.worker.processing.lock_watch import Holders, LockWatch
 from pupsourcing_sa.worker.processing.progress import Patience, Progress
-from pupsourcing_sa.worker.stable_position import StablePosition, is_set_within
+from pupsourcing_sa.worker.stable_position import StablePosition
 
 __all__ = ["Processor"]
 
@@ -244,7 +245,7 @@ class Processor:
         self._is_waiting = False
 
     async def _pause(self, seconds: float) -> None:
-        await is_set_within(self._stopping, seconds)
+        await wait_for_event(self._stopping, seconds)
 
     # -- batches -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,88 @@
+"""Outages: the first failure is logged, retries are delayed, and the end is logged.
+
+::
+
+              failed(): WARNING                failed(): silent
+    working ────────────────────▶ failing ──────┐
+       ▲                             │  ▲───────┘
+       └─────────────────────────────┘
+              over(): INFO
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from pupsourcing_sa.worker.backoff import delay_after
+from pupsourcing_sa.worker.classification import is_outage
+
+__all__ = ["Outage"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
+
+
+class Outage:
+    """Count consecutive failures of an operation that is retried, and log their beginning and end.
+
+    Args:
+        failing: message of the first failure.
+        recovered: message of the first success after failures; without one the caller logs it.
+        details: data of the log messages.
+        first_delay: delay after the first failure, in seconds; it doubles with each failure, with jitter.
+        max_delay: upper limit of the delay, in seconds.
+        is_each_logged: log every failure, for an operation that the caller cannot do without.
+
+    Attributes:
+        failures: number of failures in a row.
+    """
+
+    def __init__(
+        self,
+        failing: str,
+        recovered: str | None = None,
+        *,
+        details: Mapping[str, Any],
+        first_delay: float,
+        max_delay: float,
+        is_each_logged: bool = False,
+    ) -> None:
+        self.failures = 0
+        self._failing = failing
+        self._recovered = recovered
+        self._details = details
+        self._first_delay = first_delay
+        self._max_delay = max_delay
+        self._is_each_logged = is_each_logged
+
+    def failed(self, error: BaseException) -> float:
+        """Count the failure, and return the seconds until the next attempt.
+
+        A lost connection is logged in one line, any other error with its traceback.
+        """
+        self.failures += 1
+        delay = delay_after(self.failures, first=self._first_delay, most=self._max_delay, jitter=random.random())
+        if self.failures == 1 or self._is_each_logged:
+            is_unexpected = self.failures == 1 and not (is_outage(error) or isinstance(error, OSError))
+            _logger.warning(
+                self._failing,
+                exc_info=error if is_unexpected else None,
+                extra={**self._details, "error": _first_line(error), "retry_after": delay},
+            )
+        return delay
+
+    def over(self) -> int:
+        """Note a success, and return the number of failures before it."""
+        failures, self.failures = self.failures, 0
+        if failures and self._recovered is not None:
+            _logger.info(self._recovered, extra={**self._details, "failures": failures})
+        return failures
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of the driver's error, with its type. The other lines are hints and the SQL."""
+    error = getattr(error, "orig", None) or error
+    return "".join(traceback.format_exception_only(error)).partition("\n")[0]
