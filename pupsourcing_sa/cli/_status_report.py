@@ -12,15 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pupsourcing_sa.status import ConsumerStatus, PartitionStatus, Status
-from pupsourcing_sa.status.findings import (
-    Finding,
-    cause_of,
-    describe_event,
-    describe_transaction,
-    how_to_end,
-    is_ahead_of_log,
-    one_line,
-)
+from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end, one_line
+from pupsourcing_sa.status.findings import Finding, is_ahead_of_log
 
 __all__ = ["print_report"]
 
@@ -37,8 +30,9 @@ def print_report(console: Console, status: Status, findings: Iterable[Finding]) 
     if not findings:
         say("well: nothing needs attention", "green")
     say("")
-    say(f"log at {status.head:,}, stable up to {status.stable_position:,}, at {status.taken_at:%Y-%m-%d %H:%M:%S} UTC")
-    if status.blocking and status.stable_position < status.head:
+    positions = f"log at {status.last_position:,}, stable up to {status.stable_position:,}"
+    say(f"{positions}, at {status.taken_at:%Y-%m-%d %H:%M:%S} UTC")
+    if status.blocking and status.stable_position < status.last_position:
         first = status.blocking[0]
         say(f"held back for {_time(status.held_back_seconds)} at the most, by {describe_transaction(first)}")
         say(f"  to end it: {how_to_end(first)}")

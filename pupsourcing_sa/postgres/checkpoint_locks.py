@@ -1,4 +1,4 @@
-"""The statement that asks who has locked checkpoints."""
+"""The statement that finds locked checkpoints and the transactions that lock them."""
 
 from __future__ import annotations
 
@@ -11,39 +11,43 @@ from pupsourcing_sa.postgres.expressions import constant, oid_of, oid_of_databas
 from pupsourcing_sa.postgres.lock_holders import HOLDER_COLUMNS
 from pupsourcing_sa.tables import WorkerTables
 
-__all__ = ["APPLICATION_PREFIX", "holders", "is_dead", "is_named_like"]
+__all__ = ["APPLICATION_PREFIX", "checkpoint_locks", "is_of_dead_node", "is_of_node"]
 
-#: How a node's transaction calls itself while it holds a checkpoint, followed by the node's id; for all to see in
-#: ``pg_stat_activity``, to roles without any privilege as well.
+#: Start of the ``application_name`` of a node's transaction while it holds a checkpoint; the node's id follows. Every
+#: role can read this name in ``pg_stat_activity``, even without privileges.
 APPLICATION_PREFIX: Final = "pupsourcing-sa "
 
 _UUID: Final = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
-def is_named_like(worker_id: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Whether the transaction bears the name of this node; NULL, like what follows, if nothing is known of its name."""
+def is_of_node(worker_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return a condition: the transaction has the name of this node. NULL if its name is unknown."""
     return ACTIVITY.c.application_name == constant(APPLICATION_PREFIX).concat(cast(worker_id, Text))
 
 
-def is_dead(tables: WorkerTables) -> ColumnElement[bool]:
-    """Whether the transaction bears the name of a node that there is none of."""
-    is_named_like_a_node = ACTIVITY.c.application_name.regexp_match(f"^{APPLICATION_PREFIX}{_UUID}$")
-    return and_(is_named_like_a_node, ~exists().where(is_named_like(tables.worker_nodes.c.worker_id)))
+def is_of_dead_node(tables: WorkerTables) -> ColumnElement[bool]:
+    """Return a condition: the transaction has the name of a node that has no row. NULL if its name is unknown."""
+    has_name_of_a_node = ACTIVITY.c.application_name.regexp_match(f"^{APPLICATION_PREFIX}{_UUID}$")
+    return and_(has_name_of_a_node, ~exists().where(is_of_node(tables.worker_nodes.c.worker_id)))
 
 
-def holders(tables: WorkerTables) -> Select[Any]:
-    """The checkpoints that are locked, with the transactions that have them; to be completed by conditions.
+def checkpoint_locks(tables: WorkerTables) -> Select[Any]:
+    """Return a SELECT of the locked checkpoints with their lock holders. Callers add conditions.
 
-    The system column ``xmax`` is the id of the transaction that has locked or changed a row, or did so last, and each
-    holds a lock on its own id while it lasts. The number may be another transaction's by accident, as ids come again
-    and ``xmax`` can also be that of a list of several who share a row; so the transaction must have locked rows of this
-    table. Who has it under a savepoint that was released, or shares it with others, is not found, as nothing tells.
+    The system column ``xmax`` of a row is the id of the transaction that locks the row, or was the last to lock or
+    change it. A transaction holds a lock on its own id until it ends, so a join with ``pg_locks`` finds the holder.
 
-    What the server says of a transaction's locks and what of its backend is not of the same instant, and the latter is
-    as of its first use in the caller's transaction.
+    ``xmax`` can match an unrelated transaction: ids are reused, and ``xmax`` can also be a MultiXactId, the id of a
+    list of transactions that share the row. The transaction must therefore also hold a row lock on this table.
+
+    Two holders are not found, because PostgreSQL does not expose them: one that locked the row under a savepoint that
+    was released, and one that shares the lock with others.
+
+    The server reads locks and backend activity at slightly different instants. It keeps the activity that it read
+    first in the caller's transaction.
     """
     checkpoints = tables.consumer_checkpoints
-    # Read once: whoever locks or unlocks something has to wait for that.
+    # Read pg_locks once: while it is read, no session can take or release a lock.
     locks = select(LOCKS).where(LOCKS.c.granted).cte("pupsourcing_locks").prefix_with("MATERIALIZED")
     own, touched = locks.alias("own"), locks.alias("touched").c
     has_locked_a_row = exists().where(
@@ -70,8 +74,10 @@ def holders(tables: WorkerTables) -> Select[Any]:
         .outerjoin(PREPARED, and_(own.c.pid.is_(None), own.c.transactionid == PREPARED.c.transaction))
         .where(
             own.c.locktype == "transactionid",
-            own.c.mode == "ExclusiveLock",  # its own; who waits for it asks for another mode
+            # The holder itself. Transactions that wait for its end request ShareLock.
+            own.c.mode == "ExclusiveLock",
             has_locked_a_row,
-            or_(ACTIVITY.c.pid.is_not(None), PREPARED.c.gid.is_not(None)),  # otherwise it has ended by now
+            # Neither a backend nor a prepared transaction: it ended between the two reads.
+            or_(ACTIVITY.c.pid.is_not(None), PREPARED.c.gid.is_not(None)),
         )
     )

@@ -1,4 +1,4 @@
-"""Lock holders: the transaction that has locked something, for operators to look at and to end."""
+"""The transaction that holds a lock, described for operators."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from pupsourcing_sa.postgres.expressions import constant
 
 __all__ = ["HOLDER_COLUMNS", "LockHolder", "holder_of"]
 
-#: What `LockHolder` has besides the ``pid``, where ``pg_stat_activity`` and ``pg_prepared_xacts`` are joined.
+#: The attributes of `LockHolder` except ``pid``, from ``pg_stat_activity`` and ``pg_prepared_xacts``.
 HOLDER_COLUMNS: Final = (
     PREPARED.c.gid,
     func.coalesce(ACTIVITY.c.usename, PREPARED.c.owner).label("user"),
     ACTIVITY.c.application_name,
     func.coalesce(ACTIVITY.c.state, case((PREPARED.c.gid.is_not(None), constant("prepared")))).label("state"),
     (func.clock_timestamp() - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
-    # Of what may not be seen it says so, in English.
+    # Where this role lacks the privilege, the view has no state, and an English notice in place of the query.
     case((ACTIVITY.c.state.is_not(None), ACTIVITY.c.query)).label("query"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A transaction that has locked something.
+    """A transaction that holds a lock.
 
     Attributes:
         pid: process id of its backend, for ``pg_terminate_backend``; ``None`` for a prepared transaction.
         gid: id of a prepared transaction, for ``ROLLBACK PREPARED``; ``None`` for any other.
-        user: the role that it runs as.
-        application_name: as its connection says; a node's is ``pupsourcing-sa`` and its id while it has a checkpoint.
-            ``None`` if the transaction is prepared.
-        state: ``active``, ``idle in transaction``, ``prepared`` and so on; ``None``, like what follows, where this
-            session may not see it, which takes the role ``pg_read_all_stats``.
-        age: since the transaction began, or was prepared.
+        user: role of the transaction.
+        application_name: name that its connection has set. While a node holds a checkpoint, this is
+            ``pupsourcing-sa`` and the node's id. ``None`` for a prepared transaction.
+        state: ``active``, ``idle in transaction``, ``prepared`` and so on. This attribute and the next ones are
+            ``None`` if this session may not see them; the role ``pg_read_all_stats`` may.
+        age: time since the transaction started, or was prepared.
         query: its last statement.
     """
 
@@ -49,11 +49,11 @@ class LockHolder:
     age: timedelta | None
     query: str | None
 
-    def shown(self) -> dict[str, Any]:
-        """As logs want it: the age in seconds."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes for a log record or an event, with the age in seconds."""
         return asdict(self) | {"age": None if self.age is None else self.age.total_seconds()}
 
 
 def holder_of(row: Row[Any]) -> LockHolder:
-    """The holder in a row of `holders`."""
+    """Return the holder in a row that has ``pid`` and `HOLDER_COLUMNS`."""
     return LockHolder(row.pid, row.gid, row.user, row.application_name, row.state, row.age, row.query)

@@ -1,20 +1,14 @@
-"""The status of a log's workers: nodes, consumers, lag, failures, and what needs attention."""
+"""The status of a log's workers: nodes, consumers, lag, failures, and the problems among them.
+
+`read_status` reads the tables and returns a `Status`; `diagnose` returns its problems.
+"""
 
 from __future__ import annotations
 
 from pupsourcing_sa.postgres.lock_holders import LockHolder
-from pupsourcing_sa.status._status import (
-    HEARTBEAT_TIMEOUT,
-    LAG_LIMIT,
-    ConsumerStatus,
-    FailingEvent,
-    NodeStatus,
-    PartitionStatus,
-    Status,
-    read_status,
-    read_status_async,
-)
+from pupsourcing_sa.status._read import HEARTBEAT_TIMEOUT, LAG_LIMIT, read_status, read_status_async
 from pupsourcing_sa.status.findings import Finding, StatusLimits, diagnose
+from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
 
 __all__ = [
     "HEARTBEAT_TIMEOUT",

@@ -1,4 +1,4 @@
-"""The statements that ask how the worker's nodes and consumers are. Ages are told by the database's clock."""
+"""The statements that read the status of nodes and consumers. Ages are measured by the database's clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqlalchemy import (
     true,
 )
 
-from pupsourcing_sa.postgres.checkpoint_locks import holders, is_named_like
+from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks, is_of_node
 from pupsourcing_sa.postgres.expressions import constant, parameter, sequence_of
 from pupsourcing_sa.tables import EventTables, WorkerTables
 
@@ -32,16 +32,16 @@ _ABOVE_ALL: Final = constant(2**63 - 1)
 
 
 def _age(moment: ColumnElement[Any]) -> ColumnElement[float]:
-    """Seconds since then; 0 for a moment that a writer's clock puts into the future."""
+    """Return the seconds since a moment; 0 if a writer's clock put it in the future."""
     return func.greatest(cast(extract("epoch", _NOW - moment), Double), constant(0), type_=Double)
 
 
 class StatusStatements:
-    """The statements about one log and one group of workers.
+    """The statements for one log and its workers.
 
     Args:
-        events: the log.
-        tables: what its workers keep.
+        events: the log's tables.
+        tables: the workers' tables.
     """
 
     def __init__(self, events: EventTables, tables: WorkerTables) -> None:
@@ -50,7 +50,7 @@ class StatusStatements:
 
     @cached_property
     def nodes(self) -> Select[Any]:
-        """Every node, the oldest first. The table has a row for each process, and is read as it is."""
+        """All nodes, oldest first. A sequential scan: the table has one row per process."""
         c = self._tables.worker_nodes.c
         return select(
             c.worker_id, c.hostname, c.pid, c.consumers, c.created_at, _age(c.heartbeat_at).label("heartbeat_age")
@@ -58,50 +58,53 @@ class StatusStatements:
 
     @cached_property
     def log(self) -> Select[Any]:
-        """The moment, the log's end, and the age of the first event above ``stable``, by the primary key.
+        """The current time, the log's last positions, and the age of the first event above ``stable``.
 
-        The end is the last position in the log and the last one issued, which is NULL when there is none since the
-        sequence was created or restarted.
+        ``last_position`` is the last one in the log, ``last_issued`` the last one that the sequence has issued. The
+        latter is NULL if the sequence has issued none since it was created or restarted. Both lookups in the log use
+        its primary key.
 
-        What this transaction has seen of other backends is forgotten, so that `locked` sees them as they are after it.
+        It also clears this transaction's snapshot of backend activity, so that `locked` reads the current one.
         """
         position = self._events.c.global_position
         waiting = self._age_of_first(parameter("stable", BigInteger()))
         return select(
             _NOW.label("taken_at"),
-            func.coalesce(select(func.max(position)).scalar_subquery(), constant(0)).label("head"),
-            func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger).label("issued"),
+            func.coalesce(select(func.max(position)).scalar_subquery(), constant(0)).label("last_position"),
+            func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger).label("last_issued"),
             waiting.label("waiting"),
             func.pg_stat_clear_snapshot().label("cleared"),
         )
 
     @cached_property
     def locked(self) -> Select[Any]:
-        """Checkpoints that somebody else than the node that they are assigned to has locked, with the holder.
+        """Checkpoints locked by another transaction than a batch of the assigned node, with the holder.
 
-        Also for how long the checkpoint has not moved: it has not been locked for longer. Each row that is given ends
-        what this transaction has seen of other backends, so that executed again it sees them anew.
+        ``unmoved`` is the time since the checkpoint moved, an upper bound of the lock's age. If rows are returned, the
+        statement clears this transaction's snapshot of backend activity, so that its next execution reads the current
+        one.
         """
-        held = holders(self._tables)
-        c, a = held.selected_columns, self._tables.consumer_assignments.c
+        locks = checkpoint_locks(self._tables)
+        c, a = locks.selected_columns, self._tables.consumer_assignments.c
         is_owner = exists().where(
-            a.consumer_name == c.consumer_name, a.partition == c.partition, is_named_like(a.worker_id)
+            a.consumer_name == c.consumer_name, a.partition == c.partition, is_of_node(a.worker_id)
         )
         unmoved, cleared = _age(c.updated_at).label("unmoved"), func.pg_stat_clear_snapshot().label("cleared")
-        return held.add_columns(unmoved, cleared).where(~is_owner)
+        return locks.add_columns(unmoved, cleared).where(~is_owner)
 
     @cached_property
     def partitions(self) -> Select[Any]:
         """Every partition with its node, checkpoint, lag and failure, by consumer and partition.
 
-        One that has an assignment and no checkpoint is at the beginning; one that has a checkpoint and no assignment
-        has no node. The log is looked at by its primary key. Each event is counted once, whatever the number of
-        partitions that have not come to it; the parameter ``most`` bounds how many are counted between two neighbouring
-        checkpoints, so that the lag is right up to there, and beyond it some larger number.
+        A partition without a checkpoint row is at the start of the log. One without an assignment row has no node.
+
+        The log is read by its primary key. Each event is counted once, even if it is above several checkpoints. The
+        parameter ``max_counted`` limits the count between two neighboring checkpoints. A lag up to this limit is exact;
+        a larger one is only known to be larger.
         """
         partition, lag = self._partition, self._lag
         c = self._events.c
-        # Not a join with the log: LIMIT makes it one look into the index for each partition, never a scan.
+        # LIMIT makes this one index lookup per partition. A join could be planned as a scan of the log.
         failed = (
             select(c.event_id, c.event_type)
             .where(c.global_position == partition.c.failed_position)
@@ -138,16 +141,16 @@ class StatusStatements:
 
     @cached_property
     def _lag(self) -> CTE:
-        """For each position that a checkpoint has: the events above it, and the age of the first of them."""
+        """For each distinct checkpoint: the number of events above it, and the age of the first one."""
         position = self._partition.c.position
         following = func.lead(position, constant(1), _ABOVE_ALL).over(order_by=position)
         reached = select(position, following.label("following")).group_by(position).cte("pupsourcing_reached")
         c = self._events.c
-        # Unordered: the plan is a bitmap until the table has been analyzed, which would be read beyond the limit.
+        # No ORDER BY: before the table is analyzed, it would be planned as a bitmap scan that reads beyond the limit.
         between = (
             select(constant(1).label("one"))
             .where(c.global_position > reached.c.position, c.global_position <= reached.c.following)
-            .limit(parameter("most", BigInteger()))
+            .limit(parameter("max_counted", BigInteger()))
             .correlate(reached)
             .subquery("between")
         )

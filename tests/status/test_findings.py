@@ -11,16 +11,9 @@ from uuid import UUID
 
 import pytest
 
-from pupsourcing_sa.status._status import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
-from pupsourcing_sa.status.findings import (
-    Finding,
-    StatusLimits,
-    cause_of,
-    describe_event,
-    describe_transaction,
-    diagnose,
-    how_to_end,
-)
+from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
+from pupsourcing_sa.status.findings import Finding, StatusLimits, diagnose
+from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
 from pupsourcing_sa.store.positions import BlockingAppend, LockHolder
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -45,7 +38,7 @@ LOCKED = replace(WELL, locked_by=PSQL, locked_seconds=65.0)
 
 
 def status_of(*consumers: ConsumerStatus, nodes: tuple[NodeStatus, ...] = (ALIVE,), **given: Any) -> Status:
-    values = {"taken_at": LONG_AGO, "head": 10, "last_issued": 10, "stable_position": 10}
+    values = {"taken_at": LONG_AGO, "last_position": 10, "last_issued": 10, "stable_position": 10}
     values |= {"held_back_seconds": 0.0, "blocking": ()}
     return Status(**(values | given), nodes=nodes, consumers=consumers)
 
@@ -86,10 +79,10 @@ class TestDiagnosis:
             (status_of(consumer(LOCKED)), {"max_lock_seconds": 66}, []),
             (status_of(consumer(replace(LOCKED, failing=FAILING))), {}, ["failing", "locked"]),
             (status_of(consumer(LOCKED, live_nodes=0), nodes=()), {}, ["no_node", "locked"]),
-            (status_of(consumer(WELL), head=0, last_issued=10), {}, []),  # the newest events were deleted
-            (status_of(consumer(WELL), head=9, last_issued=9), {}, ["ahead_of_log"]),
-            (status_of(consumer(WELL), head=0, last_issued=0), {}, ["ahead_of_log"]),
-            (status_of(consumer(WELL, WELL), head=9, last_issued=9), {}, ["ahead_of_log"]),
+            (status_of(consumer(WELL), last_position=0, last_issued=10), {}, []),  # the newest events were deleted
+            (status_of(consumer(WELL), last_position=9, last_issued=9), {}, ["ahead_of_log"]),
+            (status_of(consumer(WELL), last_position=0, last_issued=0), {}, ["ahead_of_log"]),
+            (status_of(consumer(WELL, WELL), last_position=9, last_issued=9), {}, ["ahead_of_log"]),
             (status_of(consumer(WELL, live_nodes=0), nodes=(), last_issued=9), {}, ["no_node", "ahead_of_log"]),
             (
                 status_of(
@@ -127,24 +120,27 @@ class TestDiagnosis:
         assert [
             finding.message for finding in diagnose(status, StatusLimits(max_lag_events=12_000, max_lag_seconds=90))
         ] == [
-            "node 00000000-0000-0000-0000-000000000002 (h2, pid 12) is silent for 61 s",
-            "the stable position is held back at 5, for 75 s (60 s allowed), by pid 4711 'shop', role app, idle in "
-            "transaction, begun 75 s ago, last statement: INSERT INTO x; to end it: SELECT pg_terminate_backend(4711)",
-            "consumer 'a' has come to position 1012, and the log has only issued 10, as after TRUNCATE with RESTART "
-            "IDENTITY or a restore of the log alone: events up to there will be skipped; stop the workers, then delete "
-            "its checkpoints and what it wrote, so that it begins anew, or restore these from the log's backup",
-            "consumer 'a' partitions 1, 3 are assigned to no node",
-            "consumer 'a' partition 0 is failing on event 7 (Placed 00000000-0000-0000-0000-000000000007), attempts 3: "
-            "ValueError: no",
-            "consumer 'a' partition 0 is at least 12,001 events behind (12,000 allowed)",
-            "consumer 'a' partition 3 is 90 s behind (90 s allowed)",
-            "consumer 'a' partition 4 is locked for 65 s (60 s allowed), by pid 4712 'psql', role app, idle in "
-            "transaction, begun 75 s ago, last statement: update x; to end it: SELECT pg_terminate_backend(4712)",
-            "consumer 'b\\n' is known to no live node: start a worker that has it or, if it was removed for good, "
+            "no heartbeat from node 00000000-0000-0000-0000-000000000002 (h2, pid 12) for 61 s. Check the process "
+            "and its connection to the database",
+            "the stable position has been stalled at 5 for 75 s (limit 60 s) by pid 4711 'shop', role app, idle in "
+            "transaction, started 75 s ago, last statement: INSERT INTO x; to end it: SELECT "
+            "pg_terminate_backend(4711)",
+            "consumer 'a' is at position 1012, but the log has only issued 10, as after TRUNCATE with RESTART "
+            "IDENTITY or a restore of the log alone: it will skip the next events. Stop the workers. Then delete its "
+            "checkpoints and what it wrote, to start over, or restore both from the log's backup",
+            "consumer 'a' partitions 1, 3 are not assigned to a node. If this lasts for more than a few seconds, "
+            "check the logs of the workers",
+            "consumer 'a' partition 0 is failing on event 7 (Placed 00000000-0000-0000-0000-000000000007), attempts "
+            "3: ValueError: no; the worker will retry",
+            "consumer 'a' partition 0 is at least 12,001 events behind (limit 12,000)",
+            "consumer 'a' partition 3 is 90 s behind (limit 90 s)",
+            "consumer 'a' partition 4 has been locked for 65 s (limit 60 s) by pid 4712 'psql', role app, idle in "
+            "transaction, started 75 s ago, last statement: update x; to end it: SELECT pg_terminate_backend(4712)",
+            "consumer 'b\\n' has no running node. Start a worker that includes it or, if the consumer was removed, "
             "delete its rows from the tables of assignments and checkpoints",
         ]
         assert diagnose(status_of(consumer(WELL), nodes=())) == [
-            Finding("no_node", "no live node: none of 1 consumers is running; start a worker")
+            Finding("no_node", "no node is running: none of 1 consumers is processed. Start a worker")
         ]
 
     @pytest.mark.parametrize("holder", [HOLDER, PSQL])
@@ -158,7 +154,7 @@ class TestDiagnosis:
         assert describe_transaction(hidden) == "pid 4711"
 
     def test_an_event_that_is_not_known(self):
-        assert describe_event(replace(FAILING, position=None)) == "no event in particular"
+        assert describe_event(replace(FAILING, position=None)) == "no recorded event"
         assert describe_event(replace(FAILING, event_id=None, event_type=None)) == "event 7, attempts 3"
 
 

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, EventTables, WorkerTables
 from pupsourcing_sa.errors import TablesMissingError
-from pupsourcing_sa.status._status import PartitionStatus, Status, _held_back, read_status, read_status_async
+from pupsourcing_sa.status import PartitionStatus, Status, read_status, read_status_async
+from pupsourcing_sa.status.durations import held_back_seconds
 from pupsourcing_sa.store.positions import BlockingAppend
 from tests.fix_postgres import before_statements
 from tests.fix_store import Log, make_async_engine, make_event, make_tables
@@ -101,7 +102,8 @@ class TestReading:
             status = read_status(transaction.session, log.store, group.tables)
 
         assert abs((status.taken_at - datetime.now(UTC)).total_seconds()) < 60
-        assert (status.head, status.stable_position, status.held_back_seconds, status.blocking) == (4, 4, 0.0, ())
+        assert (status.last_position, status.stable_position, status.head) == (4, 4, 4)
+        assert (status.held_back_seconds, status.blocking) == (0.0, ())
         found = {node.worker_id: node for node in status.nodes}
         assert (found[alive].consumers, found[alive].hostname, found[alive].pid) == (("mails", "orders"), "host", 7)
         assert not found[alive].is_silent
@@ -143,7 +145,7 @@ class TestReading:
 
     def test_nothing_at_all(self, group: Group):
         status = group.read()
-        assert (status.head, status.stable_position, status.nodes, status.consumers) == (0, 0, (), ())
+        assert (status.last_position, status.stable_position, status.nodes, status.consumers) == (0, 0, (), ())
 
     def test_tables_are_in_the_schema_of_the_log_by_default(self, engine: Engine, shared_database: Engine):
         schema = engine.url.query["options"].removeprefix("-csearch_path=")  # type: ignore[union-attr]
@@ -151,7 +153,7 @@ class TestReading:
         WorkerTables(events.metadata, schema=schema)
         events.metadata.create_all(shared_database)
         with Session(shared_database) as session:
-            assert read_status(session, EventStore(events)).head == 0
+            assert read_status(session, EventStore(events)).last_position == 0
 
     def test_an_async_scoped_session(self, group: Group):
         async def main() -> Status:
@@ -163,7 +165,7 @@ class TestReading:
                 await scoped.remove()
                 await engine.dispose()
 
-        assert asyncio.run(main()).head == 0
+        assert asyncio.run(main()).last_position == 0
 
     def test_the_number_of_statements_does_not_grow(self, group: Group):
         def count() -> int:
@@ -237,7 +239,7 @@ class TestLag:
         group.append(1)
         group.partition("a", position=1)
         status = group.read()
-        assert status.head == 3
+        assert status.last_position == 3
         assert partitions(status)["a/0"].lag_events == 1
 
     def test_seconds_are_those_of_the_first_event_above_the_checkpoint(self, group: Group):
@@ -257,7 +259,7 @@ class TestLag:
             group.store.append(session, AnyVersion(), [make_event("slow")])
             group.append(2)
             status = group.read()
-        assert (status.head, status.stable_position) == (3, 0)
+        assert (status.last_position, status.stable_position) == (3, 0)
         assert partitions(status)["a/0"].lag_events == 2
 
 
@@ -271,9 +273,9 @@ class TestLastIssued:
         group.append(3)
         with Session(group.engine) as session:
             group.store.append(session, AnyVersion(), [make_event("u9")])
-            assert (group.read().head, group.read().last_issued) == (3, 4)
+            assert (group.read().last_position, group.read().last_issued) == (3, 4)
             session.rollback()
-        assert (group.read().head, group.read().last_issued) == (3, 4)
+        assert (group.read().last_position, group.read().last_issued) == (3, 4)
         for condition in ("global_position = 3", "true"):
             group.execute(text(f"DELETE FROM events WHERE {condition}"))
             assert group.read().last_issued == 4
@@ -317,7 +319,7 @@ class TestLastIssued:
 
         with before_statements(group.engine, append_and_follow):
             status = group.read()
-        assert 0 < partitions(status)["a/0"].position < status.head <= status.last_issued
+        assert 0 < partitions(status)["a/0"].position < status.last_position <= status.last_issued
 
 
 def holder(age: timedelta | None) -> BlockingAppend:
@@ -333,7 +335,7 @@ class TestHeldBack:
             assert group.read().held_back_seconds == 0, "nothing is above it yet"
             group.append(1, created_at=LONG_AGO)
             status = group.read()
-            assert (status.head, status.stable_position) == (3, 1)
+            assert (status.last_position, status.stable_position) == (3, 1)
             assert [each.pid for each in status.blocking] == [pid]
             assert 0 < status.held_back_seconds < 60, "what it says of itself is not for how long it is held back"
         assert group.read().held_back_seconds == 0
@@ -349,8 +351,8 @@ class TestHeldBack:
         ],
     )
     def test_the_smaller_of_two_bounds(self, age: timedelta | None, waiting: float, held_back: float):
-        assert _held_back((holder(age), holder(None)), waiting) == held_back
-        assert _held_back((), waiting) == 0
+        assert held_back_seconds((holder(age), holder(None)), waiting) == held_back
+        assert held_back_seconds((), waiting) == 0
 
 
 class TestMistakes:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, AsyncEventStore, WorkerTables
-from pupsourcing_sa.status._status import _locked_seconds
+from pupsourcing_sa.status.durations import locked_seconds
 from pupsourcing_sa.worker import PartitionStatus, Status, StatusLimits, diagnose, read_status, read_status_async
 from tests.fix_holders import unprivileged
 from tests.fix_postgres import before_statements
@@ -137,7 +137,7 @@ class TestReading:
         ],
     )
     def test_the_smaller_of_two_bounds(self, age: timedelta | None, unmoved: float, waiting: float, locked: float):
-        assert _locked_seconds(age, unmoved, waiting) == locked
+        assert locked_seconds(age, unmoved, waiting) == locked
 
 
 def asks_for_locks(statement: str) -> bool:

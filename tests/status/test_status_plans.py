@@ -69,7 +69,7 @@ def scans(connection: Connection, statement: Select[Any], **parameters: int) -> 
 
 def test_lag_is_counted_by_the_primary_key_and_each_event_once(big_log: Engine):
     with big_log.connect() as connection:
-        found = scans(connection, STATEMENTS.partitions, most=100_001)
+        found = scans(connection, STATEMENTS.partitions, max_counted=100_001)
     assert {kind for kind, _ in found} == {"events_pkey"}
     # Counted, the first one of each, and those that fail; counting for each partition anew would be 780. A LIMIT looks
     # one row further on some versions.
@@ -79,7 +79,7 @@ def test_lag_is_counted_by_the_primary_key_and_each_event_once(big_log: Engine):
 def test_the_limit_bounds_what_is_read(big_log: Engine):
     with big_log.connect() as connection:
         connection.execute(TABLES.consumer_checkpoints.update().values(last_position=0))
-        found = scans(connection, STATEMENTS.partitions, most=20_000)
+        found = scans(connection, STATEMENTS.partitions, max_counted=20_000)
     assert {kind for kind, _ in found} == {"events_pkey"}
     assert 20_000 < sum(rows for _, rows in found) <= 20_000 + 1 + 40
 
@@ -96,7 +96,7 @@ HOLDERS = Holders(Checkpoint(TABLES, "c", 1))
 ASKED = {
     "nodes": STATEMENTS.nodes,
     "log": STATEMENTS.log.params(stable=0),
-    "partitions": STATEMENTS.partitions.params(most=100_001),
+    "partitions": STATEMENTS.partitions.params(max_counted=100_001),
     "locked": STATEMENTS.locked,
     "look": HOLDERS._look,
     "end": HOLDERS._end,

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
-from pupsourcing_sa.postgres.checkpoint_locks import holders
+from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks
 from pupsourcing_sa.postgres.lock_holders import LockHolder
 from pupsourcing_sa.worker.processing import lock_watch
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
@@ -73,7 +73,7 @@ class TestLook:
             assert "pg_backend_pid" in (holder.query or "")
             assert holder.age is not None
             assert timedelta(0) < holder.age < timedelta(minutes=1)
-            assert holder.shown() == {
+            assert holder.to_dict() == {
                 "pid": pid,
                 "gid": None,
                 "user": engine.url.username,
@@ -154,7 +154,7 @@ class TestLook:
                 age=None,
                 query=None,
             )
-            assert held.holder.shown()["age"] is None
+            assert held.holder.to_dict()["age"] is None
 
 
 def statement_with(statement: Select[Any], replacements: dict[str, str]) -> TextClause:
@@ -284,9 +284,9 @@ def test_nothing_is_prepared_to_look_while_nobody_else_has_the_lock(fleet: Fleet
 
     def count(tables: WorkerTables) -> Select[Any]:
         built.append(tables)
-        return holders(tables)
+        return checkpoint_locks(tables)
 
-    monkeypatch.setattr(lock_watch, "holders", count)
+    monkeypatch.setattr(lock_watch, "checkpoint_locks", count)
     fleet.append()
     fleet.start(fleet.worker(fleet.see("all")))
     fleet.wait(lambda: fleet.seen("all") == [1])

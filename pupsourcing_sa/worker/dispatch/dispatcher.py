@@ -228,7 +228,7 @@ class _Dispatcher:
             return self._store.blocking_appends(session)
 
         appends = await self._execution("pupsourcing-dispatcher", work)
-        holders = [each.shown() for each in appends if each.mark <= position]
+        holders = [each.to_dict() for each in appends if each.mark <= position]
         if not holders:  # it has ended in the meantime, as the next look will see
             return
         now = self._loop.time()

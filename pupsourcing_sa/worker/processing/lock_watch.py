@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Boolean, Select, case, false, func
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa.postgres.checkpoint_locks import holders, is_dead
+from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks, is_of_dead_node
 from pupsourcing_sa.postgres.connections import connection_of
 from pupsourcing_sa.postgres.lock_holders import LockHolder, holder_of
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
@@ -69,7 +69,7 @@ class Holders:
 
     @cached_property
     def _held(self) -> Select[Any]:
-        held = holders(self._checkpoint.tables)
+        held = checkpoint_locks(self._checkpoint.tables)
         c = held.selected_columns
         return held.where(c.consumer_name == self._checkpoint.consumer_name, c.partition == self._checkpoint.partition)
 
@@ -82,7 +82,7 @@ class Holders:
         # In the statement that looks, so that the process is the one that has been looked at; and by CASE among its
         # results, because PostgreSQL evaluates conditions in any order.
         ended = func.pg_terminate_backend(self._held.selected_columns.pid, type_=Boolean)
-        is_ended = case((is_dead(self._checkpoint.tables), ended), else_=false()).label("is_ended")
+        is_ended = case((is_of_dead_node(self._checkpoint.tables), ended), else_=false()).label("is_ended")
         return self._held.add_columns(is_ended)
 
     def look(self, session: Session, *, is_ending: bool) -> Held | None:

@@ -340,7 +340,7 @@ class Processor:
             return
         seconds = self._lock_watch.overdue(held.transaction if held else "", self._clock())
         if seconds is not None:
-            details = self._details | {"seconds": seconds} | (held.holder.shown() if held else {})
+            details = self._details | {"seconds": seconds} | (held.holder.to_dict() if held else {})
             _logger.warning("another transaction has locked the checkpoint; waiting for its end", extra=details)
             self._hooks.event("worker.locked_out", **details)
 

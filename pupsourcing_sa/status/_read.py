@@ -1,0 +1,203 @@
+"""Reading the status of a log's workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import UTC
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sqlalchemy import Connection, Row
+
+from pupsourcing_sa.postgres.connections import SyncSession, connection_of
+from pupsourcing_sa.postgres.errors import translated
+from pupsourcing_sa.postgres.lock_holders import holder_of
+from pupsourcing_sa.status._statements import StatusStatements
+from pupsourcing_sa.status.durations import held_back_seconds, locked_seconds
+from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
+from pupsourcing_sa.store import AsyncEventStore, EventStore
+from pupsourcing_sa.tables import WorkerTables
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+    _AsyncSession: TypeAlias = AsyncSession | async_scoped_session[Any] | AsyncConnection
+
+__all__ = ["HEARTBEAT_TIMEOUT", "LAG_LIMIT", "read_status", "read_status_async"]
+
+#: Rows of `StatusStatements.locked` by name of the consumer and partition.
+_Locks: TypeAlias = dict[tuple[str, int], Row[Any]]
+
+#: Default of ``heartbeat_timeout``, here and in `WorkerConfig`: a node without a heartbeat for longer is presumed dead.
+HEARTBEAT_TIMEOUT: Final = 8.0
+#: Default of ``lag_limit``. Counting this many entries of an index takes about ten milliseconds.
+LAG_LIMIT: Final = 100_000
+
+
+def read_status(
+    session: SyncSession,
+    store: EventStore | AsyncEventStore,
+    tables: WorkerTables | None = None,
+    *,
+    heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+    lag_limit: int = LAG_LIMIT,
+) -> Status:
+    """Return the status of a log's workers.
+
+    It executes six statements for any number of consumers, and a seventh if a transaction keeps a node from a
+    partition.
+
+    **Lag** counts every event above the checkpoint, because only the consumer's code knows its scope. A consumer moves
+    its checkpoint past events outside its scope every few seconds, or every 10,000 positions. An idle consumer
+    therefore shows a lag of up to some seconds while other events arrive. `PartitionStatus.lag_seconds` and
+    `Status.held_back_seconds` compare ``created_at``, which the writer can set, with the database's clock. Imported
+    events are as old as their ``created_at``.
+
+    Args:
+        session: a ``Session`` or a ``Connection``. Use READ COMMITTED, so that each statement sees the current state.
+        store: the log.
+        tables: the workers' tables; by default those with the default names in the log's schema.
+        heartbeat_timeout: seconds without a heartbeat after which a node is silent. Use the value of the workers'
+            `WorkerConfig`.
+        lag_limit: upper limit for counting events. A partition with more shows ``lag_limit + 1`` events, as inexact.
+
+    Raises:
+        TablesMissingError: the migrations have not been run.
+        StablePositionError: the session is on a standby, or its role may not read the log's sequence.
+        TypeError, ValueError: an argument is invalid.
+
+    >>> with Session(engine) as session:  # doctest: +SKIP
+    ...     behind = [consumer.name for consumer in read_status(session, store).consumers if consumer.lag_seconds > 60]
+    """
+    if hasattr(session, "run_sync"):
+        raise TypeError(
+            f"session must be a Session or a Connection, not {type(session).__name__}; use read_status_async"
+        )
+    if not isinstance(store, (EventStore, AsyncEventStore)):
+        raise TypeError(f"store must be an EventStore, not {type(store).__name__}")
+    if tables is not None and not isinstance(tables, WorkerTables):
+        raise TypeError(f"tables must be WorkerTables, not {type(tables).__name__}")
+    _check("heartbeat_timeout", heartbeat_timeout)
+    _check("lag_limit", lag_limit, is_whole=True)
+    store = store.sync_store if isinstance(store, AsyncEventStore) else store
+    tables = tables or WorkerTables(schema=store.tables.events.schema)
+    statements = StatusStatements(store.tables, tables)
+    stable = store.stable_position(session)
+    blocking = tuple(store.blocking_appends(session))
+    connection = connection_of(session, tables.consumer_checkpoints)
+    with translated(*tables.tables):
+        node_rows = connection.execute(statements.nodes).all()
+        partition_rows = connection.execute(statements.partitions, {"max_counted": lag_limit + 1}).all()
+        # Read the log after the checkpoints. Both may advance between two statements, and a checkpoint never exceeds
+        # the last issued position unless the log is restarted or restored.
+        log = connection.execute(statements.log, {"stable": stable}).one()
+        locks = _read_locks(connection, statements)
+    nodes = tuple(_node(row, heartbeat_timeout) for row in node_rows)
+    return Status(
+        taken_at=log.taken_at.astimezone(UTC),
+        last_position=log.last_position,
+        # The sequence has not issued the positions of imported events.
+        last_issued=max(log.last_position, log.last_issued or 0),
+        stable_position=stable,
+        held_back_seconds=held_back_seconds(blocking, log.waiting),
+        blocking=blocking,
+        nodes=nodes,
+        consumers=tuple(_consumers(partition_rows, nodes, locks, lag_limit)),
+    )
+
+
+async def read_status_async(
+    session: _AsyncSession,
+    store: EventStore | AsyncEventStore,
+    tables: WorkerTables | None = None,
+    *,
+    heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+    lag_limit: int = LAG_LIMIT,
+) -> Status:
+    """Return the status as `read_status` does, for an ``AsyncSession`` or an ``AsyncConnection``."""
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if not isinstance(session, (AsyncSession, AsyncConnection)):
+        raise TypeError(
+            f"session must be an AsyncSession or an AsyncConnection, not {type(session).__name__}; "
+            "use read_status for a Session or a Connection"
+        )
+    return await session.run_sync(read_status, store, tables, heartbeat_timeout=heartbeat_timeout, lag_limit=lag_limit)
+
+
+def _check(argument: str, value: float, *, is_whole: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
+        raise TypeError(f"{argument} must be {'an int' if is_whole else 'a number of seconds'}, not {value!r}")
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{argument} must be greater than 0, not {value}")
+
+
+def _read_locks(connection: Connection, statements: StatusStatements) -> _Locks:
+    """Return the checkpoint locks that are not held by the assigned node.
+
+    PostgreSQL reads a lock and the holder's name at different instants. A batch of the assigned node that starts or
+    ends between the two is seen without its name. Therefore read twice and keep the transactions found both times:
+    such a transaction existed in between, when its name was read at least once.
+    """
+    rows = connection.execute(statements.locked).all()
+    if not rows:
+        return {}
+    seen = {_lock_key(row) for row in rows}
+    rows_again = connection.execute(statements.locked)
+    return {(row.consumer_name, row.partition): row for row in rows_again if _lock_key(row) in seen}
+
+
+def _lock_key(row: Row[Any]) -> tuple[Any, ...]:
+    return row.consumer_name, row.partition, row.transaction
+
+
+def _node(row: Row[Any], heartbeat_timeout: float) -> NodeStatus:
+    return NodeStatus(
+        worker_id=row.worker_id,
+        hostname=row.hostname,
+        pid=row.pid,
+        consumers=tuple(sorted(row.consumers)),
+        started_at=row.created_at.astimezone(UTC),
+        heartbeat_age=row.heartbeat_age,
+        is_silent=row.heartbeat_age > heartbeat_timeout,
+    )
+
+
+def _consumers(
+    rows: Iterable[Row[Any]], nodes: tuple[NodeStatus, ...], locks: _Locks, lag_limit: int
+) -> Iterable[ConsumerStatus]:
+    for name, partition_rows in groupby(rows, lambda row: row.consumer_name):
+        live_nodes = sum(name in node.consumers for node in nodes if not node.is_silent)
+        partitions = tuple(_partition(row, locks.get((name, row.partition)), lag_limit) for row in partition_rows)
+        yield ConsumerStatus(name, live_nodes, partitions)
+
+
+def _partition(row: Row[Any], lock: Row[Any] | None, lag_limit: int) -> PartitionStatus:
+    is_failing = row.failed_position is not None or row.parked_at is not None
+    return PartitionStatus(
+        partition=row.partition,
+        worker_id=row.worker_id,
+        position=row.position,
+        lag_events=min(row.lag_events, lag_limit + 1),
+        is_lag_exact=row.lag_events <= lag_limit,
+        lag_seconds=row.lag_seconds,
+        failing=_failing_event(row) if is_failing else None,
+        locked_by=None if lock is None else holder_of(lock),
+        locked_seconds=0.0 if lock is None else locked_seconds(lock.age, lock.unmoved, row.lag_seconds),
+    )
+
+
+def _failing_event(row: Row[Any]) -> FailingEvent:
+    return FailingEvent(
+        position=row.failed_position,
+        event_id=row.event_id,
+        event_type=row.event_type,
+        error=row.error,
+        attempts=row.attempts,
+        failed_at=row.failed_at and row.failed_at.astimezone(UTC),
+        retry_at=row.retry_at and row.retry_at.astimezone(UTC),
+        parked_at=row.parked_at and row.parked_at.astimezone(UTC),
+    )

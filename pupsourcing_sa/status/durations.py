@@ -1,0 +1,39 @@
+"""Upper bounds for durations that PostgreSQL does not record."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pupsourcing_sa.store import BlockingAppend
+
+__all__ = ["held_back_seconds", "locked_seconds"]
+
+
+def held_back_seconds(blocking: tuple[BlockingAppend, ...], waiting: float) -> float:
+    """Return an upper bound of the time for which a transaction has held back committed events.
+
+    Both inputs are upper bounds. The transaction may have been open for a long time before it appended. The waiting
+    event may have been created, or dated, long before it was held back.
+
+    Args:
+        blocking: unfinished appends, the one that determines the stable position first.
+        waiting: age of the first event above the stable position, in seconds.
+    """
+    if not blocking:
+        return 0.0  # Events above the stable position were committed after it was read.
+    age = blocking[0].age
+    return waiting if age is None else min(waiting, max(age.total_seconds(), 0.0))
+
+
+def locked_seconds(age: timedelta | None, unmoved: float, waiting: float) -> float:
+    """Return an upper bound of the time for which a transaction has locked a checkpoint.
+
+    The transaction may have been open for a long time before it locked the checkpoint. The checkpoint may have stood
+    still for a long time before it was locked; without the transaction's age, that matters only if events are waiting.
+
+    Args:
+        age: age of the transaction; ``None`` if this session may not see it.
+        unmoved: seconds since the checkpoint moved.
+        waiting: age of the first event above the checkpoint, in seconds.
+    """
+    return min(unmoved, waiting if age is None else max(age.total_seconds(), 0.0))
