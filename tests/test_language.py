@@ -57,8 +57,6 @@ pupsourcing_sa/migrations/
 
 pupsourcing_sa/postgres/
 
-pupsourcing_sa/status/
-
 pupsourcing_sa/store/
 
 pupsourcing_sa/tables/

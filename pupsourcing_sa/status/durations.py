@@ -28,8 +28,9 @@ def held_back_seconds(blocking: tuple[BlockingAppend, ...], waiting: float) -> f
 def locked_seconds(age: timedelta | None, unmoved: float, waiting: float) -> float:
     """Return an upper bound of the time for which a transaction has locked a checkpoint.
 
-    The transaction may have been open for a long time before it locked the checkpoint. The checkpoint may have stood
-    still for a long time before it was locked; without the transaction's age, that matters only if events are waiting.
+    The transaction may have been open for a long time before it locked the checkpoint, and the checkpoint may have
+    been unchanged for a long time before that. The smaller bound is the better one. If the session may not see the
+    transaction's age, the lock matters only for as long as events have been waiting.
 
     Args:
         age: age of the transaction; ``None`` if this session may not see it.
