@@ -3,15 +3,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 READY := $(VENV)/.ready
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench check format build clean
+.PHONY: help venv demo test test-all test-exhaustive bench check format build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  ARGS="…" is passed on, as in: make test ARGS="tests/store -x"'
+	@echo '  JOBS is the number of test processes: make test JOBS=4'
 	@echo '  PYTHON and VENV choose another interpreter: make test PYTHON=python3.12 VENV=.venv-3.12'
 
 venv: $(READY) ## Set up .venv with all that the other targets need
@@ -19,8 +22,15 @@ venv: $(READY) ## Set up .venv with all that the other targets need
 demo: $(READY) ## Show the library at work, on a PostgreSQL server of its own
 	@$(BIN)/pupsourcing-sa demo $(ARGS)
 
-test: $(READY) ## Run the tests, on a PostgreSQL server of their own or on PUPSOURCING_TEST_DSN
-	@$(BIN)/pytest $(ARGS)
+test: $(READY) ## Run the tests of every day, on a PostgreSQL server of their own or on PUPSOURCING_TEST_DSN
+	@$(PYTEST) $(ARGS)
+
+test-all: $(READY) ## Run all tests: the whole matrix and the long campaigns too
+	@$(PYTEST) -m '' $(ARGS)
+
+# pytest exits with status 5 when ARGS select a part without such tests.
+test-exhaustive: $(READY) ## Run only what test-all adds to test
+	@$(PYTEST) -m exhaustive $(ARGS) || [ $$? -eq 5 ]
 
 bench: $(READY) ## Measure store and worker beside bare psycopg; ARGS: parts of names, --rounds N
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -21,7 +21,7 @@ from pupsourcing_sa.worker.execution.factory import execution_for
 from pupsourcing_sa.worker.execution.protocol import Execution
 from pupsourcing_sa.worker.stable_position import StablePosition
 from tests.fix_store import make_async_engine, make_event, make_tables
-from tests.waiting import wait_until
+from tests.waiting import patiently, wait_until
 
 __all__ = ["CHANNEL", "KINDS", "LISTENING", "Lookout"]
 
@@ -91,7 +91,7 @@ class Lookout:
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(20)
+            self._thread.join(patiently(20))
             assert not self._thread.is_alive(), "the dispatcher did not stop"
 
     async def _main(self) -> None:

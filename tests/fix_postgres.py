@@ -1,7 +1,9 @@
 """A PostgreSQL server for the run, and an empty schema or database for each test that asks for one.
 
-The server is started from a wheel, or is the one that ``PUPSOURCING_TEST_DSN`` names: an URL of a database on it, with
-a role that may create databases.
+The server is started from a wheel, or is the one that ``PUPSOURCING_TEST_DSN`` names: a URL of a database on it, with
+a role that may create databases. Each process of pytest-xdist starts a server of its own, so that tests which look at
+all transactions or roles of a server do not see those of other tests. A server named by the variable is shared by the
+processes; each creates databases of its own on it.
 """
 
 from __future__ import annotations

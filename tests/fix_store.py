@@ -1,7 +1,8 @@
 """The store in every variant that users have: what the session is, and how the tables are named.
 
-A test of the store takes ``log``, begins transactions with it, and runs once for each variant. The asynchronous ones
-run on an event loop of the test's own, one call after the other, so that the same test serves them all.
+A test of the store takes ``log``, begins transactions with it, and runs once for each variant: for two every day, for
+all twelve in ``make test-all``. The asynchronous ones run on an event loop of the test's own, one call after the
+other, so that the same test serves them all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +38,12 @@ SESSIONS: dict[str, tuple[type[Any], str]] = {
     "asyncpg-session": (AsyncSession, "asyncpg"),
     "asyncpg-connection": (AsyncConnection, "asyncpg"),
 }
+
+
+#: The kind of session, and how the tables are named. The first two meet every value of every axis: Session and
+#: Connection, psycopg and asyncpg, sync and async, default and custom names. They run every day.
+VARIANTS: list[tuple[str, str]] = [("session", "default"), ("asyncpg-connection", "custom")]
+VARIANTS += [pair for pair in product(SESSIONS, NAMES) if pair not in VARIANTS]
 
 
 def make_event(aggregate_id: str = "u1", **given: Any) -> Event:
@@ -185,18 +193,18 @@ def store(engine: Engine) -> EventStore:
     return EventStore(make_tables(engine))
 
 
-@pytest.fixture(params=NAMES)
-def tables(request: pytest.FixtureRequest, engine: Engine) -> Iterator[EventTables]:
-    names = NAMES[request.param]
-    with new_schema(engine, names.get("schema")):
-        yield make_tables(engine, **names)
-
-
-@pytest.fixture(params=SESSIONS)
-def log(request: pytest.FixtureRequest, engine: Engine, tables: EventTables) -> Iterator[Log]:
-    log = Log(engine, tables, request.param)
-    yield log
-    log.close()
+@pytest.fixture(
+    params=[
+        pytest.param(variant, id="-".join(variant), marks=pytest.mark.exhaustive if number > 1 else ())
+        for number, variant in enumerate(VARIANTS)
+    ]
+)
+def log(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Log]:
+    session, names = request.param
+    with new_schema(engine, NAMES[names].get("schema")):
+        log = Log(engine, make_tables(engine, **NAMES[names]), session)
+        yield log
+        log.close()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, PersistedEve
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from tests.fix_postgres import new_schema
 from tests.fix_store import make_async_engine, make_event, make_tables
-from tests.waiting import wait_until
+from tests.waiting import patiently, wait_until
 
 __all__ = ["INSERT", "Fleet", "Recorder"]
 
@@ -113,8 +113,9 @@ class Fleet:
     def stop(self) -> None:
         for worker, _ in self._running:
             worker.stop()
-        for _, thread in self._running:
-            thread.join()
+        for worker, thread in self._running:
+            thread.join(patiently(60))
+            assert not thread.is_alive(), f"worker {worker.id} did not stop"
         self._running.clear()
         # A worker that is cancelled, or a batch that is left behind, does not wait for its threads; their connections
         # must have been given back before the engine is disposed of.

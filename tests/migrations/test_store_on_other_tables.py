@@ -24,13 +24,9 @@ for _module in (test_append, test_append_many, test_append_once, test_reading):
         if _name.startswith(("test_", "Test")):
             globals()[f"{_name}_of_{_module.__name__.rpartition('.')[2]}"] = _value
 
-#: What the tables are, and what the session is.
-VARIANTS = [
-    ("guarded", "session"),
-    ("guarded-custom", "asyncpg-connection"),
-    ("go", "session"),
-    *((version, "session") for version in VERSIONS),
-]
+#: What the tables are, and what the session is; every day, and in the exhaustive run.
+DAILY = [("guarded-custom", "asyncpg-connection"), ("go", "session")]
+OTHERS = [("guarded", "session"), *((version, "session") for version in VERSIONS)]
 
 
 def _migrated(engine: Engine, dump: str, *, guarded: bool) -> EventTables:
@@ -75,18 +71,18 @@ def _make(engine: Engine, variant: str) -> EventTables:
     return tables
 
 
-@pytest.fixture(params=VARIANTS, ids="-".join)
+@pytest.fixture(
+    params=[
+        *(pytest.param(variant, id="-".join(variant)) for variant in DAILY),
+        *(pytest.param(variant, id="-".join(variant), marks=pytest.mark.exhaustive) for variant in OTHERS),
+    ]
+)
 def log(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Log]:
     variant, kind = request.param
     with new_schema(engine, NAMES["custom"]["schema"] if "custom" in variant else None):
         log = Log(engine, _make(engine, variant), kind)
         yield log
         log.close()
-
-
-@pytest.fixture
-def tables(log: Log) -> EventTables:
-    return log.tables
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.scenarios.application import VARIABLE, Follows, NodeSettings
-from tests.waiting import wait_until
+from tests.waiting import patiently, wait_until
 
 __all__ = ["QUICK", "Fleet", "Node"]
 
@@ -22,12 +22,12 @@ QUICK: Final = {
     "concurrency": 4,
     "poll_interval": 0.01,
     "max_poll_interval": 0.05,
-    "heartbeat_interval": 0.2,
-    "heartbeat_timeout": 1.0,
+    "heartbeat_interval": patiently(0.2),
+    "heartbeat_timeout": patiently(1.0),
     "rebalance_interval": 0.1,
     "retry_delay": 0.01,
     "max_retry_delay": 0.2,
-    "shutdown_timeout": 20.0,
+    "shutdown_timeout": patiently(20.0),
 }
 
 _ROOT: Final = Path(__file__).parents[2]

@@ -25,6 +25,9 @@ from pupsourcing_sa import (
 from pupsourcing_sa.errors import StaleHeadsError, TablesMissingError
 from tests.fix_store import Log, Transaction, make_event
 
+#: The marks of the transaction that asks.
+OURS = "locktype = 'advisory' AND pid = pg_backend_pid()"
+
 
 def versions(transaction: Transaction, aggregate_id: str = "u1") -> list[int]:
     return [event.aggregate_version for event in transaction.read_aggregate_stream("User", aggregate_id)]
@@ -125,15 +128,15 @@ class TestTransactions:
         transaction = plain_log.begin()
         for number in range(50):
             transaction.append(NoStream(), [make_event(f"u{number}")])
-        assert transaction.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(1,)]
+        assert transaction.execute(f"SELECT count(*) FROM pg_locks WHERE {OURS}") == [(1,)]
 
     def test_a_committed_append_leaves_no_lock(self, log: Log):
         transaction = log.begin()
         transaction.append(NoStream(), [make_event()])
         transaction.commit()
-        assert transaction.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+        assert transaction.execute(f"SELECT count(*) FROM pg_locks WHERE {OURS}") == [(0,)]
         transaction.append(Exact(1), [make_event()])  # on the same connection: it takes a mark again
-        assert transaction.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(1,)]
+        assert transaction.execute(f"SELECT count(*) FROM pg_locks WHERE {OURS}") == [(1,)]
 
 
 class TestRaces:
