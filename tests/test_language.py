@@ -59,8 +59,6 @@ pupsourcing_sa/postgres/
 
 pupsourcing_sa/store/
 
-pupsourcing_sa/tables/
-
 pupsourcing_sa/telemetry.py
 
 pupsourcing_sa/testing/

@@ -98,13 +98,13 @@ def test_one_of_ours_is_not_another():
     with pytest.raises(TableNameError, match="^events and aggregate_heads must be different tables, not both 'same'$"):
         EventTables(metadata, events="same", aggregate_heads="same")
     assert not metadata.tables
-    with pytest.raises(TableNameError, match="has a table 'events' of its own"):
+    with pytest.raises(TableNameError, match="already has another table 'events'"):
         WorkerTables(EventTables(metadata).metadata, worker_nodes="events")
 
 
 def test_a_log_has_one_table_of_heads():
     metadata = EventTables(schema="shop").metadata
-    with pytest.raises(TableNameError, match=r"has 'shop.events' already, with aggregate_heads='aggregate_heads'; say"):
+    with pytest.raises(TableNameError, match=r"already has 'shop.events' with aggregate_heads='aggregate_heads'; use"):
         EventTables(metadata, schema="shop", aggregate_heads="other")
     assert sorted(metadata.tables) == ["shop.aggregate_heads", "shop.events"]
     copied = MetaData()

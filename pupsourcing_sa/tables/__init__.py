@@ -1,7 +1,7 @@
-"""The Core tables of the event log and of the worker, on the caller's ``MetaData``.
+"""The Core tables of the event log and the worker, on the caller's ``MetaData``.
 
-They are ordinary tables: ``create_all()``, Alembic and reflection treat them like the application's own. Columns,
-tables and constraints have the names that they have in pupsourcing (Go), so that its logs can be read as they are.
+They are ordinary tables: ``create_all()``, Alembic and reflection treat them like the application's own. Tables,
+columns and constraints have the same names as in pupsourcing (Go), so that its logs can be read unchanged.
 """
 
 from __future__ import annotations

@@ -19,30 +19,30 @@ from pupsourcing_sa.tables.naming import Naming
 
 __all__ = ["EventTables"]
 
-#: In the ``info`` of a log's primary key: the name of its table of heads.
+#: Key in the ``info`` of a log's primary key, for the name of its table of aggregate heads.
 _HEADS_KEY: Final = "pupsourcing_sa_aggregate_heads"
 
 
 class EventTables(DeclaredTables):
     """The event log: the tables ``events`` and ``aggregate_heads``.
 
+    A second call with the same arguments returns the same tables.
+
     Args:
-        metadata: where the tables are put, usually ``Base.metadata``; a new one by default.
-        schema: schema of both; by default the metadata's.
-        events: name of the log, which has one row for each event.
+        metadata: the ``MetaData`` for the tables, usually ``Base.metadata``; by default a new one.
+        schema: schema of both tables; by default the metadata's.
+        events: name of the log, which has one row per event.
         aggregate_heads: name of the table with the current version of each aggregate.
-        payload: type of the payload's column: ``LargeBinary`` (BYTEA, the default) holds any bytes; ``JSONB`` can be
-            queried, and takes payloads that are JSON only.
-        guarded: whether triggers refuse UPDATE, DELETE and TRUNCATE of the log, unless the transaction has said
-            ``SET LOCAL pupsourcing_sa.allow_rewrite = 'on'``, and take the low-water mark for SQL that inserts into it
-            past the store. ``create_all()`` creates them with the table; for Alembic see
+        payload: type of the payload column. ``LargeBinary`` (BYTEA, the default) holds any bytes. ``JSONB`` can be
+            queried and accepts only JSON.
+        guarded: True to protect the log with triggers. They refuse UPDATE, DELETE and TRUNCATE, unless the transaction
+            executes ``SET LOCAL pupsourcing_sa.allow_rewrite = 'on'``. They also take the low-water mark for SQL that
+            inserts without the store. ``create_all()`` creates them with the table; for Alembic see
             `pupsourcing_sa.migrations.register`.
 
     Raises:
-        TableNameError: the metadata has a table of that name which is not ours, or which was declared with another
-            ``payload``, ``guarded`` or ``aggregate_heads``. None was added to it.
-
-    Called again with the same arguments, it gives the same tables.
+        TableNameError: the metadata already has a table of this name that belongs to the application, or that was
+            declared with another ``payload``, ``guarded`` or ``aggregate_heads``. No table is added then.
 
     >>> EventTables(schema="shop")
     EventTables(events='shop.events', aggregate_heads='shop.aggregate_heads')
@@ -51,9 +51,9 @@ class EventTables(DeclaredTables):
     events: Table
     aggregate_heads: Table
 
-    #: Whether the payload's column is JSONB.
+    #: True if the payload column is JSONB.
     has_json_payload: bool
-    #: Whether the log has guards.
+    #: True if the log has guards.
     is_guarded: bool
 
     def __init__(
@@ -88,27 +88,29 @@ class EventTables(DeclaredTables):
         self.aggregate_heads = self._table("aggregate_heads", aggregate_heads, _aggregate_heads)
 
     def _check_same(self, log: Table, aggregate_heads: str) -> None:
-        """Refuse to declare a log otherwise than it was declared before."""
-        known = f"the metadata has {log.key!r} already, with"
+        """Raise `TableNameError` if the log was declared with other arguments before."""
+        known = f"the metadata already has {log.key!r} with"
         if isinstance(log.c.payload.type, JSONB) != self.has_json_payload:
-            raise TableNameError(f"{known} another type of payload")
+            raise TableNameError(f"{known} another type of payload; use the same everywhere")
         if is_guarded(log) != self.is_guarded:
-            raise TableNameError(f"{known} guarded={not self.is_guarded}; say the same everywhere")
+            raise TableNameError(f"{known} guarded={not self.is_guarded}; use the same everywhere")
         heads = log.primary_key.info[_HEADS_KEY]
-        if heads != aggregate_heads:  # its appends would disagree about the versions of aggregates
-            raise TableNameError(f"{known} aggregate_heads={str(heads)!r}; say the same everywhere")
+        if heads != aggregate_heads:
+            # Two stores with different heads would issue the same version of an aggregate twice.
+            raise TableNameError(f"{known} aggregate_heads={str(heads)!r}; use the same everywhere")
 
 
 def _events(payload: TypeEngine[Any], named: Naming) -> Sequence[SchemaItem]:
     return (
-        # ALWAYS, and the sequence's cache left at 1: positions are issued in order, by the sequence and nothing else.
+        # GENERATED ALWAYS and CACHE 1, the default: only the sequence issues positions, in ascending order. The stable
+        # position depends on it.
         Column("global_position", BigInteger, Identity(always=True), nullable=False),
         Column("aggregate_type", Text, nullable=False),
         Column("aggregate_id", Text, nullable=False),
-        Column("aggregate_version", BigInteger, nullable=False),
+        Column("aggregate_version", BigInteger, nullable=False, doc="from 1 and without gaps"),
         Column("event_id", Uuid, nullable=False),
         Column("event_type", Text, nullable=False),
-        Column("event_version", Integer, nullable=False, server_default=text("1")),
+        Column("event_version", Integer, nullable=False, server_default=text("1"), doc="of the payload's schema"),
         Column("payload", payload, nullable=False),
         Column("trace_id", Text),
         Column("correlation_id", Text),

@@ -15,19 +15,20 @@ __all__ = ["WorkerTables"]
 
 
 class WorkerTables(DeclaredTables):
-    """What the worker keeps: ``worker_nodes``, ``consumer_assignments`` and ``consumer_checkpoints``.
+    """The worker's tables ``worker_nodes``, ``consumer_assignments`` and ``consumer_checkpoints``.
+
+    A second call with the same names returns the same tables.
 
     Args:
-        metadata: where the tables are put, usually ``Base.metadata``; a new one by default.
-        schema: schema of all three; by default the metadata's.
-        worker_nodes: name of the table with one row for each running worker process.
-        consumer_assignments: name of the table that says which node runs which partition of which consumer.
-        consumer_checkpoints: name of the table that says how far each partition of each consumer has come.
+        metadata: the ``MetaData`` for the tables, usually ``Base.metadata``; by default a new one.
+        schema: schema of all three tables; by default the metadata's.
+        worker_nodes: name of the table with one row per running worker process.
+        consumer_assignments: name of the table that assigns each partition of a consumer to a node.
+        consumer_checkpoints: name of the table with the position that each partition of a consumer has reached.
 
     Raises:
-        TableNameError: the metadata has a table of that name which is not ours. None was added to it.
-
-    Called again with the same names, it gives the same tables.
+        TableNameError: the metadata already has a table of this name that belongs to the application. No table is added
+            then.
     """
 
     worker_nodes: Table
@@ -57,7 +58,7 @@ class WorkerTables(DeclaredTables):
         return (
             Column("consumer_name", Text, nullable=False),
             Column("partition", Integer, nullable=False),
-            Column("worker_id", Uuid),
+            Column("worker_id", Uuid, doc="NULL while no node runs the partition"),
             timestamp("updated_at"),
             named.primary_key("consumer_name", "partition"),
             named.foreign_key("worker_id", self.worker_nodes.c.worker_id, ondelete="SET NULL"),
@@ -69,7 +70,7 @@ def _worker_nodes(named: Naming) -> Sequence[SchemaItem]:
         Column("worker_id", Uuid, nullable=False),
         Column("hostname", Text, nullable=False),
         Column("pid", Integer, nullable=False),
-        Column("consumers", ARRAY(Text), nullable=False),
+        Column("consumers", ARRAY(Text), nullable=False, doc="names of the consumers in the node's code"),
         timestamp("heartbeat_at"),
         timestamp("created_at"),
         named.primary_key("worker_id"),
@@ -80,14 +81,14 @@ def _checkpoints(named: Naming) -> Sequence[SchemaItem]:
     return (
         Column("consumer_name", Text, nullable=False),
         Column("partition", Integer, nullable=False),
-        Column("last_position", BigInteger, nullable=False, server_default=text("0")),
+        Column("last_position", BigInteger, nullable=False, server_default=text("0"), doc="the checkpoint"),
         timestamp("updated_at"),
-        # While an event fails: which one, how often, with what, and when it is tried again (never, when parked).
-        Column("failed_position", BigInteger),
-        Column("attempts", Integer, nullable=False, server_default=text("0")),
-        Column("error", Text),
-        Column("failed_at", DateTime(timezone=True)),
-        Column("retry_at", DateTime(timezone=True)),
-        Column("parked_at", DateTime(timezone=True)),
+        # The failing event, if there is one.
+        Column("failed_position", BigInteger, doc="position of the failing event"),
+        Column("attempts", Integer, nullable=False, server_default=text("0"), doc="number of attempts that count"),
+        Column("error", Text, doc="traceback of the last attempt"),
+        Column("failed_at", DateTime(timezone=True), doc="time of the last attempt"),
+        Column("retry_at", DateTime(timezone=True), doc="time of the next attempt; NULL while parked"),
+        Column("parked_at", DateTime(timezone=True), doc="set NULL to retry a parked partition"),
         named.primary_key("consumer_name", "partition"),
     )

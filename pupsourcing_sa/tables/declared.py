@@ -1,4 +1,4 @@
-"""Tables of ours on somebody's ``MetaData``: made once, found again, and never mistaken for somebody else's."""
+"""This library's tables on the application's ``MetaData``: declared once, and marked to tell them from its own."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from pupsourcing_sa.tables.naming import Naming, check_name
 
 __all__ = ["DeclaredTables", "check_declared", "role_of", "timestamp"]
 
-# Marks are in the ``info`` of the primary key: Alembic writes a table's own into every migration that creates it.
+# The mark is in the ``info`` of the primary key. Alembic would render a table's own ``info`` in migrations.
 _ROLE: Final = "pupsourcing_sa"
 
 
 def role_of(table: Table) -> str | None:
-    """Which of our tables it is, by the argument that names it, such as ``"events"``; None for somebody else's."""
+    """Return the argument that names the table, such as ``"events"``; ``None`` for a table of the application."""
     role: str | None = table.primary_key.info.get(_ROLE)
     return role
 
 
 def timestamp(name: str) -> Column[Any]:
+    """Return a column for a point in time, by default the transaction's start."""
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
 class DeclaredTables:
-    """What `EventTables` and `WorkerTables` have in common."""
+    """Base of `EventTables` and `WorkerTables`."""
 
     def __init__(self, metadata: MetaData | None, schema: str | None) -> None:
         if metadata is None:
             metadata = MetaData()
         elif not isinstance(metadata, MetaData):
             raise TypeError(f"metadata must be a MetaData, such as Base.metadata, not {type(metadata).__name__}")
-        # BLANK_SCHEMA is SQLAlchemy's word for no schema where the metadata has one.
+        # SQLAlchemy's BLANK_SCHEMA means no schema even if the metadata has one.
         if schema is not None and not isinstance(schema, SchemaConst):
             check_name("schema", schema, "schema name")
         self.metadata = metadata
@@ -45,7 +46,7 @@ class DeclaredTables:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """All of them, in the order in which they can be created."""
+        """The tables, in an order in which they can be created."""
         return tuple(self._tables)
 
     def _existing(self, name: str) -> Table | None:
@@ -55,10 +56,10 @@ class DeclaredTables:
         return Table(name, MetaData(schema=self.metadata.schema), schema=self._schema).key
 
     def _check(self, **names: str) -> None:
-        """Refuse names that cannot be, before any table is added to the metadata.
+        """Raise an error for invalid or conflicting names, before any table is added to the metadata.
 
         Args:
-            names: the tables' names, by the arguments that they come from.
+            names: the tables' names, by argument.
         """
         arguments: dict[str, str] = {}
         for argument, name in names.items():
@@ -70,7 +71,7 @@ class DeclaredTables:
             existing = self._existing(name)
             if existing is not None and role_of(existing) != argument:
                 raise TableNameError(
-                    f"the metadata has a table {key!r} of its own; "
+                    f"the metadata already has another table {key!r}; "
                     f'choose another name, as in {type(self).__name__}({argument}="…"), or another schema="…"'
                 )
 
@@ -83,13 +84,14 @@ class DeclaredTables:
         info: Mapping[str, Any] | None = None,
         listeners: Sequence[tuple[str, Callable[..., None]]] = (),
     ) -> Table:
-        """The table of that name, which has been checked; one that an earlier call made is used again."""
+        """Return the table of a checked name; an existing one if an earlier call declared it."""
         table = self._existing(name)
         if table is None:
             table = Table(name, self.metadata, *build(Naming(self.metadata, name)), schema=self._schema)
             table.primary_key.info.update({_ROLE: argument, **(info or {})})
             for event_name, listener in listeners:
-                event.listen(table, event_name, listener, propagate=True)  # to what to_metadata() makes of it
+                # With `propagate`, copies that to_metadata() makes have the listener, too.
+                event.listen(table, event_name, listener, propagate=True)
         self._tables.append(table)
         return table
 
@@ -98,15 +100,15 @@ class DeclaredTables:
 
 
 def check_declared(tables: Sequence[DeclaredTables]) -> None:
-    """Refuse what are no tables of ours, such as the class itself.
+    """Raise an error unless each argument is a set of tables; the class itself is a common mistake.
 
     Raises:
-        TypeError: says what to write instead.
+        TypeError: an argument has another type. The message shows the correct call.
     """
-    for given in tables:
-        if isinstance(given, DeclaredTables):
+    for value in tables:
+        if isinstance(value, DeclaredTables):
             continue
-        is_class = isinstance(given, type)
-        what = f"the class {given.__name__}" if is_class else type(given).__name__
-        instead = given.__name__ if is_class and issubclass(given, DeclaredTables) else "EventTables"
+        is_class = isinstance(value, type)
+        what = f"the class {value.__name__}" if is_class else type(value).__name__
+        instead = value.__name__ if is_class and issubclass(value, DeclaredTables) else "EventTables"
         raise TypeError(f"tables must be EventTables or WorkerTables, not {what}; write {instead}(…)")

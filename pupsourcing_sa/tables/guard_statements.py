@@ -15,7 +15,7 @@ __all__ = ["LISTENERS", "create_guard", "drop_guard", "replace_guard"]
 
 
 class _GuardStatement(ExecutableDDLElement):
-    """DDL about one guard of one log; PostgreSQL's drivers take one statement at a time."""
+    """DDL for one guard of one log. A separate element per statement, because drivers execute one at a time."""
 
     def __init__(self, guard: Guard, log: Table, text: str) -> None:
         self.guard = guard
@@ -26,7 +26,7 @@ class _GuardStatement(ExecutableDDLElement):
 @compiles(_GuardStatement)
 def _compile_guard_statement(element: _GuardStatement, compiler: Any, **kw: Any) -> str:
     guard, log = element.guard, element.log
-    # Quoted like a table's name, in the schema that the log is in under the `schema_translate_map` of the moment.
+    # A Table formats the function's name with quotes and, under a `schema_translate_map`, with the log's schema.
     function = Table(guard.function_name(log.name), MetaData(), schema=log.schema)
     format_table = compiler.preparer.format_table
     return element.text.format(log=format_table(log), function=format_table(function), guard=guard)
@@ -42,26 +42,26 @@ _DROP_FUNCTION: Final = "DROP FUNCTION IF EXISTS {function}()"
 
 
 def create_guard(guard: Guard, log: Table) -> list[ExecutableDDLElement]:
-    """Create a guard that is not there.
+    """Return the statements that create a missing guard.
 
-    Takes SHARE ROW EXCLUSIVE on the log: waits for appends in open transactions, and appends wait for it; reads go on.
+    They lock the log in SHARE ROW EXCLUSIVE mode, which conflicts with appends in open transactions but not with reads.
     """
     return [_GuardStatement(guard, log, text) for text in (_CREATE_FUNCTION, _CREATE_TRIGGER)]
 
 
 def replace_guard(guard: Guard, log: Table) -> list[ExecutableDDLElement]:
-    """Create a guard, whatever is there under its names.
+    """Return the statements that create a guard or replace an existing trigger and function of its names.
 
-    Takes ACCESS EXCLUSIVE on the log, for which it waits for everyone, and everyone for it.
+    They lock the log in ACCESS EXCLUSIVE mode, which conflicts with every other use of it.
     """
-    # CREATE OR REPLACE TRIGGER would need PostgreSQL 14.
+    # CREATE OR REPLACE TRIGGER requires PostgreSQL 14.
     return [_GuardStatement(guard, log, text) for text in (_CREATE_FUNCTION, _DROP_TRIGGER, _CREATE_TRIGGER)]
 
 
 def drop_guard(guard: Guard, log: Table) -> list[ExecutableDDLElement]:
-    """Drop a guard, or what is left of it.
+    """Return the statements that drop a guard, complete or not.
 
-    Takes ACCESS EXCLUSIVE on the log, for which it waits for everyone, and everyone for it.
+    They lock the log in ACCESS EXCLUSIVE mode, which conflicts with every other use of it.
     """
     return [_GuardStatement(guard, log, text) for text in (_DROP_TRIGGER, _DROP_FUNCTION)]
 
@@ -76,11 +76,12 @@ def _after_create(log: Table, connection: Connection, **kw: Any) -> None:
 
 
 def _after_drop(log: Table, connection: Connection, **kw: Any) -> None:
-    for guard in current_guards():  # the triggers went with the table
+    # PostgreSQL drops the triggers with the table, but not their functions.
+    for guard in current_guards():
         connection.execute(_GuardStatement(guard, log, _DROP_FUNCTION))
 
 
-#: For the table of a guarded log.
+#: Event listeners for the table of a guarded log.
 LISTENERS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("after_create", _after_create),
     ("after_drop", _after_drop),

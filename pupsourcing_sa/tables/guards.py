@@ -1,13 +1,13 @@
-"""Guards: what a log's table cannot say of itself, as functions and triggers.
+"""Guards: triggers that protect a log from SQL that does not use the store.
 
 ``append_only``
-    refuses UPDATE, DELETE and TRUNCATE, unless the transaction has said
+    refuses UPDATE, DELETE and TRUNCATE, unless the transaction executes
     ``SET LOCAL pupsourcing_sa.allow_rewrite = 'on'``.
 ``low_water_mark``
-    takes the low-water mark for whoever inserts, so that the stable position holds for SQL that is not the store's.
+    takes the low-water mark before an INSERT, so that the stable position is correct for SQL of other programs.
 
-Each is a function of the log's own and a statement trigger that calls it. A version, once released, stays here for
-ever: migrations name it, and what is in a database is recognised by the function's text.
+A guard is a statement trigger and a function, which belongs to one log. Never change or remove a released version:
+migrations name it, and autogenerate recognizes the version in a database by the text of its function.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from pupsourcing_sa.tables.naming import bounded_name
 
 __all__ = ["GUARDED_KEY", "Guard", "current_guard", "current_guards", "find_guard", "is_guarded", "known_guards"]
 
-#: In the ``info`` of a log's primary key: whether it is to have guards.
+#: Key in the ``info`` of a log's primary key: True if the log is declared with guards.
 GUARDED_KEY: Final = "pupsourcing_sa_guarded"
 
 
 def is_guarded(log: Table) -> bool:
-    """Whether a log is to have guards."""
+    """Return True if the log is declared with guards."""
     return bool(log.primary_key.info.get(GUARDED_KEY))
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """One version of a guard: when its trigger fires, and the text of its function, which is the same for every log."""
+    """A version of a guard: the events that fire its trigger, and the body of its function, the same for every log."""
 
     name: str
     version: int
     events: str
-    #: How ``pg_trigger.tgtype`` says the same, in bits: 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
+    #: The same as in ``pg_trigger.tgtype``, in bits: 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
     trigger_type: int
     body: str
 
@@ -49,7 +49,7 @@ class Guard:
         return bounded_name(table_name, self.name)
 
 
-# The texts have no percent signs, which drivers would have doubled, and no tabs, which Alembic replaces.
+# No percent signs, which drivers require doubled, and no tabs, which Alembic replaces by spaces.
 _APPEND_ONLY_1: Final = """
 -- pupsourcing_sa: append_only, version 1
 BEGIN
@@ -62,8 +62,8 @@ BEGIN
 END
 """
 
-# The same mark as that of the store's own appends, which see by the setting that it is taken, whoever was first. A
-# statement trigger runs before the statement's first position is issued, which is what makes it a mark.
+# The same mark that the store's appends take. The setting shows both that the transaction already has one. A statement
+# trigger runs before the statement's first position is issued, so the mark is below all positions of the statement.
 _LOW_WATER_MARK_1: Final = """
 -- pupsourcing_sa: low_water_mark, version 1
 DECLARE
@@ -93,17 +93,17 @@ _VERSIONS: Final[dict[str, list[Guard]]] = {
 
 
 def current_guards() -> list[Guard]:
-    """The guards that a guarded log has in this version of the library."""
+    """Return the guards of a guarded log in this version of the library."""
     return [versions[-1] for versions in _VERSIONS.values()]
 
 
 def known_guards() -> list[Guard]:
-    """Every version of every guard."""
+    """Return every version of every guard."""
     return [guard for versions in _VERSIONS.values() for guard in versions]
 
 
 def current_guard(name: str) -> Guard:
-    """What a guard is in this version of the library.
+    """Return a guard as this version of the library creates it.
 
     Raises:
         ValueError: there is no such guard.
@@ -112,10 +112,10 @@ def current_guard(name: str) -> Guard:
 
 
 def find_guard(name: str, version: int) -> Guard:
-    """One version of a guard.
+    """Return a version of a guard.
 
     Raises:
-        ValueError: this version of the library knows no such guard.
+        ValueError: this version of the library does not have it.
     """
     known = {(guard.name, guard.version): guard for guard in known_guards()}
     if (name, version) not in known:

@@ -1,4 +1,4 @@
-"""Names of constraints and indexes: ours, unless the ``MetaData``'s own convention has a rule for them."""
+"""Names of tables, constraints and indexes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqlalchemy.schema import SchemaItem
 
 __all__ = ["Naming", "bounded_name", "check_name", "dollar_quoted"]
 
-#: PostgreSQL cuts longer names off, in bytes.
+#: PostgreSQL truncates longer names.
 _MAX_NAME_BYTES: Final = 63
 
 
 def check_name(argument: str, name: object, kind: str = "name") -> None:
-    """Refuse what PostgreSQL does not take as a name, or would cut off."""
+    """Raise an error for a name that PostgreSQL would refuse or truncate."""
     if not isinstance(name, str):
         raise TypeError(f"{argument} must be a str, not {type(name).__name__}")
     if not name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
@@ -24,7 +24,7 @@ def check_name(argument: str, name: object, kind: str = "name") -> None:
 
 
 def bounded_name(table: str, suffix: str) -> str:
-    """``<table>_<suffix>`` within PostgreSQL's limit, distinct for distinct tables."""
+    """Return ``<table>_<suffix>``, shortened to PostgreSQL's limit by a hash that keeps names distinct."""
     name = f"{table}_{suffix}"
     if len(name.encode()) <= _MAX_NAME_BYTES:
         return name
@@ -33,10 +33,9 @@ def bounded_name(table: str, suffix: str) -> str:
 
 
 def dollar_quoted(text: str, tag: str) -> str:
-    """Text with names in it as a string of SQL, which ends nowhere before its end.
+    """Return text as a dollar-quoted SQL string, with a tag that does not occur in the text.
 
-    Dollars rather than apostrophes, because ``schema_translate_map`` puts in names that are not known here, which may
-    contain apostrophes.
+    Not in apostrophes: ``schema_translate_map`` inserts the schema's name later, and it may contain an apostrophe.
     """
     while f"${tag}" in text:
         tag += "_"
@@ -44,7 +43,7 @@ def dollar_quoted(text: str, tag: str) -> str:
 
 
 class Naming:
-    """Names for constraints and indexes, unless the ``MetaData``'s own convention names them."""
+    """Names for constraints and indexes of one table, unless the ``MetaData`` has a naming convention for them."""
 
     def __init__(self, metadata: MetaData, table: str) -> None:
         self._convention: Mapping[Any, Any] = metadata.naming_convention
@@ -52,7 +51,8 @@ class Naming:
 
     def __call__(self, kind: str, kind_class: type[SchemaItem], suffix: str) -> str | None:
         convention = self._convention.get(kind, self._convention.get(kind_class))
-        is_default = kind == "ix" and convention == "ix_%(column_0_label)s"  # every MetaData has this one
+        # Every MetaData has this convention by default.
+        is_default = kind == "ix" and convention == "ix_%(column_0_label)s"
         if convention is None or is_default or "%(constraint_name)s" in str(convention):
             return bounded_name(self._table, suffix)
         return None

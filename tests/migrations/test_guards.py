@@ -231,7 +231,7 @@ class TestTables:
         metadata = MetaData()
         assert EventTables(metadata, guarded=True).is_guarded
         assert EventTables(metadata, guarded=True).events is metadata.tables["events"]
-        with pytest.raises(TableNameError, match="with guarded=True; say the same everywhere"):
+        with pytest.raises(TableNameError, match="with guarded=True; use the same everywhere"):
             EventTables(metadata)
         with pytest.raises(TypeError, match="^guarded must be a bool, not str"):
             EventTables(guarded="yes")
