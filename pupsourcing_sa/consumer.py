@@ -25,13 +25,13 @@ from dataclasses import dataclass, replace
 from functools import update_wrapper
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
+from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_names, check_text
 from pupsourcing_sa.event import PersistedEvent
 
 __all__ = ["BatchConsumer", "Consumer", "Handler", "Scope", "Subscription", "consumer"]
 
 _LONGEST_NAME: Final = 255
 _MAX_PARTITIONS: Final = 2**15
-_MAX_INTEGER: Final = 2**31 - 1  # what the table's column holds
 
 
 class Handler(Protocol):
@@ -97,27 +97,10 @@ class Scope:
         Raises:
             TypeError, ValueError: an argument is wrong; it is named.
         """
-        if correlation_id is not None:
-            if not isinstance(correlation_id, str):
-                raise TypeError(f"correlation_id must be a str, not {type(correlation_id).__name__}")
-            if "\0" in correlation_id:
-                raise ValueError("correlation_id must not contain NUL characters, which PostgreSQL cannot store")
-        return cls(_names("aggregate_types", aggregate_types), _names("event_types", event_types), correlation_id)
-
-
-def _names(argument: str, given: Iterable[str] | None) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise TypeError(f"{argument} must be a set of str, such as {{{given!r}}}, not {type(given).__name__}")
-    names = set()
-    for name in given:
-        if not isinstance(name, str):
-            raise TypeError(f"{argument} must contain str only, not {type(name).__name__}")
-        if "\0" in name:
-            raise ValueError(f"{argument} must not contain NUL characters, which PostgreSQL cannot store")
-        names.add(name)
-    return tuple(sorted(names)) or None
+        check_text("correlation_id", correlation_id, is_optional=True)
+        return cls(
+            check_names("aggregate_types", aggregate_types), check_names("event_types", event_types), correlation_id
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +142,7 @@ class Subscription:
             _check_parameters(name, handle_batch, "session, events")
         else:
             _check_parameters(name, handle, "session, event")
-        partitions = _integer(consumer, name, "partitions", 1, most=_MAX_PARTITIONS)
+        partitions = _integer(consumer, name, "partitions", 1, maximum=_MAX_PARTITIONS)
         scope = Scope.of(
             aggregate_types=getattr(consumer, "aggregate_types", None),
             event_types=getattr(consumer, "event_types", None),
@@ -190,17 +173,11 @@ _Default = TypeVar("_Default", int, None)
 
 
 def _integer(
-    consumer: object, name: str, attribute: str, default: _Default, *, most: int = _MAX_INTEGER
+    consumer: object, name: str, attribute: str, default: _Default, *, maximum: int = MAX_INTEGER
 ) -> int | _Default:
     """An attribute of a consumer that is a number from 1; ``None`` is allowed where it is the default."""
     value = getattr(consumer, attribute, default)
-    if value is None and default is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool):
-        expected = "an int or None" if default is None else "an int"
-        raise TypeError(f"{attribute} of consumer {name!r} must be {expected}, not {type(value).__name__}")
-    if not 1 <= value <= most:
-        raise ValueError(f"{attribute} of consumer {name!r} must be between 1 and {most}, not {value}")
+    check_int(f"{attribute} of consumer {name!r}", value, minimum=1, maximum=maximum, is_optional=default is None)
     return value
 
 

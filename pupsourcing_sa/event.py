@@ -18,13 +18,14 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn, Self, TypeAlias, final
 from uuid import UUID
 
+from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_text, check_type
+
 __all__ = ["AppendResult", "Event", "PersistedEvent", "Stream"]
 
 _Row: TypeAlias = tuple[
     int, str, str, int, bytes, str, int, bytes, str | None, str | None, str | None, str | None, bytes
 ]
 
-_MAX_INTEGER: Final = 2**31 - 1
 _NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 #: PostgreSQL counts its timestamps from here, in microseconds.
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -57,23 +58,6 @@ _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 _quote = json.encoder.encode_basestring
 
 
-def _text(name: str, value: object, *, is_optional: bool = False) -> None:
-    """Check a value for a TEXT column."""
-    if value is None and is_optional:
-        return
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if not value and not is_optional:
-        raise ValueError(f"{name} must not be empty")
-    if "\0" in value:
-        raise ValueError(f"{name} must not contain NUL characters, which PostgreSQL cannot store")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{name} cannot be encoded as UTF-8: {error}") from None
-
-
 def _encode_json(name: str, value: object) -> str:
     try:
         text = _to_json(value)
@@ -91,8 +75,8 @@ def has_nul(text: str) -> bool:
 
 
 def _encode_metadata(metadata: object) -> str | None:
-    if not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
+    check_type("metadata", metadata, Mapping, "a mapping")
+    assert isinstance(metadata, Mapping)
     if not metadata:
         return None
     for key in metadata:
@@ -179,26 +163,23 @@ class Event(_Immutable):
         causation_id: str | None = None,
         created_at: datetime | None = None,
     ) -> None:
-        _text("aggregate_type", aggregate_type)
-        _text("aggregate_id", aggregate_id)
-        _text("event_type", event_type)
-        _text("trace_id", trace_id, is_optional=True)
-        _text("correlation_id", correlation_id, is_optional=True)
-        _text("causation_id", causation_id, is_optional=True)
-        if not isinstance(event_version, int) or isinstance(event_version, bool):
-            raise TypeError(f"event_version must be an int, not {type(event_version).__name__}")
-        if not 1 <= event_version <= _MAX_INTEGER:
-            raise ValueError(f"event_version must be between 1 and {_MAX_INTEGER}, not {event_version}")
+        check_text("aggregate_type", aggregate_type)
+        check_text("aggregate_id", aggregate_id)
+        check_text("event_type", event_type)
+        check_text("trace_id", trace_id, is_optional=True)
+        check_text("correlation_id", correlation_id, is_optional=True)
+        check_text("causation_id", causation_id, is_optional=True)
+        check_int("event_version", event_version, minimum=1, maximum=MAX_INTEGER)
         if event_id is None:
             event_id = _uuid7()
-        elif not isinstance(event_id, UUID):
-            raise TypeError(f"event_id must be a uuid.UUID, not {type(event_id).__name__}")
+        else:
+            check_type("event_id", event_id, UUID, "a uuid.UUID")
         if created_at is None:
             created_at = datetime.now(UTC)
-        elif not isinstance(created_at, datetime):
-            raise TypeError(f"created_at must be a datetime, not {type(created_at).__name__}")
-        elif created_at.utcoffset() is None:
-            raise ValueError("created_at must have a time zone, such as datetime.UTC")
+        else:
+            check_type("created_at", created_at, datetime, "a datetime")
+            if created_at.utcoffset() is None:
+                raise ValueError("created_at must have a time zone, such as datetime.UTC")
         try:
             timestamp = created_at.astimezone(UTC).isoformat()
         except OverflowError:
@@ -306,11 +287,8 @@ class PersistedEvent(_Immutable):
     _metadata: Mapping[str, Any]
 
     def __init__(self, *, global_position: int, aggregate_version: int, **event: Any) -> None:
-        for name, value in (("global_position", global_position), ("aggregate_version", aggregate_version)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, not {value}")
+        check_int("global_position", global_position, minimum=1)
+        check_int("aggregate_version", aggregate_version, minimum=1)
         _set(self, "_row", _row(Event(**event), global_position, aggregate_version))
 
     @classmethod

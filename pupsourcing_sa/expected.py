@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import TypeAlias
+
+from pupsourcing_sa._checks import check_int
 
 __all__ = ["AnyVersion", "Exact", "ExpectedVersion", "NoStream"]
-
-_MAX_VERSION: Final = 2**63 - 1
 
 
 class _Expectation:
@@ -72,10 +72,7 @@ class Exact(_Expectation):
     version: int
 
     def __init__(self, version: int) -> None:
-        if not isinstance(version, int) or isinstance(version, bool):
-            raise TypeError(f"version must be an int, not {type(version).__name__}")
-        if not 0 <= version <= _MAX_VERSION:
-            raise ValueError(f"version must be between 0 and {_MAX_VERSION}, not {version}")
+        check_int("version", version)
         object.__setattr__(self, "version", version)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from datetime import UTC
 from itertools import groupby
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Row
 
+from pupsourcing_sa._checks import check_int, check_seconds, check_type
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.lock_holders import holder_of
@@ -74,12 +75,10 @@ def read_status(
         raise TypeError(
             f"session must be a Session or a Connection, not {type(session).__name__}; use read_status_async"
         )
-    if not isinstance(store, (EventStore, AsyncEventStore)):
-        raise TypeError(f"store must be an EventStore, not {type(store).__name__}")
-    if tables is not None and not isinstance(tables, WorkerTables):
-        raise TypeError(f"tables must be WorkerTables, not {type(tables).__name__}")
-    _check("heartbeat_timeout", heartbeat_timeout)
-    _check("lag_limit", lag_limit, is_whole=True)
+    check_type("store", store, (EventStore, AsyncEventStore), "an EventStore")
+    check_type("tables", tables, (WorkerTables, NoneType), "WorkerTables")
+    check_seconds("heartbeat_timeout", heartbeat_timeout)
+    check_int("lag_limit", lag_limit, minimum=1)
     store = store.sync_store if isinstance(store, AsyncEventStore) else store
     tables = tables or WorkerTables(schema=store.tables.events.schema)
     statements = StatusStatements(store.tables, tables)
@@ -126,13 +125,6 @@ async def read_status_async(
             "use read_status for a Session or a Connection"
         )
     return await session.run_sync(read_status, store, tables, heartbeat_timeout=heartbeat_timeout, lag_limit=lag_limit)
-
-
-def _check(argument: str, value: float, *, is_whole: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
-        raise TypeError(f"{argument} must be {'an int' if is_whole else 'a number of seconds'}, not {value!r}")
-    if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{argument} must be greater than 0, not {value}")
 
 
 def _read_locks(connection: Connection, statements: StatusStatements) -> _Locks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pupsourcing_sa._checks import check_int, check_name, check_type
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import NoEventsError
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
@@ -11,10 +12,9 @@ from pupsourcing_sa.expected import ExpectedVersion
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of
 from pupsourcing_sa.store._append import Append
 from pupsourcing_sa.store._appender import Appender
-from pupsourcing_sa.store.log_reader import MAX_BIGINT, LogReader
+from pupsourcing_sa.store.log_reader import LogReader
 from pupsourcing_sa.store.positions import BlockingAppend
 from pupsourcing_sa.tables import EventTables
-from pupsourcing_sa.tables.naming import check_name
 
 __all__ = ["EventStore"]
 
@@ -44,8 +44,7 @@ class EventStore:
     def __init__(self, tables: EventTables | None = None, *, notify_channel: str | None = None) -> None:
         if tables is None:
             tables = EventTables()
-        elif not isinstance(tables, EventTables):
-            raise TypeError(f"tables must be EventTables, not {type(tables).__name__}; write EventTables(metadata)")
+        check_type("tables", tables, EventTables, "EventTables", "; write EventTables(metadata)")
         if notify_channel is not None:
             check_name("notify_channel", notify_channel)
         self.tables = tables
@@ -156,16 +155,14 @@ class EventStore:
             TypeError, ValueError: an argument is wrong.
             TablesMissingError: the log's tables do not exist.
         """
-        lowest = _integer("from_version", from_version, default=0)
-        highest = _integer("to_version", to_version, default=MAX_BIGINT)
-        limit = _integer("limit", limit, default=MAX_BIGINT, minimum=1)
-        _check_aggregate(aggregate_type, aggregate_id)
+        _check_range(aggregate_type, aggregate_id, from_version, to_version)
+        check_int("limit", limit, minimum=1, is_optional=True)
         return self.reader.stream(
             session,
             aggregate_type,
             aggregate_id,
-            from_version=lowest,
-            to_version=highest,
+            from_version=from_version,
+            to_version=to_version,
             limit=limit,
             backwards=backwards,
         )
@@ -186,17 +183,15 @@ class EventStore:
             session: as for `read_aggregate_stream`, like the other arguments except ``page_size``.
             page_size: number of events in memory at a time.
         """
-        lowest = _integer("from_version", from_version, default=0)
-        highest = _integer("to_version", to_version, default=MAX_BIGINT)
-        _integer("page_size", page_size, minimum=1)
-        _check_aggregate(aggregate_type, aggregate_id)
+        _check_range(aggregate_type, aggregate_id, from_version, to_version)
+        check_int("page_size", page_size, minimum=1)
         return self.reader.iterate_stream(
-            session, aggregate_type, aggregate_id, from_version=lowest, to_version=highest, page_size=page_size
+            session, aggregate_type, aggregate_id, from_version=from_version, to_version=to_version, page_size=page_size
         )
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
         """Return the current version of an aggregate, which is the number of its events, or 0 if it does not exist."""
-        _check_aggregate(aggregate_type, aggregate_id)
+        _check_range(aggregate_type, aggregate_id)
         return self.reader.aggregate_version(session, aggregate_type, aggregate_id)
 
     def read_events(
@@ -234,11 +229,11 @@ class EventStore:
             TablesMissingError: the log's tables do not exist.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        after = _integer("after", after)
-        limit = _integer("limit", limit, minimum=1)
-        bound = _integer("up_to", up_to, default=MAX_BIGINT)
-        stable = self.reader.positions(session, check_isolation=up_to is None).stable
-        return self.reader.page(session, scope, after, min(bound, stable), limit, backwards=backwards)
+        check_int("after", after)
+        check_int("limit", limit, minimum=1)
+        check_int("up_to", up_to, is_optional=True)
+        end = self.reader.end(session, up_to)
+        return self.reader.page(session, scope, after, end, limit, backwards=backwards)
 
     def iterate_events(
         self,
@@ -260,9 +255,9 @@ class EventStore:
         The iteration ends at the stable position of the moment at which the first event is requested.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        _integer("after", after)
-        _integer("page_size", page_size, minimum=1)
-        _integer("up_to", up_to, default=MAX_BIGINT)
+        check_int("after", after)
+        check_int("page_size", page_size, minimum=1)
+        check_int("up_to", up_to, is_optional=True)
         return self.reader.iterate(session, scope, after, up_to, page_size)
 
     # -- positions ---------------------------------------------------------------------------------------------
@@ -298,17 +293,10 @@ class EventStore:
         return f"EventStore({self.tables!r})"
 
 
-def _integer(name: str, value: int | None, *, default: int | None = None, minimum: int = 0) -> int:
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not minimum <= value <= MAX_BIGINT:
-        raise ValueError(f"{name} must be between {minimum} and {MAX_BIGINT}, not {value}")
-    return value
-
-
-def _check_aggregate(aggregate_type: str, aggregate_id: str) -> None:
-    for name, value in (("aggregate_type", aggregate_type), ("aggregate_id", aggregate_id)):
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+def _check_range(
+    aggregate_type: str, aggregate_id: str, from_version: int | None = None, to_version: int | None = None
+) -> None:
+    check_type("aggregate_type", aggregate_type, str, "a str")
+    check_type("aggregate_id", aggregate_id, str, "a str")
+    check_int("from_version", from_version, is_optional=True)
+    check_int("to_version", to_version, is_optional=True)

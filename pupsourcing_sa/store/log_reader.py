@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from pupsourcing_sa._checks import MAX_BIGINT
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.event import PersistedEvent, Stream
@@ -22,10 +23,7 @@ from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["MAX_BIGINT", "LogReader"]
-
-#: The largest position, version and LIMIT.
-MAX_BIGINT: Final = 2**63 - 1
+__all__ = ["LogReader"]
 
 
 class LogReader:
@@ -48,16 +46,18 @@ class LogReader:
         aggregate_type: str,
         aggregate_id: str,
         *,
-        from_version: int = 0,
-        to_version: int = MAX_BIGINT,
-        limit: int = MAX_BIGINT,
+        from_version: int | None = None,
+        to_version: int | None = None,
+        limit: int | None = None,
         backwards: bool = False,
     ) -> Stream:
         """Return the events of one aggregate; see `EventStore.read_aggregate_stream`."""
-        if from_version > to_version or "\0" in aggregate_type or "\0" in aggregate_id:
+        lowest = from_version or 0
+        highest = MAX_BIGINT if to_version is None else to_version
+        if lowest > highest or "\0" in aggregate_type or "\0" in aggregate_id:
             return Stream(aggregate_type, aggregate_id, ())
         parameters: dict[str, Any] = {"stream_type": aggregate_type, "stream_id": aggregate_id}
-        parameters |= {"from_version": from_version, "to_version": to_version, "limit": limit}
+        parameters |= {"from_version": lowest, "to_version": highest, "limit": MAX_BIGINT if limit is None else limit}
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.aggregate_stream(backwards=backwards), parameters)
         return Stream(aggregate_type, aggregate_id, tuple(map(PersistedEvent._from_row, rows)))
@@ -68,8 +68,8 @@ class LogReader:
         aggregate_type: str,
         aggregate_id: str,
         *,
-        from_version: int,
-        to_version: int,
+        from_version: int | None,
+        to_version: int | None,
         page_size: int,
     ) -> Iterator[PersistedEvent]:
         """Yield the events of one aggregate in version order, and read a page when its first event is needed."""
@@ -130,17 +130,23 @@ class LogReader:
     ) -> Iterator[PersistedEvent]:
         """Yield the stable events of a scope, and read a page when its first event is needed.
 
-        The stable position is read once, before the first page. See `page` for the arguments; ``None`` as ``up_to``
-        means that position, which an isolation level above READ COMMITTED does not allow.
+        The stable position is read once, before the first page. See `page` and `end` for the arguments.
         """
-        stable = self.positions(session, check_isolation=up_to is None).stable
-        end = stable if up_to is None else min(up_to, stable)
+        end = self.end(session, up_to)
         page_length = page_size
         while page_length == page_size:
             page = self.page(session, scope, after, end, page_size)
             yield from page
             page_length = len(page)
             after = page[-1].global_position if page else end
+
+    def end(self, session: SyncSession, up_to: int | None) -> int:
+        """Return the position up to which the caller may read: the stable position, or ``up_to`` if that is lower.
+
+        Without ``up_to``, isolation levels above READ COMMITTED are refused.
+        """
+        stable = self.positions(session, check_isolation=up_to is None).stable
+        return stable if up_to is None else min(up_to, stable)
 
     def end_of_gap(self, session: SyncSession, after: int, up_to: int) -> int:
         """Return the last position before the first event after ``after``, or ``up_to`` if that is lower."""

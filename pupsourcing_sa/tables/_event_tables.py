@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine, to_instance
 
+from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.errors import TableNameError
 from pupsourcing_sa.tables.declared import DeclaredTables, timestamp
 from pupsourcing_sa.tables.guard_statements import LISTENERS
@@ -71,8 +72,7 @@ class EventTables(DeclaredTables):
         if not isinstance(type_, (LargeBinary, JSONB)):
             raise TypeError(f"payload must be LargeBinary or sqlalchemy.dialects.postgresql.JSONB, not {payload!r}")
         self.has_json_payload = isinstance(type_, JSONB)
-        if not isinstance(guarded, bool):
-            raise TypeError(f"guarded must be a bool, not {type(guarded).__name__}")
+        check_type("guarded", guarded, bool, "a bool")
         self.is_guarded = guarded
         self._check(events=events, aggregate_heads=aggregate_heads)
         existing = self._existing(events)

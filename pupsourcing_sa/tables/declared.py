@@ -9,8 +9,9 @@ from sqlalchemy import Column, DateTime, MetaData, Table, event, func
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.sql.schema import SchemaConst
 
+from pupsourcing_sa._checks import check_name, check_type
 from pupsourcing_sa.errors import TableNameError
-from pupsourcing_sa.tables.naming import Naming, check_name
+from pupsourcing_sa.tables.naming import Naming
 
 __all__ = ["DeclaredTables", "check_declared", "role_of", "timestamp"]
 
@@ -35,8 +36,7 @@ class DeclaredTables:
     def __init__(self, metadata: MetaData | None, schema: str | None) -> None:
         if metadata is None:
             metadata = MetaData()
-        elif not isinstance(metadata, MetaData):
-            raise TypeError(f"metadata must be a MetaData, such as Base.metadata, not {type(metadata).__name__}")
+        check_type("metadata", metadata, MetaData, "a MetaData, such as Base.metadata")
         # SQLAlchemy's BLANK_SCHEMA means no schema even if the metadata has one.
         if schema is not None and not isinstance(schema, SchemaConst):
             check_name("schema", schema, "schema name")

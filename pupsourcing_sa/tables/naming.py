@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Column, ForeignKeyConstraint, Index, MetaData, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.schema import SchemaItem
 
-__all__ = ["Naming", "bounded_name", "check_name", "dollar_quoted"]
+from pupsourcing_sa._checks import MAX_NAME_BYTES
 
-#: PostgreSQL truncates longer names.
-_MAX_NAME_BYTES: Final = 63
-
-
-def check_name(argument: str, name: object, kind: str = "name") -> None:
-    """Raise an error for a name that PostgreSQL would refuse or truncate."""
-    if not isinstance(name, str):
-        raise TypeError(f"{argument} must be a str, not {type(name).__name__}")
-    if not name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
-        raise ValueError(f"{argument} must be a {kind} of 1 to {_MAX_NAME_BYTES} bytes, not {name!r}")
+__all__ = ["Naming", "bounded_name", "dollar_quoted"]
 
 
 def bounded_name(table: str, suffix: str) -> str:
     """Return ``<table>_<suffix>``, shortened to PostgreSQL's limit by a hash that keeps names distinct."""
     name = f"{table}_{suffix}"
-    if len(name.encode()) <= _MAX_NAME_BYTES:
+    if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     end = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}_{suffix.rpartition('_')[2]}"
-    return table.encode()[: _MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
+    return table.encode()[: MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
 
 
 def dollar_quoted(text: str, tag: str) -> str:

@@ -6,11 +6,13 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Iterable
+from types import NoneType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import sessionmaker
 
+from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.consumer import BatchConsumer, Consumer, Subscription
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.store import AsyncEventStore, EventStore
@@ -76,12 +78,9 @@ class Worker:
                 "session_factory must be a sessionmaker or an async_sessionmaker, "
                 f"not {type(session_factory).__name__}; write sessionmaker(engine)"
             )
-        if not isinstance(store, (EventStore, AsyncEventStore)):
-            raise TypeError(f"store must be an EventStore, not {type(store).__name__}")
-        if tables is not None and not isinstance(tables, WorkerTables):
-            raise TypeError(f"tables must be WorkerTables, not {type(tables).__name__}")
-        if config is not None and not isinstance(config, WorkerConfig):
-            raise TypeError(f"config must be a WorkerConfig, not {type(config).__name__}")
+        check_type("store", store, (EventStore, AsyncEventStore), "an EventStore")
+        check_type("tables", tables, (WorkerTables, NoneType), "WorkerTables")
+        check_type("config", config, (WorkerConfig, NoneType), "a WorkerConfig")
         if telemetry is not None and not all(callable(getattr(telemetry, each, None)) for each in ("span", "event")):
             raise TypeError(
                 f"telemetry must have the methods span(name, data) and event(name, data), and {telemetry!r} has not"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import Literal
 
+from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_seconds
 from pupsourcing_sa.status import HEARTBEAT_TIMEOUT
 
 __all__ = ["WorkerConfig"]
-
-#: PostgreSQL's timeouts hold about twice as much.
-_MOST_SECONDS: Final = 1_000_000
-_MOST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +57,11 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.name != "dispatcher":
-                _check(field.name, getattr(self, field.name), is_whole=field.type == "int")
+                value = getattr(self, field.name)
+                if field.type == "int":
+                    check_int(field.name, value, minimum=1, maximum=MAX_INTEGER)
+                else:
+                    check_seconds(field.name, value)
         if self.dispatcher not in (None, "poll", "notify"):
             raise ValueError(f"dispatcher must be 'poll', 'notify' or None, not {self.dispatcher!r}")
         for least, most in (("poll_interval", "max_poll_interval"), ("retry_delay", "max_retry_delay")):
@@ -70,14 +71,3 @@ class WorkerConfig:
             raise ValueError(
                 "heartbeat_timeout must be at least twice heartbeat_interval: one late beat is not a death"
             )
-
-
-def _check(name: str, value: object, *, is_whole: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
-        expected = "an int" if is_whole else "a number of seconds"
-        raise TypeError(f"{name} must be {expected}, not {type(value).__name__}")
-    if not value > 0:  # which NaN is not either
-        raise ValueError(f"{name} must be greater than 0, not {value}")
-    most = _MOST if is_whole else _MOST_SECONDS
-    if value > most:
-        raise ValueError(f"{name} must not be greater than {most:,}, and is {value}")

@@ -89,8 +89,12 @@ def test_a_text_that_is_no_value(name: str, value: str, message: str, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["--batch-size", "0"], {}, "batch_size must be greater than 0, not 0 (given: --batch-size 0)"),
-        ([], {"poll_interval": "nan"}, "poll_interval must be greater than 0, not nan (given: PUPSOURCING_POLL_INTERV"),
+        (["--batch-size", "0"], {}, "batch_size must be between 1 and 2147483647, not 0 (given: --batch-size 0)"),
+        (
+            [],
+            {"poll_interval": "nan"},
+            "poll_interval must be greater than 0 and at most 1,000,000 seconds, not nan (given: ",
+        ),
         (
             ["--heartbeat-timeout", "3"],
             {"heartbeat_interval": 2},

@@ -237,7 +237,7 @@ def test_json(command: Command, database: Engine, store: EventStore):
     ("arguments", "message"),
     [
         (["myapp.nowhere:worker"], "pupsourcing-sa: there is no module 'myapp.nowhere'"),
-        (["myapp.jobs:worker", "--batch-size", "0"], "pupsourcing-sa: batch_size must be greater than 0"),
+        (["myapp.jobs:worker", "--batch-size", "0"], "pupsourcing-sa: batch_size must be between 1"),
         (["myapp.jobs:worker", "--supervised-by", "99"], "pupsourcing-sa: --supervised-by is what the supervisor"),
         (["myapp.nowhere:worker", "--processes", "3"], "pupsourcing-sa: there is no module 'myapp.nowhere'"),
     ],

@@ -359,12 +359,15 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"heartbeat_timeout": 0}, "heartbeat_timeout must be greater than 0, not 0"),
-            ({"heartbeat_timeout": float("inf")}, "heartbeat_timeout must be greater than 0, not inf"),
-            ({"heartbeat_timeout": "8"}, "heartbeat_timeout must be a number of seconds, not '8'"),
-            ({"lag_limit": 0}, "lag_limit must be greater than 0, not 0"),
-            ({"lag_limit": 1.5}, "lag_limit must be an int, not 1.5"),
-            ({"lag_limit": True}, "lag_limit must be an int, not True"),
+            ({"heartbeat_timeout": 0}, "heartbeat_timeout must be greater than 0 and at most 1,000,000 seconds, not 0"),
+            (
+                {"heartbeat_timeout": float("inf")},
+                "heartbeat_timeout must be greater than 0 and at most 1,000,000 seconds, not inf",
+            ),
+            ({"heartbeat_timeout": "8"}, "heartbeat_timeout must be a number of seconds, not str"),
+            ({"lag_limit": 0}, "lag_limit must be between 1 and 9223372036854775807, not 0"),
+            ({"lag_limit": 1.5}, "lag_limit must be an int, not float"),
+            ({"lag_limit": True}, "lag_limit must be an int, not bool"),
         ],
     )
     def test_options(self, group: Group, options, message: str):
