@@ -381,7 +381,7 @@ class TestMistakes:
                 read_status(session, group.store.tables)  # type: ignore[arg-type]
             with pytest.raises(TypeError, match="tables must be WorkerTables, not EventTables"):
                 read_status(session, group.store, group.store.tables)  # type: ignore[arg-type]
-            with pytest.raises(TypeError, match="an AsyncConnection, not Session; read_status is for Session"):
+            with pytest.raises(TypeError, match="an AsyncConnection, not Session; use read_status for a Session"):
                 read_status_async(session, group.store).send(None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="not AsyncSession; use read_status_async"):
             read_status(AsyncSession(), group.store)  # type: ignore[arg-type]
