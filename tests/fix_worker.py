@@ -1,7 +1,16 @@
-"""Workers of one kind or another, run in threads of the test, and what they have done.
+"""Workers of several kinds, run in threads of the test, and what they have done.
 
-A test of the worker takes ``fleet`` and runs once with a ``sessionmaker`` and once with an ``async_sessionmaker``; with
-``every_fleet`` also with asyncpg, whose errors are others.
+A worker has a ``sessionmaker`` (``sync``), or an ``async_sessionmaker`` over psycopg (``async``) or asyncpg. A test
+chooses by its fixture on which of them it runs every day, and on which only with ``make test-all``:
+
+============  ================  ==============  ======================================================
+fixture       every day         exhaustive      for a test of
+============  ================  ==============  ======================================================
+fleet         sync              async           what is written once for both
+both_fleets   sync, async                       what threads and coroutines do differently
+every_fleet   sync              async, asyncpg  what drivers do differently, and is slow
+drivers       sync, asyncpg     async           what drivers do differently: their errors and time-outs
+============  ================  ==============  ======================================================
 """
 
 from __future__ import annotations
@@ -182,17 +191,26 @@ class Fleet:
     wait = staticmethod(wait_until)
 
 
-def _fleet(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Fleet]:
-    driver, is_async = KINDS[request.param]
-    fleet = Fleet(engine, is_async=is_async, driver=driver)
-    yield fleet
-    fleet.stop()
+def _fleets(*daily: str, exhaustive: tuple[str, ...] = ()) -> Any:
+    """Make a fixture that runs a test on each of these kinds of workers."""
+    kinds = [*daily, *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in exhaustive)]
+
+    @pytest.fixture(params=kinds)
+    def fixture(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Fleet]:
+        driver, is_async = KINDS[request.param]
+        fleet = Fleet(engine, is_async=is_async, driver=driver)
+        yield fleet
+        fleet.stop()
+
+    return fixture
 
 
-fleet = pytest.fixture(params=["sync", "async"])(_fleet)
-every_fleet = pytest.fixture(params=KINDS)(_fleet)
-sync_fleet = pytest.fixture(params=["sync"])(_fleet)
-async_fleet = pytest.fixture(params=["async"])(_fleet)
+fleet = _fleets("sync", exhaustive=("async",))
+both_fleets = _fleets("sync", "async")
+every_fleet = _fleets("sync", exhaustive=("async", "asyncpg"))
+drivers = _fleets("sync", "asyncpg", exhaustive=("async",))
+sync_fleet = _fleets("sync")
+async_fleet = _fleets("async")
 
 
 @pytest.fixture(params=WORKER_NAMES)

@@ -1,4 +1,4 @@
-"""A handler that commits past the session: what it has written stays, and must not be applied again."""
+"""A handler that commits past the session: what it has written stays, and must not be applied a second time."""
 
 from __future__ import annotations
 
@@ -43,15 +43,11 @@ def by_driver(session: Session) -> None:
     driver.commit()
 
 
-def then_nothing(session: Session) -> None:
-    pass
-
-
 def then_fails(session: Session) -> None:
     raise ZeroDivisionError
 
 
-def then_is_disturbed(session: Session) -> None:
+def then_loses_a_race(session: Session) -> None:
     session.execute(DEADLOCK)
 
 
@@ -64,72 +60,70 @@ def then_rolls_back(session: Session) -> None:
 
 
 class Handling:
-    """Makes a consumer that acts at the third event, and writes down what it is given."""
+    """Makes a consumer that acts at the third event, and writes down what it gets."""
 
-    def __init__(self, *acts: Callable[[Session], None]) -> None:
+    def __init__(self, *acts: Callable[[Session], None], name: str = "all") -> None:
         self.acts = acts
+        self.name = name
         self.given: list[int] = []
 
     def __call__(self, session: Session, event: PersistedEvent) -> None:
         self.given.append(event.global_position)
-        session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+        session.execute(INSERT, {"consumer": self.name, "position": event.global_position})
         if event.global_position == 3:
             for act in self.acts:
                 act(session)
 
     def consumer(self, fleet: Fleet, **options: Any) -> Any:
         if not fleet.is_async:
-            return consumer("all", **options)(self)
+            return consumer(self.name, **options)(self)
 
-        @consumer("all", **options)
+        @consumer(self.name, **options)
         async def handle(session: AsyncSession, event: PersistedEvent) -> None:
             await session.run_sync(self, event)
 
         return handle
 
 
-def is_parked(fleet: Fleet) -> bool:
-    found = fleet.checkpoint("all")
+def is_parked(fleet: Fleet, name: str = "all") -> bool:
+    found = fleet.checkpoint(name)
     return found is not None and found.parked_at is not None
 
 
-def assert_parked(fleet: Fleet, handling: Handling, last: int) -> None:
-    """At once, and for good: no event was given to the handler twice."""
+def assert_parked(fleet: Fleet, *handlings: Handling, last: int) -> None:
+    """Run a consumer for each: it is parked at once, and for good. No event is given to its handler twice."""
     recorder = Recorder()
     fleet.append(5)
-    fleet.start(fleet.worker(handling.consumer(fleet), fleet.see("other"), telemetry=recorder))
-    fleet.wait(lambda: is_parked(fleet))
+    consumers = [handling.consumer(fleet) for handling in handlings]
+    fleet.start(fleet.worker(*consumers, fleet.see("other"), telemetry=recorder))
+    for handling in handlings:
+        fleet.wait(lambda name=handling.name: is_parked(fleet, name))
     fleet.append()
     fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4, 5, 6])
     fleet.stop()
-    assert handling.given == list(range(1, last + 1))
-    seen = fleet.seen("all")
-    assert seen[:3] == [1, 2, 3]
-    assert len(seen) == len(set(seen))
-    found = fleet.checkpoint("all")
-    assert (found.last_position, found.failed_position, found.attempts, found.retry_at) == (0, 1, 1, None)
-    assert f"writes of the events from 1 to {last}, all or some of them, are committed" in found.error
-    parked = recorder.named("worker.parked")
-    assert [(each["consumer"], each["global_position"], each["attempts"]) for each in parked] == [("all", 1, 1)]
+    for handling in handlings:
+        assert handling.given == list(range(1, last + 1)), handling.name
+        seen = fleet.seen(handling.name)
+        assert seen[:3] == [1, 2, 3], handling.name
+        assert len(seen) == len(set(seen)), handling.name
+        found = fleet.checkpoint(handling.name)
+        assert (found.last_position, found.failed_position, found.attempts, found.retry_at) == (0, 1, 1, None)
+        assert f"writes of the events from 1 to {last}, all or some of them, are committed" in found.error
+    parked = [(data["consumer"], data["global_position"], data["attempts"]) for data in recorder.named("worker.parked")]
+    assert sorted(parked) == sorted((handling.name, 1, 1) for handling in handlings)
     assert recorder.named("worker.event_failed") == recorder.named("worker.batch_retried") == []
 
 
-@pytest.mark.parametrize(
-    "commit", [by_text, by_driver_sql, by_chain, by_connection, by_driver], ids=lambda commit: commit.__name__
-)
-def test_it_is_parked_at_once(every_fleet: Fleet, commit: Callable[[Session], None]):
-    if every_fleet.driver == "asyncpg" and commit is by_driver_sql:
-        commit = by_text  # which takes one command at a time
-    assert_parked(every_fleet, Handling(commit), last=5)
+def test_it_is_parked_at_once(drivers: Fleet):
+    commits = [by_text, by_chain, by_connection, by_driver]
+    if drivers.driver != "asyncpg":  # which takes one command at a time
+        commits.append(by_driver_sql)
+    assert_parked(drivers, *(Handling(commit, name=commit.__name__) for commit in commits), last=5)
 
 
-@pytest.mark.parametrize(
-    "then",
-    [then_fails, then_is_disturbed, then_loses_the_connection, then_rolls_back],
-    ids=lambda then: then.__name__,
-)
-def test_also_when_something_else_happens_after_it(every_fleet: Fleet, then: Callable[[Session], None]):
-    assert_parked(every_fleet, Handling(by_text, then), last=3)
+def test_even_when_something_else_happens_after_it(drivers: Fleet):
+    acts = [then_fails, then_loses_a_race, then_loses_the_connection, then_rolls_back]
+    assert_parked(drivers, *(Handling(by_text, act, name=act.__name__) for act in acts), last=3)
 
 
 def test_of_a_batch_handler(fleet: Fleet):
@@ -148,8 +142,8 @@ def test_of_a_batch_handler(fleet: Fleet):
     assert "writes of the events from 1 to 5, all or some of them, are committed" in fleet.checkpoint("all").error
 
 
-def test_a_drain_raises_it_and_parks(fleet: Fleet):
-    handling = Handling(by_text)
+def test_a_drain_raises_it_and_parks(both_fleets: Fleet):
+    fleet, handling = both_fleets, Handling(by_text)
     fleet.append(5)
     with pytest.raises(HandlerTransactionError, match="events from 1 to 5, all or some of them, are committed"):
         fleet.worker(handling.consumer(fleet)).drain()

@@ -111,17 +111,24 @@ def test_who_waits_for_a_turn_begins_nothing_after_a_stop(fleet: Fleet):
     assert len(begun) == 1
 
 
-@pytest.mark.parametrize("is_draining", [True, False])
-@pytest.mark.parametrize(("most_events", "most_positions"), [(3, 1000), (1000, 10)])
+@pytest.mark.parametrize(
+    ("max_events", "max_positions", "is_draining"),
+    [
+        (3, 1000, True),
+        (1000, 10, False),
+        pytest.param(3, 1000, False, marks=pytest.mark.exhaustive),
+        pytest.param(1000, 10, True, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_what_takes_too_long_to_read_is_read_in_smaller_pieces(
-    every_fleet: Fleet, monkeypatch: pytest.MonkeyPatch, most_events: int, most_positions: int, *, is_draining: bool
+    every_fleet: Fleet, monkeypatch: pytest.MonkeyPatch, max_events: int, max_positions: int, *, is_draining: bool
 ):
-    """As with large events, or a rare scope, and a role that has a ``statement_timeout``."""
+    """Large events, or a rare scope, need that when the role has a ``statement_timeout``."""
     monkeypatch.setattr(processor_module, "_WINDOW", 64)
     fleet, read = every_fleet, LogReader.page
 
     def read_slowly(reader: LogReader, session: Session, scope: Any, after: int, up_to: int, limit: int) -> Any:
-        if limit > most_events or up_to - after > most_positions:
+        if limit > max_events or up_to - after > max_positions:
             session.execute(text("SET LOCAL statement_timeout = 1"))
             session.execute(text("SELECT pg_sleep(10)"))
         return read(reader, session, scope, after, up_to, limit)

@@ -1,0 +1,190 @@
+"""Which failures are lost races and which are outages: a table of exceptions, in every shape that a handler gives them."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.util import await_only
+
+from pupsourcing_sa.worker.classification import is_cancellation, is_connection_lost, is_lost_race, is_outage
+from tests.fix_store import make_async_engine
+from tests.fix_worker import KINDS
+
+_T = TypeVar("_T")
+
+LOST_RACES = {"40001": "serialization failure", "40P01": "deadlock"}
+OUTAGES = {
+    "08006": "connection failure",
+    "53300": "too many connections",
+    "57P01": "shutdown",
+    "57P02": "crash",
+    "57P03": "starting up",
+}
+MISTAKES = {
+    "22012": "division by zero",
+    "23505": "unique violation",
+    "40002": "constraint violation at the commit",
+    "42P01": "no such table",
+    "57014": "statement timeout",
+    "P0001": "raised by a function",
+}
+
+
+class ApplicationError(Exception):
+    pass
+
+
+def as_it_is(error: BaseException) -> None:
+    raise error
+
+
+def as_a_cause(error: BaseException) -> None:
+    raise ApplicationError from error
+
+
+def while_handling(error: BaseException) -> None:
+    try:
+        raise error
+    except BaseException:
+        raise ApplicationError from None  # the context stays, only tracebacks do not show it
+
+
+def in_a_group(error: BaseException) -> None:
+    raise BaseExceptionGroup("several", [ApplicationError(), error])
+
+
+def as_an_exit(error: BaseException) -> None:
+    raise SystemExit(1) from error
+
+
+SHAPES = (as_it_is, as_a_cause, while_handling, in_a_group, as_an_exit)
+
+
+def shaped(shape: Callable[[BaseException], None], error: BaseException) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        shape(error)
+    return caught.value
+
+
+def classes(error: BaseException) -> set[str]:
+    """Return the names of the classes that apply."""
+    found = {"race": is_lost_race(error), "outage": is_outage(error), "cancellation": is_cancellation(error)}
+    return {name for name, applies in found.items() if applies}
+
+
+def with_connection(server: Engine, kind: str, work: Callable[[Connection], _T]) -> _T:
+    """Run this with a connection of one kind of driver."""
+    driver, is_async = KINDS[kind]
+    if not is_async:
+        engine = create_engine(server.url)
+        try:
+            with engine.connect() as connection:
+                return work(connection)
+        finally:
+            engine.dispose()
+
+    async def main() -> _T:
+        async_engine = make_async_engine(server, driver)
+        try:
+            async with async_engine.connect() as connection:
+                return await connection.run_sync(work)
+        finally:
+            await async_engine.dispose()
+
+    return asyncio.run(main())
+
+
+def bare(error: DBAPIError) -> BaseException:
+    """Return the driver's own exception, as a handler gets it that goes past SQLAlchemy."""
+    assert error.orig is not None
+    return error.orig.__cause__ or error.orig  # SQLAlchemy translates those of asyncpg before it wraps them
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_by_sqlstate_in_every_shape(server: Engine, kind: str):
+    def fail(connection: Connection, sqlstate: str) -> DBAPIError:
+        with pytest.raises(DBAPIError) as caught:
+            connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'as if' USING ERRCODE = '{sqlstate}'; END $$"))
+        connection.rollback()
+        return caught.value
+
+    def work(connection: Connection) -> dict[str, DBAPIError]:
+        return {sqlstate: fail(connection, sqlstate) for sqlstate in [*LOST_RACES, *OUTAGES, *MISTAKES]}
+
+    for sqlstate, error in with_connection(server, kind, work).items():
+        expected = {"race"} if sqlstate in LOST_RACES else {"outage"} if sqlstate in OUTAGES else set()
+        for shape in SHAPES:
+            assert classes(shaped(shape, error)) == expected, (sqlstate, shape)
+            assert classes(shaped(shape, bare(error))) == expected, (sqlstate, shape, "past SQLAlchemy")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_connection_is_asked(server: Engine, kind: str):
+    """It knows even when nothing of the exception is left, or when the driver's exception tells nothing."""
+    backend = "SELECT pg_terminate_backend(pg_backend_pid())"
+
+    def fail(connection: Connection) -> None:
+        assert not is_connection_lost(connection)
+        with pytest.raises(DBAPIError):
+            connection.execute(text("SELECT 1 / 0"))
+        assert not is_connection_lost(connection), "only the transaction has failed"
+        connection.rollback()
+        assert not is_connection_lost(connection)
+        connection.close()
+        assert not is_connection_lost(connection), "the handler has closed it"
+
+    def lose(connection: Connection) -> None:
+        with pytest.raises(DBAPIError) as caught:
+            connection.execute(text(backend))
+        assert classes(caught.value) == {"outage"}
+        assert is_connection_lost(connection)
+
+    def lose_bare(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            await_if_needed(driver.execute(backend))
+        assert not isinstance(caught.value, DBAPIError)
+        assert is_connection_lost(connection)
+
+    for work in (fail, lose, lose_bare):
+        with_connection(server, kind, work)
+
+
+def await_if_needed(result: Any) -> Any:
+    return await_only(result) if hasattr(result, "__await__") else result
+
+
+def test_without_a_sqlstate():
+    assert classes(PoolTimeout()) == {"outage"}
+    assert classes(psycopg.OperationalError("the connection is closed")) == {"outage"}
+    assert classes(OperationalError("SELECT", {}, psycopg.OperationalError("connection refused"))) == {"outage"}
+    assert classes(psycopg.ProgrammingError("no such cursor")) == set()
+    for elsewhere in (ConnectionRefusedError(), TimeoutError(), FileNotFoundError(), SystemExit(1)):
+        assert classes(elsewhere) == set()
+    assert classes(ExceptionGroup("several", [ApplicationError()])) == set()
+
+
+def test_another_database_of_the_handler_is_none_of_ours():
+    error = sqlite3.OperationalError("database is locked")
+    assert classes(error) == set()
+    assert classes(OperationalError("SELECT", {}, error)) == set()
+
+
+def test_a_cancellation():
+    cancelled = asyncio.CancelledError()
+    for shape in SHAPES:
+        assert classes(shaped(shape, cancelled)) == {"cancellation"}
+
+
+def test_a_circular_cause_ends():
+    circular = ApplicationError()
+    circular.__cause__ = circular
+    assert classes(circular) == set()
