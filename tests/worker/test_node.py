@@ -25,32 +25,33 @@ from tests.fix_worker import INSERT, Fleet, Recorder
 class TestMovedBack:
     """A checkpoint that somebody has moved back, for a read model to be built again while workers run."""
 
-    @pytest.mark.parametrize(
-        ("statement", "again"),
-        [
-            ("UPDATE consumer_checkpoints SET last_position = 0", [1, 2, 3, 4, 5]),
-            ("UPDATE consumer_checkpoints SET last_position = 3", [4, 5]),
-            ("DELETE FROM consumer_checkpoints", [1, 2, 3, 4, 5]),
-        ],
-    )
-    def test_an_idle_consumer_goes_on_from_there(
-        self, fleet: Fleet, statement: str, again: list[int], caplog: pytest.LogCaptureFixture
-    ):
+    def test_an_idle_consumer_continues_from_there(self, both_fleets: Fleet, caplog: pytest.LogCaptureFixture):
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
-        recorder = Recorder()
+        statements = {
+            "to the start": ("UPDATE consumer_checkpoints SET last_position = 0", [1, 2, 3, 4, 5]),
+            "to the third": ("UPDATE consumer_checkpoints SET last_position = 3", [4, 5]),
+            "deleted": ("DELETE FROM consumer_checkpoints", [1, 2, 3, 4, 5]),
+        }
+        fleet, recorder = both_fleets, Recorder()
         fleet.append(5)
-        fleet.start(fleet.worker(fleet.see("all"), fleet.see("other"), telemetry=recorder))
-        for name in ("all", "other"):
+        fleet.start(fleet.worker(*map(fleet.see, statements), fleet.see("other"), telemetry=recorder))
+        for name in (*statements, "other"):
             fleet.wait(lambda name=name: fleet.seen(name) == [1, 2, 3, 4, 5])
-        fleet.query(f"{statement} WHERE consumer_name = 'all'", commit=True)
-        fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, *again])
+        for name, (statement, _) in statements.items():
+            fleet.query(f"{statement} WHERE consumer_name = '{name}'", commit=True)
+        for name, (_, again) in statements.items():
+            fleet.wait(lambda name=name, again=again: fleet.seen(name) == [1, 2, 3, 4, 5, *again])
         fleet.append()
-        fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, *again, 6])
+        for name, (_, again) in statements.items():
+            fleet.wait(lambda name=name, again=again: fleet.seen(name) == [1, 2, 3, 4, 5, *again, 6])
         fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4, 5, 6])
         begun = [data["consumer"] for data in recorder.named("worker.assigned")]
-        assert sorted(begun) == ["all", "all", "other"]
-        (record,) = (each for each in caplog.records if "moved back" in each.getMessage())
-        assert (record.consumer, record.partition, record.position) == ("all", 0, again[0] - 1)
+        assert sorted(begun) == sorted([*statements, *statements, "other"])
+        records = [record for record in caplog.records if "moved back" in record.getMessage()]
+        assert {(record.consumer, record.partition, record.position) for record in records} == {
+            (name, 0, again[0] - 1) for name, (_, again) in statements.items()
+        }
+        assert len(records) == len(statements)
 
     def test_it_does_not_wait_for_a_failing_event_to_be_due(self, fleet: Fleet):
         is_broken = True
@@ -67,46 +68,50 @@ class TestMovedBack:
         fleet.query("DELETE FROM consumer_checkpoints", commit=True)
         fleet.wait(lambda: fleet.seen("all") == [1, 2, 1, 2, 3])
 
-    @pytest.mark.parametrize(
-        ("statement", "again"),
-        [("DELETE FROM consumer_checkpoints", [1, 2]), ("UPDATE consumer_checkpoints SET retry_at = NULL", [])],
-    )
-    def test_nor_does_one_that_has_met_nothing_else(
-        self, fleet: Fleet, statement: str, again: list[int], caplog: pytest.LogCaptureFixture
-    ):
+    def test_nor_does_one_that_has_met_nothing_else(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
         """After a deployment its first batch is the failing event, which is not due, or fails again."""
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
         patient = {"retry_delay": 600.0, "max_retry_delay": 600.0}
+        statements = {
+            "deleted": ("DELETE FROM consumer_checkpoints", [1, 2]),
+            "due": ("UPDATE consumer_checkpoints SET retry_at = NULL", []),
+        }
         is_broken = True
 
         def check(event: PersistedEvent) -> None:
             if is_broken and event.global_position == 3:
                 raise ZeroDivisionError
 
-        fleet.append(3)
-        fleet.start(fleet.worker(fleet.see("all", check=check), **patient))
-        fleet.wait(lambda: fleet.attempts("all") == 1)
-        fleet.stop()
-        fleet.query("UPDATE consumer_checkpoints SET retry_at = now()", commit=True)
-        fleet.start(fleet.worker(fleet.see("all", check=check), **patient))
-        fleet.wait(lambda: fleet.attempts("all") == 2)
-        is_broken = False
-        fleet.stop()
-        recorder = Recorder()
-        fleet.start(fleet.worker(fleet.see("all", check=check), telemetry=recorder, **patient))
-        fleet.wait(lambda: bool(recorder.named("worker.batch")))  # it was early
-        fleet.query(statement, commit=True)
-        fleet.wait(lambda: fleet.seen("all") == [1, 2, *again, 3])
-        assert any("moved back" in each or "set to NULL" in each for each in caplog.messages)
+        def start(recorder: Recorder | None = None) -> None:
+            consumers = [fleet.see(name, check=check) for name in statements]
+            fleet.start(fleet.worker(*consumers, telemetry=recorder, **patient))
 
-    def test_a_node_under_load_begins_no_processor_anew(self, fleet: Fleet):
-        """Whatever is committed while a tick is on its way."""
+        fleet.append(3)
+        for attempts in (1, 2):
+            fleet.query("UPDATE consumer_checkpoints SET retry_at = now()", commit=True)
+            start()
+            fleet.wait(lambda attempts=attempts: all(fleet.attempts(name) == attempts for name in statements))
+            fleet.stop()
+        is_broken = False
+        recorder = Recorder()
+        start(recorder)
+        fleet.wait(lambda: len({data["consumer"] for data in recorder.named("worker.batch")}) == 2)  # they were early
+        for name, (statement, _) in statements.items():
+            fleet.query(f"{statement} WHERE consumer_name = '{name}'", commit=True)
+        for name, (_, again) in statements.items():
+            fleet.wait(lambda name=name, again=again: fleet.seen(name) == [1, 2, *again, 3])
+        for text in ("moved back", "set to NULL"):
+            assert any(text in message for message in caplog.messages)
+
+    @pytest.mark.parametrize("ticks", [30, pytest.param(200, marks=pytest.mark.exhaustive)])
+    def test_a_node_under_load_starts_no_processor_twice(self, fleet: Fleet, ticks: int):
+        """Even when a batch is committed while a tick is on its way."""
         recorder = Recorder()
         partitions = 4
         worker = fleet.worker(fleet.see("all", partitions=partitions), telemetry=recorder, rebalance_interval=0.001)
         fleet.start(worker)
         appended = 0
-        while len(recorder.named("worker.rebalance")) < 100:
+        while len(recorder.named("worker.rebalance")) < ticks:
             fleet.append(5)
             appended += 5
         fleet.wait(lambda: len(fleet.seen("all")) == appended)
