@@ -133,29 +133,31 @@ def test_a_drain_does_not_hide_it(async_fleet: Fleet):
 
 
 @pytest.mark.parametrize("drain", [False, True], ids=["run", "drain"])
-@pytest.mark.parametrize("is_caught", [False, True], ids=["in the handler", "caught by the handler"])
-def test_one_that_the_worker_cancels_has_not(
-    async_fleet: Fleet, caplog: pytest.LogCaptureFixture, is_caught: bool, drain: bool
-):
+def test_one_that_the_worker_cancels_has_not(async_fleet: Fleet, caplog: pytest.LogCaptureFixture, drain: bool):
     fleet, recorder = async_fleet, Recorder()
-    is_in_batch: list[bool] = []
+    in_batch: set[str] = set()
 
-    @consumer("lingering", max_attempts=1)
-    async def linger(session: AsyncSession, event: PersistedEvent) -> None:
-        await session.execute(INSERT, {"consumer": "lingering", "position": event.global_position})
-        is_in_batch.append(True)
-        with suppress(asyncio.CancelledError) if is_caught else nullcontext():
-            await asyncio.Event().wait()
+    def lingering(name: str, *, is_caught: bool) -> Any:
+        @consumer(name, max_attempts=1)
+        async def linger(session: AsyncSession, event: PersistedEvent) -> None:
+            await session.execute(INSERT, {"consumer": name, "position": event.global_position})
+            in_batch.add(name)
+            with suppress(asyncio.CancelledError) if is_caught else nullcontext():
+                await asyncio.Event().wait()
+
+        return linger
 
     fleet.append(2)
-    worker = fleet.worker(linger, telemetry=recorder, shutdown_timeout=0.01)
+    consumers = lingering("lingering", is_caught=False), lingering("catching", is_caught=True)
+    worker = fleet.worker(*consumers, telemetry=recorder, shutdown_timeout=0.01)
     thread = fleet.run(worker.drain) if drain else fleet.start(worker)
-    fleet.wait(lambda: bool(is_in_batch))
+    fleet.wait(lambda: in_batch == {"lingering", "catching"})
     worker.stop()
     thread.join()
-    assert fleet.seen("lingering") == []
-    found = fleet.checkpoint("lingering")
-    assert (found.attempts, found.failed_position, found.parked_at) == (0, None, None)
+    for name in in_batch:
+        assert fleet.seen(name) == []
+        found = fleet.checkpoint(name)
+        assert (found.attempts, found.failed_position, found.parked_at) == (0, None, None)
     assert recorder.named("worker.event_failed") == recorder.named("worker.batch_retried") == []
     errors = {each.message for each in caplog.records if each.levelno >= logging.ERROR}
     assert errors == {"batches did not finish in time; rolling them back"}

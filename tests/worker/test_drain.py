@@ -15,7 +15,8 @@ from tests.fix_store import make_async_engine, make_event
 from tests.fix_worker import Fleet
 
 
-def test_it_processes_all_there_is_and_returns(fleet: Fleet):
+def test_it_processes_all_there_is_and_returns(both_fleets: Fleet):
+    fleet = both_fleets
     fleet.append(250)
     fleet.worker(fleet.see("all")).drain()
     assert fleet.seen("all") == list(range(1, 251))
@@ -65,7 +66,9 @@ def test_it_leaves_what_is_behind_an_append_in_flight(fleet: Fleet, engine: Engi
     assert fleet.seen("all") == [1, 2, 3]
 
 
-def test_the_exception_of_a_handler_is_raised(fleet: Fleet):
+def test_the_exception_of_a_handler_is_raised(both_fleets: Fleet):
+    fleet = both_fleets
+
     def fail(event: PersistedEvent) -> None:
         if event.global_position == 5:
             raise ZeroDivisionError("five")
@@ -104,8 +107,9 @@ def test_in_a_running_loop(fleet: Fleet):
     assert fleet.seen("all") == [1, 2, 3]
 
 
-def test_what_is_no_exception_is_raised_as_well(fleet: Fleet):
+def test_what_is_no_exception_is_raised_as_well(both_fleets: Fleet):
     """Such as that of pytest.fail() in a handler."""
+    fleet = both_fleets
 
     class Unusual(BaseException): ...
 
@@ -117,14 +121,3 @@ def test_what_is_no_exception_is_raised_as_well(fleet: Fleet):
         fleet.worker(fleet.see("failing", check=fail)).drain()
     with pytest.raises(BaseExceptionGroup):
         fleet.worker(fleet.see("one", check=fail), fleet.see("two", check=fail)).drain()
-
-
-def test_a_handler_with_a_yield_would_do_nothing_and_is_refused(sync_fleet: Fleet):
-    @consumer("generator")
-    def handle(session: Session, event: PersistedEvent):
-        yield
-
-    sync_fleet.append(1)
-    with pytest.raises(TypeError, match="must not be a generator"):
-        sync_fleet.worker(handle).drain()
-    assert sync_fleet.checkpoint("generator").last_position == 0

@@ -15,7 +15,8 @@ from pupsourcing_sa.worker.execution.factory import execution_for
 from tests.fix_worker import Fleet, Recorder
 
 
-def test_a_failing_event_is_tried_again_while_others_go_on(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+def test_a_failing_event_is_tried_again_while_others_go_on(both_fleets: Fleet, caplog: pytest.LogCaptureFixture):
+    fleet = both_fleets
     is_healed = threading.Event()
 
     def fail(event: PersistedEvent) -> None:
@@ -61,7 +62,8 @@ def test_a_failure_of_the_first_event_of_a_new_consumer_is_recorded(fleet: Fleet
     assert (fleet.checkpoint("new").last_position, fleet.checkpoint("new").failed_position) == (0, 1)
 
 
-def test_what_fails_with_the_commit_is_narrowed_down_as_well(fleet: Fleet):
+def test_what_fails_with_the_commit_is_narrowed_down_as_well(both_fleets: Fleet):
+    fleet = both_fleets
     fleet.query("ALTER TABLE seen ADD UNIQUE (position) DEFERRABLE INITIALLY DEFERRED", commit=True)
     fleet.query("INSERT INTO seen (consumer, position) VALUES ('other', 4)", commit=True)
     fleet.append(6)
@@ -71,7 +73,9 @@ def test_what_fails_with_the_commit_is_narrowed_down_as_well(fleet: Fleet):
     assert fleet.checkpoint("failing").failed_position == 4
 
 
-def test_a_handler_that_exits_does_not_end_the_worker(fleet: Fleet):
+def test_a_handler_that_exits_does_not_end_the_worker(both_fleets: Fleet):
+    fleet = both_fleets
+
     def leave(event: PersistedEvent) -> None:
         raise SystemExit(3)
 

@@ -32,8 +32,8 @@ def is_parked(fleet: Fleet, name: str) -> bool:
     return found is not None and found.parked_at is not None
 
 
-def test_after_so_many_attempts(fleet: Fleet, caplog: pytest.LogCaptureFixture):
-    failing, recorder = Failing(3), Recorder()
+def test_after_max_attempts(both_fleets: Fleet, caplog: pytest.LogCaptureFixture):
+    fleet, failing, recorder = both_fleets, Failing(3), Recorder()
     fleet.append(5)
     fleet.start(
         fleet.worker(fleet.see("failing", check=failing, max_attempts=3), fleet.see("other"), telemetry=recorder)

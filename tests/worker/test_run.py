@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.worker import WorkerConfig
-from tests.fix_worker import INSERT, Fleet
+from tests.fix_worker import INSERT, Fleet, Recorder
 
 
 def test_it_follows_until_it_is_stopped(fleet: Fleet):
@@ -88,7 +88,8 @@ def test_cancelling_serve_stops_it(fleet: Fleet):
     asyncio.run(main())
 
 
-def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(fleet: Fleet):
+def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(both_fleets: Fleet):
+    fleet = both_fleets
     is_in_batch, may_end = threading.Event(), threading.Event()
 
     @consumer("all")
@@ -140,22 +141,36 @@ def test_a_thread_of_a_handler_that_hangs_does_not_keep_it(async_fleet: Fleet):
         thread.join()
 
 
-def test_a_stop_ends_a_batch_with_the_event_it_is_at(fleet: Fleet):
-    def stop(event: PersistedEvent) -> None:
+def test_a_stop_ends_a_batch_with_the_event_it_is_at(both_fleets: Fleet):
+    fleet, recorder = both_fleets, Recorder()
+
+    def has_been_told() -> bool:
+        return recorder.named("worker.revoked") != []
+
+    @consumer("all")
+    def stop(session: Session, event: PersistedEvent) -> None:
+        session.execute(INSERT, {"consumer": "all", "position": event.global_position})
         if event.global_position == 3:
             worker.stop()
-            if not fleet.is_async:  # where the loop runs meanwhile
-                stopping = worker._running[1]
-                fleet.wait(stopping.is_set)
+            fleet.wait(has_been_told)
+
+    @consumer("all")
+    async def stop_async(session: AsyncSession, event: PersistedEvent) -> None:
+        await session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+        if event.global_position == 3:
+            worker.stop()
+            while not has_been_told():
+                await asyncio.sleep(0.001)
 
     fleet.append(10)
-    worker = fleet.worker(fleet.see("all", check=stop))
+    worker = fleet.worker(stop_async if fleet.is_async else stop, telemetry=recorder)
     worker.run()
-    assert fleet.seen("all") == ([1, 2, 3, 4] if fleet.is_async else [1, 2, 3])  # the loop hears of it with the next
-    assert fleet.checkpoint("all").last_position == len(fleet.seen("all"))
+    assert fleet.seen("all") == [1, 2, 3]
+    assert fleet.checkpoint("all").last_position == 3
 
 
-def test_it_waits_for_a_database_that_comes_back(fleet: Fleet, engine: Engine):
+def test_it_waits_for_a_database_that_comes_back(both_fleets: Fleet, engine: Engine):
+    fleet = both_fleets
     fleet.start(fleet.worker(fleet.see("all")))
     fleet.engine = create_engine(engine.url, poolclass=NullPool)  # for us; the worker's connections are cut
     fleet.append()

@@ -1,4 +1,4 @@
-"""Events whose handlers end the connection, each time: found, shown and never counted. Everybody else may go on."""
+"""Events whose handlers end the connection each time: found, shown and never counted, while others continue."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def assert_shown_and_passed(fleet: Fleet, harmful: Harmful, consumes: Any, last:
         assert each.named("worker.event_failed") == each.named("worker.parked") == []
 
 
-def test_one_that_ends_its_connection(every_fleet: Fleet):
+def test_one_that_ends_its_connection(drivers: Fleet):
     harmful = Harmful(3, end)
-    assert_shown_and_passed(every_fleet, harmful, harmful.consumer(every_fleet), 5)
+    assert_shown_and_passed(drivers, harmful, harmful.consumer(drivers), 5)
 
 
 def test_one_that_thinks_for_too_long(every_fleet: Fleet):
