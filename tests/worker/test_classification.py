@@ -1,4 +1,4 @@
-"""Which failures are lost races and which are outages: a table of exceptions, in every shape that a handler gives them."""
+"""Lost races and outages: a table of exceptions, in every shape that a handler gives them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def as_a_cause(error: BaseException) -> None:
 def while_handling(error: BaseException) -> None:
     try:
         raise error
-    except BaseException:
+    except type(error):
         raise ApplicationError from None  # the context stays, only tracebacks do not show it
 
 

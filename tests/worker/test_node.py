@@ -100,8 +100,8 @@ class TestMovedBack:
             fleet.query(f"{statement} WHERE consumer_name = '{name}'", commit=True)
         for name, (_, again) in statements.items():
             fleet.wait(lambda name=name, again=again: fleet.seen(name) == [1, 2, *again, 3])
-        for text in ("moved back", "set to NULL"):
-            assert any(text in message for message in caplog.messages)
+        for change in ("moved back", "set to NULL"):
+            assert any(change in message for message in caplog.messages)
 
     @pytest.mark.parametrize("ticks", [30, pytest.param(200, marks=pytest.mark.exhaustive)])
     def test_a_node_under_load_starts_no_processor_twice(self, fleet: Fleet, ticks: int):
