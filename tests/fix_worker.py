@@ -213,7 +213,7 @@ sync_fleet = _fleets("sync")
 async_fleet = _fleets("async")
 
 
-@pytest.fixture(params=WORKER_NAMES)
+@pytest.fixture(params=[pytest.param("default", marks=pytest.mark.exhaustive), "custom"])
 def worker_tables(request: pytest.FixtureRequest, engine: Engine) -> Iterator[WorkerTables]:
     names = WORKER_NAMES[request.param]
     with new_schema(engine, names.get("schema")):

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
@@ -178,17 +179,18 @@ class TestStall:
 
     def test_a_prepared_transaction_is_named(self, engine: Engine):
         with polling(engine, "sync", stall_warning=0.05) as lookout:
+            gid = f"forgotten {uuid4()}"  # the server has one name space for all databases
             with lookout.append_in_flight() as session:
-                session.execute(text("PREPARE TRANSACTION 'forgotten'"))
+                session.execute(text(f"PREPARE TRANSACTION '{gid}'"))
             try:
                 lookout.append()
                 wait_until(lambda: bool(lookout.events))
             finally:
                 with lookout.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                    connection.execute(text("ROLLBACK PREPARED 'forgotten'"))
+                    connection.execute(text(f"ROLLBACK PREPARED '{gid}'"))
             lookout.arrives(2)
         (holder,) = lookout.events[0][1]["holders"]
-        assert (holder["gid"], holder["pid"], holder["state"]) == ("forgotten", None, "prepared")
+        assert (holder["gid"], holder["pid"], holder["state"]) == (gid, None, "prepared")
 
     def test_an_append_in_flight_with_nothing_above_it_holds_nobody(self, engine: Engine):
         with polling(engine, "sync", stall_warning=0.01) as lookout:

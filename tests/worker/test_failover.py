@@ -22,8 +22,6 @@ from tests.fix_store import make_event
 from tests.fix_worker import Fleet
 from tests.waiting import wait_until
 
-COPY = "pupsourcing_standby"
-
 
 class Replicated:
     """A database, and a copy of it as it was at some moment."""
@@ -32,10 +30,11 @@ class Replicated:
         self._server = server
         self._engine = engine
         self._name = engine.url.database
+        self._copy = f"{self._name}_standby"
 
     def copy(self) -> None:
         self._engine.dispose()  # a template must have no connections
-        self._execute(f"CREATE DATABASE {COPY} TEMPLATE {self._name}")
+        self._execute(f"CREATE DATABASE {self._copy} TEMPLATE {self._name}")
 
     def fail_over(self) -> None:
         """Put the copy in the place of the database."""
@@ -44,7 +43,10 @@ class Replicated:
         with self._server.connect() as connection:
             connection.execute(text(f"SELECT pg_terminate_backend(pid) {connections}"))
             wait_until(lambda: connection.scalar(text(f"SELECT count(*) {connections}")) == 0)
-        self._execute(f"DROP DATABASE {self._name}", f"ALTER DATABASE {COPY} RENAME TO {self._name}")
+        self._execute(f"DROP DATABASE {self._name}", f"ALTER DATABASE {self._copy} RENAME TO {self._name}")
+
+    def close(self) -> None:
+        self._execute(f"DROP DATABASE IF EXISTS {self._copy}")
 
     def _execute(self, *statements: str) -> None:
         with self._server.connect() as connection:
@@ -61,9 +63,9 @@ def engine(server: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def replicated(server: Engine, engine: Engine) -> Iterator[Replicated]:
-    yield Replicated(server, engine)
-    with server.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {COPY}"))
+    replicated = Replicated(server, engine)
+    yield replicated
+    replicated.close()
 
 
 def test_events_in_the_place_of_those_that_are_lost_are_not_skipped(replicated: Replicated, every_fleet: Fleet):

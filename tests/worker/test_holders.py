@@ -57,8 +57,11 @@ def delete(connection: Connection, table: Table) -> None:
 
 
 class TestLook:
-    @pytest.mark.parametrize("holds", [lock, change, delete])
-    def test_somebody(self, engine: Engine, checkpoint: Checkpoint, row: Table, holds: Callable[..., None]):
+    def test_another_transaction(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+        for holds in (lock, change, delete):
+            self.assert_found(engine, checkpoint, row, holds)
+
+    def assert_found(self, engine: Engine, checkpoint: Checkpoint, row: Table, holds: Callable[..., None]) -> None:
         with engine.connect() as connection:
             connection.execute(select(func.set_config("application_name", "a tool", False)))
             holds(connection, row)
@@ -171,15 +174,15 @@ class TestEndDead:
         held = look(engine, checkpoint, is_ending=True)
         return [(held.holder.pid, held.holder.application_name)] if held and held.is_ended else []
 
-    @pytest.mark.parametrize("moves", [False, True])
-    def test_a_node_that_there_is_none_of(self, engine: Engine, checkpoint: Checkpoint, moves: bool):
+    def test_a_node_that_has_no_row(self, engine: Engine, checkpoint: Checkpoint):
         worker_id = uuid4()
         with engine.begin() as connection:
-            write_node(connection, checkpoint.tables, uuid4())  # somebody else
-        with holding(engine, checkpoint, worker_id, moves=moves) as session:
-            assert self.end_dead(engine, checkpoint) == [(pid_of(session), f"pupsourcing-sa {worker_id}")]
-            assert not is_alive(session)
-        assert self.end_dead(engine, checkpoint) == []
+            write_node(connection, checkpoint.tables, uuid4())  # another one
+        for moves in (False, True):
+            with holding(engine, checkpoint, worker_id, moves=moves) as session:
+                assert self.end_dead(engine, checkpoint) == [(pid_of(session), f"pupsourcing-sa {worker_id}")]
+                assert not is_alive(session)
+            assert self.end_dead(engine, checkpoint) == []
 
     def test_not_unless_it_is_asked_for(self, engine: Engine, checkpoint: Checkpoint):
         with holding(engine, checkpoint, uuid4()) as session:
@@ -196,13 +199,13 @@ class TestEndDead:
             assert self.end_dead(engine, checkpoint) == []
             assert is_alive(session)
 
-    @pytest.mark.parametrize("name", [None, "psql", "pupsourcing-sa", "pupsourcing-sa x", f"xpupsourcing-sa {uuid4()}"])
-    def test_not_a_drain_nor_anybody_else(self, engine: Engine, checkpoint: Checkpoint, name: str | None):
-        with holding(engine, checkpoint, None) as session:
-            if name is not None:
-                session.execute(select(func.set_config("application_name", name, False)))
-            assert self.end_dead(engine, checkpoint) == []
-            assert is_alive(session)
+    def test_not_a_drain_nor_another_program(self, engine: Engine, checkpoint: Checkpoint):
+        for name in (None, "psql", "pupsourcing-sa", "pupsourcing-sa x", f"xpupsourcing-sa {uuid4()}"):
+            with holding(engine, checkpoint, None) as session:
+                if name is not None:
+                    session.execute(select(func.set_config("application_name", name, False)))
+                assert self.end_dead(engine, checkpoint) == [], name
+                assert is_alive(session), name
 
     def test_not_who_holds_something_else(self, engine: Engine, checkpoint: Checkpoint):
         others = [Checkpoint(checkpoint.tables, *key) for key in (("it's", 2), ("other", 3))]

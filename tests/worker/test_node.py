@@ -260,7 +260,8 @@ def test_a_node_whose_server_does_not_answer_any_more_ends(every_fleet: Fleet, e
 
         event.listen(engine_of(fleet, there), "before_cursor_execute", go_dark)
         thread = fleet.start(worker)
-        fleet.wait(lambda: fleet.query("SELECT * FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") != [])
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+        fleet.wait(lambda: fleet.query(waiting) != [])
         is_in_query.set()
         assert is_in_tick.wait(20)
         worker.stop()
