@@ -25,19 +25,11 @@ ROOT = Path(__file__).parents[1]
 
 #: Paths that still have to be rewritten. Blank lines between them keep two removals from conflicting in a merge.
 _NOT_YET = """
-CHANGELOG.md
-
-CONTRIBUTING.md
-
-README.md
-
 Makefile
 
 pyproject.toml
 
 alembic_templates/
-
-docs/
 
 pupsourcing_sa/cli/
 
@@ -95,8 +87,6 @@ tests/benchmarks/
 
 tests/cli/
 
-tests/docs/
-
 tests/fix_
 
 tests/migrations/
@@ -112,8 +102,6 @@ tests/store/
 tests/test_
 
 tests/testing/
-
-tests/typing/
 
 tests/worker/
 """

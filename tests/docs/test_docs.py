@@ -1,4 +1,4 @@
-"""The code in README and docs runs as it stands, and their links lead somewhere."""
+"""README and docs: the code runs, links and paths exist, commands have the options shown."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pupsourcing_sa.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
+FILES_OF_USERS = {"migrations/env.py"}
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -25,7 +26,7 @@ def blocks(page: Path, language: str) -> list[str]:
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_the_code_of_a_page_runs(page: Path, database: Engine, tmp_path: Path):
-    """All blocks of a page, one after the other, in a process and a database of its own."""
+    """Run all blocks of a page in order, in one process with an empty database."""
     program = tmp_path / "page.py"
     program.write_text("\n".join(blocks(page, "python")))
     done = subprocess.run(
@@ -47,7 +48,7 @@ def test_the_quickstart_is_short():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_lead_somewhere(page: Path):
+def test_links_have_a_target(page: Path):
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
         linked = (page.parent / target).resolve() if target else page
         assert linked.exists(), target
@@ -65,6 +66,23 @@ def test_commands_exist_and_have_their_options(page: Path, capsys: pytest.Captur
         assert caught.value.code == 0
         usage = capsys.readouterr().out
         assert all(option in usage for option in re.findall(r"--[\w-]+", arguments))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_paths_exist(page: Path):
+    """A path in backticks is relative to the root or to the package."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    names = re.findall(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|md|toml|sql))?)`", text)
+    missing = [name for name in names if not any((root / name).exists() for root in (ROOT, ROOT / "pupsourcing_sa"))]
+    assert set(missing) <= FILES_OF_USERS
+
+
+def test_pages_that_the_code_names_exist():
+    sources = [
+        path for name in ("pupsourcing_sa", "tests", "alembic_templates") for path in (ROOT / name).rglob("*.py")
+    ]
+    pages = {page for path in sources for page in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text())}
+    assert {page for page in pages - {"docs/page.md"} if not (ROOT / page).exists()} == set()
 
 
 def test_every_page_is_linked_from_the_index():

@@ -1,4 +1,4 @@
-"""The privileges that the documentation lists are enough for what it lists them for."""
+"""The privileges that docs/howto/migrate.md lists are sufficient for each role."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "howto" / "migrate.md"
 
 @contextmanager
 def granted_roles(database: Engine) -> Iterator[Callable[[str], Engine]]:
-    """Roles with the privileges that the page grants them; gives what makes an engine for each."""
+    """Create the roles of the page with their privileges; yield a function that returns the engine of a role."""
     (grants,) = re.findall(r"^## Privileges\n.*?^```sql\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     roles = {role: f"{role}_{uuid4().hex}" for role in re.findall(r"TO (\w+);", grants)}
     with database.begin() as connection:
@@ -43,7 +43,7 @@ def granted_roles(database: Engine) -> Iterator[Callable[[str], Engine]]:
                 connection.execute(text(f"DROP ROLE {role}"))
 
 
-def test_they_are_enough(database: Engine):
+def test_the_privileges_are_sufficient(database: Engine):
     fleet, seen = Fleet(database, is_async=False), list[int]()
     store, tables = fleet.store, fleet.tables
 
@@ -68,7 +68,7 @@ def test_they_are_enough(database: Engine):
         def owners() -> set[object]:
             with Session(engine_of("monitoring")) as session:
                 status = read_status(session, store, tables)
-            return {part.worker_id for each in status.consumers for part in each.partitions}
+            return {part.worker_id for consumer_status in status.consumers for part in consumer_status.partitions}
 
         for node in nodes:
             fleet.start(node)

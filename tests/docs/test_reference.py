@@ -1,4 +1,4 @@
-"""The reference says what the code does."""
+"""The reference lists the settings, hooks and errors of the code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = Path(telemetry.__file__).parent
 
 
 def rows(page: str, title: str) -> list[list[str]]:
-    """The cells of a page's table whose first column has this title."""
+    """Return the cells of the table whose first column has this title."""
     table = re.search(rf"^\| {title} \|.*\n\|[-|]+\n((?:\|.*\n)+)", (REFERENCE / page).read_text(), re.MULTILINE)
     assert table is not None
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[1].splitlines()]
@@ -33,7 +33,7 @@ def test_every_setting_with_its_default():
 
 def test_every_hook():
     called = set[str]()
-    for module in PACKAGE.glob("worker/*.py"):
+    for module in PACKAGE.rglob("worker/**/*.py"):
         called |= set(re.findall(r'"(worker\.[a-z_]+)"', module.read_text()))
     documented = names("worker.md", "span") | names("worker.md", "event")
     assert called == documented

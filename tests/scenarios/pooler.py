@@ -18,7 +18,7 @@ __all__ = ["OPTIONS", "POOLER", "pooled"]
 POOLER: Final = os.environ.get("PUPSOURCING_TEST_POOLER")
 
 #: What each driver has to be told as ``connect_args``: a statement that is prepared in one transaction is not there in
-#: the next one, or is another one. docs/howto/run.md says the same.
+#: the next one, or is another one. docs/howto/connections.md says the same.
 OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "psycopg": {"prepare_threshold": None},
     "asyncpg": {

@@ -1,6 +1,6 @@
-"""What an application's type checker accepts, and what it refuses: an ignored error that is none is an error as well.
+"""Code that an application's type checker accepts, and code that it refuses.
 
-It is checked by ``make check`` and never run.
+``make check`` checks this file; nothing runs it. An ignored error that does not occur is an error itself.
 """
 
 from __future__ import annotations
