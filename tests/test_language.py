@@ -27,8 +27,6 @@ ROOT = Path(__file__).parents[1]
 _NOT_YET = """
 Makefile
 
-pyproject.toml
-
 alembic_templates/
 
 pupsourcing_sa/cli/
