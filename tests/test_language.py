@@ -31,8 +31,6 @@ alembic_templates/
 
 pupsourcing_sa/cli/
 
-pupsourcing_sa/consumer.py
-
 pupsourcing_sa/demo/
 
 pupsourcing_sa/errors.py

@@ -1,0 +1,28 @@
+"""Consumers: handlers that follow the log.
+
+A consumer is a function decorated with `consumer`, or any object with a ``name`` and a ``handle`` method. The worker
+calls it with a session and an event. It commits what the handler writes through that session together with the
+consumer's checkpoint.
+
+Optional attributes of a consumer:
+
+===================  =================================================================================================
+``aggregate_types``  process only events of these aggregate types; by default all
+``event_types``      process only events of these event types; by default all
+``partitions``       number of partitions (default 1); an aggregate's partition is a hash of its id. Each partition has
+                     its own checkpoint and keeps its events in order, so different nodes can process them in parallel
+``handle_batch``     called with a list of events; takes precedence over ``handle``
+``batch_size``       maximum number of events per transaction; by default the worker's ``batch_size``
+``max_attempts``     number of failed attempts at an event after which its partition is parked, that is, paused until an
+                     operator intervenes; by default the worker retries the event until it succeeds
+===================  =================================================================================================
+"""
+
+from __future__ import annotations
+
+from pupsourcing_sa.consumer.decorator import consumer
+from pupsourcing_sa.consumer.protocol import BatchConsumer, Consumer, Handler
+from pupsourcing_sa.consumer.scope import Scope
+from pupsourcing_sa.consumer.subscription import Subscription
+
+__all__ = ["BatchConsumer", "Consumer", "Handler", "Scope", "Subscription", "consumer"]

@@ -1,0 +1,86 @@
+"""The decorator that makes a function a consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import update_wrapper
+from typing import Any
+
+from pupsourcing_sa.consumer.protocol import Handler
+from pupsourcing_sa.consumer.subscription import Subscription
+from pupsourcing_sa.event import PersistedEvent
+
+__all__ = ["consumer"]
+
+
+class _FunctionConsumer:
+    """A handler function with the attributes of a consumer. Calling it calls the function."""
+
+    def __init__(
+        self,
+        handle: Handler,
+        name: str,
+        aggregate_types: Iterable[str] | None,
+        event_types: Iterable[str] | None,
+        partitions: int,
+        batch_size: int | None,
+        max_attempts: int | None,
+    ) -> None:
+        self.name = name
+        self.aggregate_types = aggregate_types
+        self.event_types = event_types
+        self.partitions = partitions
+        self.batch_size = batch_size
+        self.max_attempts = max_attempts
+        self.handle = handle
+        update_wrapper(self, handle)
+
+    def __call__(self, session: Any, event: PersistedEvent) -> Any:
+        return self.handle(session, event)
+
+    def __repr__(self) -> str:
+        return f"<consumer {self.name!r}>"
+
+
+def consumer(
+    name: str,
+    *,
+    aggregate_types: Iterable[str] | None = None,
+    event_types: Iterable[str] | None = None,
+    partitions: int = 1,
+    batch_size: int | None = None,
+    max_attempts: int | None = None,
+) -> Callable[[Handler], _FunctionConsumer]:
+    """Make a handler function a consumer. You can still call it as a function.
+
+    Args:
+        name: name of the consumer's checkpoint. Never change it: under another name the consumer starts at the first
+            event.
+        aggregate_types: process only events of these aggregate types; by default all.
+        event_types: process only events of these event types; by default all.
+        partitions: number of partitions; an aggregate's partition is a hash of its id.
+        batch_size: maximum number of events per transaction; by default the worker's setting.
+        max_attempts: number of failed attempts at an event after which its partition is parked; by default the worker
+            retries the event until it succeeds.
+
+    Raises:
+        TypeError: an argument has the wrong type, or the decorated object is not a function.
+        ValueError: an argument has an invalid value.
+
+    >>> @consumer("user_count", aggregate_types={"User"})
+    ... def user_count(session, event): ...
+    >>> user_count.name
+    'user_count'
+    """
+    if callable(name):
+        raise TypeError("a consumer needs a name: write @consumer('user_count')")
+
+    def decorate(handle: Handler) -> _FunctionConsumer:
+        if not callable(handle) or isinstance(handle, type):
+            raise TypeError(f"@consumer({name!r}) decorates a function, not {handle!r}; use it above a def")
+        decorated = _FunctionConsumer(handle, name, aggregate_types, event_types, partitions, batch_size, max_attempts)
+        # Report mistakes at import, not when the worker starts.
+        Subscription.of(decorated)
+        return decorated
+
+    return decorate

@@ -1,0 +1,111 @@
+"""The checked form of a consumer, which the worker uses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from pupsourcing_sa._checks import MAX_INTEGER, check_int
+from pupsourcing_sa.consumer.scope import Scope
+from pupsourcing_sa.event import PersistedEvent
+
+__all__ = ["Subscription"]
+
+_MAX_NAME_LENGTH: Final = 255
+_MAX_PARTITIONS: Final = 2**15
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A consumer's checked attributes, with defaults for those that it does not have.
+
+    Attributes:
+        name: name of the checkpoint.
+        scope: the events that it wants, and the number of its partitions.
+        handle: handler of one event, or ``None``.
+        handle_batch: handler of a list of events, or ``None``; it takes precedence.
+        batch_size: maximum number of events per transaction; ``None`` for the worker's setting.
+        max_attempts: number of failed attempts after which a partition is parked; ``None`` for no limit.
+    """
+
+    name: str
+    scope: Scope
+    handle: Callable[[Any, PersistedEvent], Any] | None
+    handle_batch: Callable[[Any, Sequence[PersistedEvent]], Any] | None
+    batch_size: int | None = None
+    max_attempts: int | None = None
+
+    @classmethod
+    def of(cls, consumer: object) -> Subscription:
+        """Check a consumer and return its subscription.
+
+        Raises:
+            TypeError: it has no name or no handler, or an attribute has the wrong type.
+            ValueError: an attribute has an invalid value.
+        """
+        name = _name_of(consumer)
+        handle, handle_batch = _handlers_of(consumer, name)
+        scope = Scope.of(
+            aggregate_types=getattr(consumer, "aggregate_types", None),
+            event_types=getattr(consumer, "event_types", None),
+        )
+        partitions = _integer(consumer, name, "partitions", 1, maximum=_MAX_PARTITIONS)
+        return cls(
+            name,
+            replace(scope, partitions=partitions),
+            handle,
+            handle_batch,
+            batch_size=_integer(consumer, name, "batch_size", None),
+            max_attempts=_integer(consumer, name, "max_attempts", None),
+        )
+
+
+def _name_of(consumer: object) -> str:
+    if isinstance(consumer, type):
+        raise TypeError(f"a consumer must be an object, not the class {consumer.__name__}; write {consumer.__name__}()")
+    name = getattr(consumer, "name", None)
+    if not isinstance(name, str):
+        raise TypeError(f"{consumer!r} is not a consumer: it needs a name; decorate a function with @consumer('name')")
+    if not name.strip() or not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
+        raise ValueError(
+            f"the name of a consumer must have 1 to {_MAX_NAME_LENGTH} printable characters, not {name!r:.80}"
+        )
+    return name
+
+
+def _handlers_of(consumer: object, name: str) -> tuple[Any, Any]:
+    handle, handle_batch = getattr(consumer, "handle", None), getattr(consumer, "handle_batch", None)
+    if callable(handle_batch):
+        _check_parameters(name, handle_batch, "session, events")
+    elif callable(handle):
+        _check_parameters(name, handle, "session, event")
+    else:
+        raise TypeError(f"consumer {name!r} needs a method handle(session, event) or handle_batch(session, events)")
+    return handle, handle_batch
+
+
+def _check_parameters(name: str, handler: Any, expected: str) -> None:
+    """Check that the handler accepts two arguments. Otherwise the first event would fail, as if it were at fault."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        # Some callables that are written in C have no signature.
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"the handler of consumer {name!r} must take ({expected}), not {signature}: {error}") from error
+
+
+_Default = TypeVar("_Default", int, None)
+
+
+def _integer(
+    consumer: object, name: str, attribute: str, default: _Default, *, maximum: int = MAX_INTEGER
+) -> int | _Default:
+    """Return an attribute that must be an integer of at least 1; ``None`` is allowed if it is the default."""
+    value = getattr(consumer, attribute, default)
+    check_int(f"{attribute} of consumer {name!r}", value, minimum=1, maximum=maximum, is_optional=default is None)
+    return value
