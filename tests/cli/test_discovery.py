@@ -90,7 +90,7 @@ def test_two_consumers_of_one_name(install: Install):
         ("broken:all", "loading {} failed: RuntimeError: not today"),
         ("nowhere:all", "loading {} failed: ModuleNotFoundError: No module named 'nowhere'"),
         ("billing:nothing", "loading {} failed: AttributeError: module 'billing' has no attribute 'nothing'"),
-        ("billing:number", "{} must give a consumer or an iterable of them: 5 is no consumer: it needs a name"),
+        ("billing:number", "{} must give a consumer or an iterable of them: 5 is not a consumer: it needs a name"),
         ("billing:make", "{} must give a consumer or an iterable of them: <function make"),
         ("billing:Silent", "{} must give a consumer or an iterable of them: a consumer must be an object, not the"),
     ],

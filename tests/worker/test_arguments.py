@@ -29,7 +29,7 @@ def test_what_is_wrong_is_named(engine: Engine):
         Worker(engine, store, [good])
     with pytest.raises(TypeError, match="store must be an EventStore"):
         Worker(factory, store.tables, [good])
-    with pytest.raises(TypeError, match="is no consumer"):
+    with pytest.raises(TypeError, match="is not a consumer"):
         Worker(factory, store, [lambda session, event: None])
     with pytest.raises(ValueError, match="consumers must not be empty"):
         Worker(factory, store, [])
