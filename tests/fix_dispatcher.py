@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import AnyVersion, EventStore, EventTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker.dispatch.dispatcher import dispatch
+from pupsourcing_sa.worker.dispatch.dispatcher import Dispatcher
 from pupsourcing_sa.worker.execution.factory import execution_for
 from pupsourcing_sa.worker.execution.protocol import Execution
 from pupsourcing_sa.worker.stable_position import StablePosition
@@ -90,13 +90,12 @@ class Lookout:
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._loop.call_soon_threadsafe(self._stop)
             self._thread.join(patiently(20))
             assert not self._thread.is_alive(), "the dispatcher did not stop"
 
     async def _main(self) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        self._started.set()
+        self._loop = asyncio.get_running_loop()
         driver = KINDS[self.kind]
         if self._factory is not None:
             await self._dispatch(self._factory)
@@ -111,15 +110,12 @@ class Lookout:
 
     async def _dispatch(self, factory: Any) -> None:
         execution = self._holding(execution_for(factory, 2))
-        await dispatch(
-            execution,
-            self.store,
-            self._stable,
-            self.config,
-            self._stopping,
-            worker_id="w1",
-            hooks=Hooks(self, worker="w1"),
+        dispatcher = Dispatcher(
+            execution, self.store, self._stable, self.config, worker_id="w1", hooks=Hooks(self, worker="w1")
         )
+        self._stop = dispatcher.stop
+        self._started.set()
+        await dispatcher.start()
 
     def _holding(self, execution: Execution) -> Any:
         async def execute(name: str, work: Any) -> Any:

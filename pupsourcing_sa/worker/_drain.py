@@ -1,67 +1,82 @@
-"""A run that processes everything there is and returns. It is no node, and goes side by side with any."""
+"""The drain: a run of a worker that processes the log once and returns.
+
+A drain is no node. It has no heartbeat and no assignments, and may run beside any nodes: the lock on the checkpoint
+decides who processes a batch.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
 from pupsourcing_sa.store.positions import LogPositions
-from pupsourcing_sa.worker._run import Run
+from pupsourcing_sa.worker._run import Processors, Run
 from pupsourcing_sa.worker.coordination.membership import Membership
-from pupsourcing_sa.worker.dispatch.dispatcher import look
+from pupsourcing_sa.worker.dispatch.dispatcher import read_positions
+from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
 from pupsourcing_sa.worker.partition import Partition
 
-__all__ = ["run_drain"]
+__all__ = ["Drain"]
 
 
-async def run_drain(run: Run) -> None:
-    """Process everything up to the stable position of this moment.
+class Drain(Service):
+    """A run up to the stable position at its start.
 
-    Raises:
-        Exception: whatever a handler raised; an ``ExceptionGroup`` when several consumers failed.
+    The task raises the exception of a handler, or a group of them if several consumers failed.
     """
-    membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
-    found = await look(run.lookout, run.store)
-    await run.coordinate(membership.declare)
-    with run.announced():
-        await _drain(run, found)
 
+    def __init__(self, run: Run) -> None:
+        super().__init__("pupsourcing-drain")
+        self._drain_run = run
+        self._processors = Processors(run, worker_id=None)
 
-async def _drain(run: Run, found: LogPositions) -> None:
-    tasks: set[asyncio.Task[None]] = set()
-    for name, subscription in run.subscriptions.items():
-        for number in range(subscription.scope.partitions):
-            processor = run.processor(Partition(name, number), run.stopping, worker_id=None)
-            tasks.add(asyncio.create_task(processor.drain(found.stable, found.server_identity), name=processor.name))
-    shutdown = asyncio.create_task(_shut_down(run, tasks), name="pupsourcing-shutdown")
-    try:
-        await asyncio.gather(*tasks, return_exceptions=True)
-        failures = [error for task in tasks if (error := _failure(run, task)) is not None]
-    finally:
-        run.stopping.set()
-        run.is_aborted.set()
-        await cancel_all({shutdown, *tasks})
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        raise BaseExceptionGroup("several consumers failed", failures)
+    async def _run(self) -> None:
+        positions = await self._unless_stopped(self._start())
+        if positions is not None:
+            with self._drain_run.announced():
+                await self._process(positions)
 
+    async def _start(self) -> LogPositions:
+        run = self._drain_run
+        membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
+        positions = await read_positions(run.executions.log, run.store)
+        await run.coordinate(membership.declare)
+        return positions
 
-def _failure(run: Run, task: asyncio.Task[None]) -> BaseException | None:
-    """Why a processor has ended before it was done; ``None`` if it was done, or is not to be."""
-    if not task.cancelled():
-        return task.exception()
-    if run.is_aborted.is_set():
-        return None
-    return RuntimeError(
-        f"processor {task.get_name()!r} was cancelled before it was done, and not by the worker; look for a handler "
-        "that lets its own task be cancelled after it has returned"
-    )
+    async def _process(self, positions: LogPositions) -> None:
+        tasks: set[asyncio.Task[None]] = set()
+        for name, subscription in self._drain_run.subscriptions.items():
+            for number in range(subscription.scope.partitions):
+                processor = self._processors.create(Partition(name, number), self.stopping)
+                draining = processor.drain(positions.stable, positions.server_identity)
+                tasks.add(asyncio.create_task(draining, name=processor.name))
+        try:
+            await self._unless_stopped(asyncio.wait(tasks))
+            if self.stopping.is_set():
+                await self._finish(tasks)
+            failures = [error for task in tasks if (error := self._failure(task)) is not None]
+        finally:
+            self.stop()
+            self._processors.abort()
+            await cancel_all(tasks)
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise BaseExceptionGroup("several consumers failed", failures)
 
+    async def _finish(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Let running batches end, then roll them back."""
+        _, running = await asyncio.wait(tasks, timeout=self._drain_run.config.shutdown_timeout)
+        if running:
+            await self._processors.roll_back(running)
 
-async def _shut_down(run: Run, tasks: set[asyncio.Task[None]]) -> None:
-    """Once a stop is asked for: let the running batches finish, then roll them back."""
-    await run.stopping.wait()
-    _, running = await asyncio.wait(tasks, timeout=run.config.shutdown_timeout)
-    if running:
-        await run.roll_back(running)
+    def _failure(self, task: asyncio.Task[None]) -> BaseException | None:
+        """Return the error that ended a processor early, or ``None`` if it finished or was rolled back."""
+        if not task.cancelled():
+            return task.exception()
+        if self._processors.is_aborted():
+            return None
+        return RuntimeError(
+            f"processor {task.get_name()!r} was cancelled before it finished, and not by the worker. Look for a "
+            "handler whose own task is cancelled after it has returned"
+        )

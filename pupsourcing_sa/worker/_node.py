@@ -1,107 +1,157 @@
-"""A run as one node among others: join, follow the assignments, leave."""
+"""The node: a run of a worker that shares the partitions with other nodes.
+
+::
+
+                positions read, joined           stop()             batches ended, or
+                                                                    shutdown_timeout is over
+    starting ──────────────────────▶ following ────────▶ finishing ─────────────────────────▶ leaving ──▶ ended
+     ▲    │ outage: retry             ▲    │ tick          │ stop()
+     └────┘                           └────┘               │ before joining
+                                                           ▼
+                                                         ended
+
+- *starting* retries through an outage of the database. Any other error ends the run.
+- *following* ticks: it sends a heartbeat, plans if no other node does, and runs the partitions that are assigned to the
+  node. When a tick fails, the processors keep running, and the next tick retries.
+- *finishing* begins no batch. The node gives its partitions to other nodes at once, and keeps sending heartbeats, so
+  that they do not presume it dead and terminate its last batches. After ``shutdown_timeout`` it rolls them back.
+- *leaving* deletes the node's row. If that fails, the other nodes remove the row after ``heartbeat_timeout``.
+
+Cancelling a node skips *finishing*. `shutdown` has the timeouts.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
+from pupsourcing_sa.postgres.errors import is_lock_timeout
 from pupsourcing_sa.store.positions import LogPositions
-from pupsourcing_sa.worker._run import Run
+from pupsourcing_sa.worker._run import Processors, Run
+from pupsourcing_sa.worker.classification import is_lost_race, is_outage
 from pupsourcing_sa.worker.coordination.membership import Membership
-from pupsourcing_sa.worker.dispatch.dispatcher import dispatch, look
+from pupsourcing_sa.worker.dispatch.dispatcher import Dispatcher, read_positions
 from pupsourcing_sa.worker.lifecycle import shutdown
+from pupsourcing_sa.worker.lifecycle.outage import Outage
+from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all, wait_for_event, with_timeout
 from pupsourcing_sa.worker.partition import Partition, PartitionState
 from pupsourcing_sa.worker.processing.pool import Crew
 from pupsourcing_sa.worker.stable_position import StablePosition
 
-__all__ = ["run_node"]
+__all__ = ["Node"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 _T = TypeVar("_T")
 
+#: Upper limit of the delay between two attempts to start, so that a worker starts soon after an outage ends.
+_MAX_START_DELAY: Final = 5.0
 
-async def run_node(run: Run) -> None:
-    """Be a node until the run is to end.
 
-    Raises:
-        TablesMissingError, PartitionsError, StablePositionError: a reason not to start.
+class Node(Service):
+    """A node of a worker group; see the module.
+
+    The task raises `TablesMissingError`, `PartitionsError` and `StablePositionError` if the node cannot start.
     """
-    await _Node(run).run()
 
-
-class _Node:
     def __init__(self, run: Run) -> None:
-        self._run = run
+        super().__init__("pupsourcing-node")
+        self._node_run = run
         self._details = {"worker": str(run.worker_id)}
         self._membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
-        self._failures = 0  # to coordinate, in a row
+        self._processors = Processors(run, run.worker_id)
+        self._stable = StablePosition()
+        self._pool = Crew(
+            str(run.worker_id), self._processors.create, self._stable, run.hooks, self._processors.is_aborted
+        )
+        tick_interval = self._membership.tick_interval
+        self._outage = Outage(
+            "cannot reach the database to coordinate; will retry",
+            "database reachable again",
+            details=self._details,
+            first_delay=tick_interval,
+            max_delay=tick_interval,
+        )
         self._may_have_joined = False
 
-    async def run(self) -> None:
+    def stop(self) -> None:
+        self._pool.dismiss_all()  # at once: the tick in flight may take a while
+        super().stop()
+
+    async def _run(self) -> None:
         try:
-            started = await self._run.unless_stopped(self._start)
+            started = await self._unless_stopped(self._start())
             if started is not None:
-                await self._work(*started)
+                with self._node_run.announced():
+                    await self._work(*started)
         finally:
             if self._may_have_joined:
                 self._membership.abandon()
-                await self._attempt(self._membership.leave, shutdown.LEAVE_SECONDS)
-
-    async def _work(self, found: LogPositions, partitions: dict[Partition, PartitionState]) -> None:
-        run, stable = self._run, StablePosition()
-        stable.publish(found.stable, found.server_identity)
-        crew = Crew(
-            str(run.worker_id),
-            lambda partition, stopping: run.processor(partition, stopping, worker_id=run.worker_id),
-            stable,
-            run.hooks,
-            run.is_aborted.is_set,
-        )
-        with run.announced():
-            crew.adjust(partitions, {})
-            watch = dispatch(
-                run.lookout,
-                run.store,
-                stable,
-                run.config,
-                run.stopping,
-                worker_id=run.worker_id,
-                hooks=run.hooks,
-            )
-            dispatcher = asyncio.create_task(watch, name="pupsourcing-dispatcher")
-            dispatcher.add_done_callback(lambda _: run.stopping.set())  # nothing would move without it
-            try:
-                await self._follow(crew)
-                await self._finish(crew)
-                if dispatcher.done():
-                    await dispatcher  # why it ended
-            finally:
-                crew.dismiss_all()
-                run.is_aborted.set()
-                await cancel_all({dispatcher, *crew.tasks})
+                await self._coordinate(self._membership.leave, shutdown.LEAVE_SECONDS)
 
     async def _start(self) -> tuple[LogPositions, dict[Partition, PartitionState]]:
-        try:
-            found = await look(self._run.lookout, self._run.store)
-            self._may_have_joined = True  # also when this is cancelled, and its thread goes on
-            return found, await self._run.coordinate(self._membership.join)
-        except Exception:
-            self._may_have_joined = False
-            self._membership.distrust()
-            raise
+        """Read the positions and join. Retry through an outage.
 
-    async def _follow(self, crew: Crew) -> None:
-        """Run what is assigned, until the run is to end."""
-        while not await wait_for_event(self._run.stopping, self._membership.tick_interval):
-            known = crew.standings()  # before the tick reads the table: a batch that ends meanwhile changes it itself
-            partitions = await self._attempt(self._tick)
-            if partitions is not None and not self._run.stopping.is_set():
-                crew.adjust(partitions, known)
+        psycopg gives no SQLSTATE for a failure to connect. A wrong password is therefore retried with psycopg, and
+        raised with asyncpg.
+        """
+        config = self._node_run.config
+        outage = Outage(
+            "cannot connect to the database; will retry",
+            "database reachable again",
+            details=self._details,
+            first_delay=config.retry_delay,
+            max_delay=min(config.max_retry_delay, _MAX_START_DELAY),
+            is_each_logged=True,
+        )
+        while True:
+            try:
+                positions = await read_positions(self._node_run.executions.log, self._node_run.store)
+                self._may_have_joined = True  # even when this is cancelled: a thread would finish the transaction
+                partitions = await self._node_run.coordinate(self._membership.join)
+            except Exception as error:
+                self._may_have_joined = False
+                self._membership.distrust()
+                if not _is_retried(error):
+                    raise
+                delay = outage.failed(error)
+            else:
+                outage.over()
+                return positions, partitions
+            await asyncio.sleep(delay)
+
+    async def _work(self, positions: LogPositions, partitions: dict[Partition, PartitionState]) -> None:
+        run = self._node_run
+        self._stable.publish(positions.stable, positions.server_identity)
+        self._pool.adjust(partitions, {})
+        dispatcher = Dispatcher(
+            run.executions.log, run.store, self._stable, run.config, worker_id=run.worker_id, hooks=run.hooks
+        )
+        dispatching = dispatcher.start()
+        dispatching.add_done_callback(lambda _: self.stop())  # without a dispatcher the node would stand still
+        try:
+            await self._follow()
+            dispatcher.stop()
+            await self._finish()
+            if dispatching.done():
+                await dispatching  # raises its error if it failed
+        finally:
+            self._pool.dismiss_all()
+            self._processors.abort()
+            await cancel_all({dispatching, *self._pool.tasks})
+
+    async def _follow(self) -> None:
+        """Run the partitions that are assigned to the node, until it is stopped."""
+        while not await wait_for_event(self.stopping, self._membership.tick_interval):
+            # Before the tick reads the table: a batch that commits during the tick changes the table itself.
+            known = self._pool.standings()
+            partitions = await self._coordinate(self._tick)
+            if partitions is not None and not self.stopping.is_set():
+                self._pool.adjust(partitions, known)
 
     def _tick(self, session: Session) -> dict[Partition, PartitionState]:
         partitions = self._membership.tick(session)
@@ -109,53 +159,52 @@ class _Node:
             return partitions
         session.rollback()
         partitions = self._membership.join(session)
-        _logger.warning("node had been taken for dead; it has joined again", extra=self._details)
-        self._run.hooks.event("worker.rejoined")
+        _logger.warning("node was presumed dead; rejoined", extra=self._details)
+        self._node_run.hooks.event("worker.rejoined")
         return partitions
 
-    async def _finish(self, crew: Crew) -> None:
-        """Let the running batches end, while others take the partitions over."""
-        run = self._run
-        crew.dismiss_all()
-        await asyncio.sleep(0)
+    async def _finish(self) -> None:
+        """Let running batches end while other nodes take over the partitions."""
+        config, pool = self._node_run.config, self._pool
+        await asyncio.sleep(0)  # lets processors end that run no batch
         _logger.info(
             "worker is stopping; running batches may finish",
-            extra=self._details | {"batches": len(crew.tasks), "shutdown_timeout": run.config.shutdown_timeout},
+            extra=self._details | {"batches": len(pool.tasks), "shutdown_timeout": config.shutdown_timeout},
         )
-        ends_at = asyncio.get_running_loop().time() + run.config.shutdown_timeout
-        if crew.tasks:
-            await self._attempt(self._membership.retire, run.config.shutdown_timeout)
-        while crew.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
-            await asyncio.wait(crew.tasks, timeout=min(left, run.config.heartbeat_interval))
-            if crew.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
-                await self._attempt(self._membership.tick, left)  # to stay alive
-        if crew.tasks:
-            await run.roll_back(crew.tasks)
+        ends_at = asyncio.get_running_loop().time() + config.shutdown_timeout
+        if pool.tasks:
+            await self._coordinate(self._membership.retire, config.shutdown_timeout)
+        while pool.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(pool.tasks, timeout=min(left, config.heartbeat_interval))
+            if pool.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
+                await self._coordinate(self._membership.tick, left)  # heartbeat
+        if pool.tasks:
+            await self._processors.roll_back(pool.tasks)
 
-    async def _attempt(self, work: Callable[[Session], _T], seconds: float | None = None) -> _T | None:
-        """Coordinate; ``None`` if that is not possible now, or takes too long. The processors go on in the meantime.
+    async def _coordinate(self, work: Callable[[Session], _T], seconds: float | None = None) -> _T | None:
+        """Run a transaction of the node; return ``None`` if it fails or times out.
 
         Args:
             work: the transaction.
-            seconds: how long it may take; without it, until the run is to end, and a moment.
+            seconds: the timeout; ``None`` for the longest one, which `stop` cuts short.
         """
-        config = self._run.config
-        # A beat begins one interval after the last. Half of the time that is left then is for another one, over another
-        # connection.
-        patience = (config.heartbeat_timeout - config.heartbeat_interval) / 2
+        config = self._node_run.config
+        # A heartbeat begins one interval after the last. Use half of the time left until the node is presumed dead:
+        # the other half is for another attempt, over another connection.
+        longest = (config.heartbeat_timeout - config.heartbeat_interval) / 2
         try:
             if seconds is None:
-                result = await with_timeout(patience, self._run.coordinate(work), self._run.stopping)
+                result = await with_timeout(longest, self._node_run.coordinate(work), self.stopping)
             else:
-                result = await with_timeout(min(seconds, patience), self._run.coordinate(work))
+                result = await with_timeout(min(seconds, longest), self._node_run.coordinate(work))
         except Exception as error:
-            if not self._failures:  # once for each outage
-                _logger.warning(
-                    "cannot coordinate with other nodes; will try again", exc_info=error, extra=self._details
-                )
-            self._failures += 1
+            self._outage.failed(error)
             return None
-        if self._failures:
-            _logger.info("can coordinate again", extra=self._details | {"failures": self._failures})
-        self._failures = 0
+        self._outage.over()
         return result
+
+
+def _is_retried(error: BaseException) -> bool:
+    """Return True if the next attempt to start may succeed."""
+    # asyncpg raises the operating system's own errors when it cannot connect.
+    return is_outage(error) or is_lost_race(error) or is_lock_timeout(error) or isinstance(error, OSError)

@@ -18,17 +18,17 @@ from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks, Telemetry
-from pupsourcing_sa.worker._drain import run_drain
-from pupsourcing_sa.worker._node import run_node
-from pupsourcing_sa.worker._run import Run
+from pupsourcing_sa.worker._drain import Drain
+from pupsourcing_sa.worker._node import Node
+from pupsourcing_sa.worker._run import Executions, Run
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.execution.engines import check_engines
 from pupsourcing_sa.worker.execution.factory import execution_for, is_async_sessionmaker
 from pupsourcing_sa.worker.execution.handlers import is_coroutine_function
 from pupsourcing_sa.worker.execution.protocol import SessionFactory
 from pupsourcing_sa.worker.execution.threads import UnawaitedExecutor
+from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.signals import handling_signals
-from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 
 __all__ = ["Worker"]
 
@@ -99,7 +99,7 @@ class Worker:
         # Guards the three below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
         self._lock = threading.RLock()
         self._stop_requested = False
-        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._running: tuple[asyncio.AbstractEventLoop, Service] | None = None
         self._successors: list[Worker] = []
 
     @property
@@ -171,59 +171,56 @@ class Worker:
         with self._lock:
             self._stop_requested = True
             if self._running is not None:
-                loop, stopping = self._running
-                loop.call_soon_threadsafe(stopping.set)
+                loop, service = self._running
+                loop.call_soon_threadsafe(service.stop)
             for successor in self._successors:
                 successor.stop()
 
     async def _main(self, *, drain: bool, owns_loop: bool) -> None:
-        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        if self._pid != os.getpid():  # created before a fork: each process is a node of its own
+            self.id, self._pid = uuid4(), os.getpid()
+        run = self._new_run()
+        service = Drain(run) if drain else Node(run)
         with self._lock:
             if self._running is not None:
-                raise RuntimeError("the worker is running already")
-            self._running = loop, stopping
+                raise RuntimeError("the worker is running already; create another one with replace()")
+            self._running = asyncio.get_running_loop(), service
             if self._stop_requested and not drain:
-                stopping.set()
-        if self._pid != os.getpid():  # made before a fork, as by multiprocessing: each process is a node of its own
-            self.id, self._pid = uuid4(), os.getpid()
+                service.stop()
         try:
-            batches_at_once = min(self.config.concurrency, sum(each.scope.partitions for each in self._subscriptions))
+            batches = min(self.config.concurrency, sum(each.scope.partitions for each in self._subscriptions))
             check_engines(
                 self._session_factory,
                 self.store.tables.events,
                 self.tables.consumer_checkpoints,
-                wanted=0 if drain else batches_at_once + _MORE_CONNECTIONS,
+                wanted=0 if drain else batches + _MORE_CONNECTIONS,
             )
             if owns_loop:
-                loop.set_default_executor(UnawaitedExecutor())
-            batches, lookout, coordination = (
-                execution_for(self._session_factory, concurrency) for concurrency in (self.config.concurrency, 2, 1)
-            )
-            run = Run(
-                worker_id=self.id,
-                store=self.store,
-                tables=self.tables,
-                subscriptions={each.name: each for each in self._subscriptions},
-                config=self.config,
-                hooks=Hooks(self._telemetry, worker=str(self.id)),
-                batches=batches,
-                lookout=lookout,
-                coordination=coordination,
-                stopping=stopping,
-                is_aborted=threading.Event(),
-                checkpoints=CheckpointStatements(self.tables),
-            )
+                asyncio.get_running_loop().set_default_executor(UnawaitedExecutor())
             try:
-                if drain:
-                    await run_drain(run)
-                else:
-                    await run_node(run)
+                await service.start()
             finally:
                 if owns_loop:
-                    await batches.close()
+                    await run.executions.batches.close()
         finally:
             with self._lock:
                 self._running, self._stop_requested = None, False
+
+    def _new_run(self) -> Run:
+        factory, config = self._session_factory, self.config
+        return Run(
+            worker_id=self.id,
+            store=self.store,
+            tables=self.tables,
+            subscriptions={subscription.name: subscription for subscription in self._subscriptions},
+            config=config,
+            hooks=Hooks(self._telemetry, worker=str(self.id)),
+            executions=Executions(
+                batches=execution_for(factory, config.concurrency),
+                log=execution_for(factory, 2),
+                coordination=execution_for(factory, 1),
+            ),
+        )
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} consumers={self.consumers!r}>"

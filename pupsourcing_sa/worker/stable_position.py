@@ -1,4 +1,4 @@
-"""The stable position as the processors see it: published by the dispatcher, waited for by everyone else."""
+"""The stable position inside a node: published by the dispatcher, awaited by the processors."""
 
 from __future__ import annotations
 
@@ -8,42 +8,50 @@ __all__ = ["StablePosition"]
 
 
 class StablePosition:
-    """A number that only grows, and a way to wait until it has.
+    """The latest known stable position, which processors can wait for.
 
-    Used from one event loop, where nothing can happen between looking at the value and waiting for the next.
+    It belongs to one event loop. Nothing else runs there between the check of the value and the wait for the next one.
 
     Attributes:
-        value: the number.
-        origin: the server and database that it is true of. On another one, which has taken over without the last
-            commits of the former, there are events still to come below it, and it begins anew from what it is there.
+        value: the position. It grows while the server stays the same.
+        server_identity: the server and database that the position was read from. A promoted standby that lacks the last
+            commits issues lower positions again, so on another server the value starts over.
     """
 
     def __init__(self) -> None:
         self.value = 0
-        self.origin: str | None = None
+        self.server_identity: str | None = None
         self._moved = asyncio.Event()
 
-    def publish(self, position: int, origin: str | None = None) -> bool:
-        """Wake up everyone if the position has moved; an older value than the last one is still true and ignored."""
-        if position <= self.value and origin == self.origin:
+    def publish(self, position: int, server_identity: str | None = None) -> bool:
+        """Wake everything that waits, and return True, if the position is new. An older position is ignored."""
+        if position <= self.value and server_identity == self.server_identity:
             return False
-        self.value, self.origin = position, origin
+        self.value, self.server_identity = position, server_identity
         self.wake()
         return True
 
-    async def beyond(self, position: int, stopping: asyncio.Event | None = None, *, origin: str | None = None) -> int:
-        """The stable position, once it lies beyond this one, is another database's, or nobody is to wait any more.
+    async def beyond(
+        self, position: int, stopping: asyncio.Event | None = None, *, server_identity: str | None = None
+    ) -> int:
+        """Wait until the stable position lies beyond this one, and return it.
+
+        It also returns when the server has changed, or when the waiting processor is stopped.
 
         Args:
-            position: what has been scanned.
-            origin: of which database; ``None`` for any.
-            stopping: set, and followed by `wake`, when this one is not to wait any more.
+            position: the position up to which everything has been read.
+            stopping: the caller's stop event. Call `wake` after setting it.
+            server_identity: the server that ``position`` belongs to; ``None`` for any.
         """
-        while self.value <= position and origin in (None, self.origin) and not (stopping and stopping.is_set()):
+        while (
+            self.value <= position
+            and server_identity in (None, self.server_identity)
+            and not (stopping and stopping.is_set())
+        ):
             await self._moved.wait()
         return self.value
 
     def wake(self) -> None:
-        """Have everyone look again at what they wait for."""
+        """Make all waiting processors check their conditions again."""
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()

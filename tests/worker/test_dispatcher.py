@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
-from pupsourcing_sa.worker.dispatch.dispatcher import pause_after
+from pupsourcing_sa.worker.dispatch.dispatcher import interval_after
 from tests.fix_dispatcher import KINDS, Lookout
 from tests.fix_network import Proxy
 from tests.fix_postgres import before_statements
@@ -29,17 +29,17 @@ class TestPause:
     def test_it_doubles_while_nothing_is_new(self):
         pauses = [0.05]
         for _ in range(5):
-            pauses.append(pause_after(pauses[-1], has_news=False, is_settled=False, config=CONFIG))
+            pauses.append(interval_after(pauses[-1], has_news=False, is_settled=False, config=CONFIG))
         assert pauses == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
 
     def test_news_make_it_short(self):
-        assert pause_after(0.5, has_news=True, is_settled=False, config=CONFIG) == 0.05
+        assert interval_after(0.5, has_news=True, is_settled=False, config=CONFIG) == 0.05
 
     def test_it_is_long_when_all_is_settled(self):
-        assert pause_after(0.05, has_news=True, is_settled=True, config=CONFIG) == 5
+        assert interval_after(0.05, has_news=True, is_settled=True, config=CONFIG) == 5
 
     def test_it_is_short_when_that_comes_to_an_end(self):
-        assert pause_after(5, has_news=False, is_settled=False, config=CONFIG) == 0.05
+        assert interval_after(5, has_news=False, is_settled=False, config=CONFIG) == 0.05
 
 
 @pytest.fixture(params=KINDS)
@@ -110,16 +110,16 @@ class TestOutage:
             database.dispose()
             execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-            wait_until(lambda: "cannot read the stable position; will try again" in messages())
+            wait_until(lambda: "cannot read the stable position; will retry" in messages())
             looks = lookout.looks
             execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
             wait_until(lambda: lookout.looks > looks)
             lookout.append()
             lookout.arrives(2)
-            wait_until(lambda: "can read the stable position again" in messages())
+            wait_until(lambda: "stable position is readable again" in messages())
         assert Counter(messages()) == {
-            "cannot read the stable position; will try again": 1,
-            "can read the stable position again": 1,
+            "cannot read the stable position; will retry": 1,
+            "stable position is readable again": 1,
         }
         assert {record.worker for record in caplog.records if record.name == "pupsourcing_sa.worker"} == {"w1"}
 
@@ -159,8 +159,8 @@ class TestStall:
                     wait_until(lambda: lookout.names().count("worker.stalled") >= 2)
                 session.commit()
             lookout.arrives(3)
-            wait_until(lambda: "stable position moves again" in caplog.messages)
-        record = next(record for record in caplog.records if record.getMessage() == "stable position stands still")
+            wait_until(lambda: "stable position advances again" in caplog.messages)
+        record = next(record for record in caplog.records if record.getMessage() == "stable position is stalled")
         assert (record.levelno, record.worker, record.position) == (logging.WARNING, "w1", 1)
         assert record.seconds >= 0.05
         (holder,) = record.holders
@@ -175,7 +175,7 @@ class TestStall:
             "seconds": record.seconds,
             "holders": record.holders,
         }
-        assert caplog.messages.count("stable position moves again") == 1
+        assert caplog.messages.count("stable position advances again") == 1
 
     def test_a_prepared_transaction_is_named(self, engine: Engine):
         with polling(engine, "sync", stall_warning=0.05) as lookout:

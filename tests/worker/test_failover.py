@@ -99,7 +99,7 @@ def test_connections_that_were_made_to_a_standby_are_not_used_again(
     with server.connect() as connection:
         connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
         connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
-        fleet.wait(lambda: "cannot coordinate with other nodes; will try again" in caplog.messages)
+        fleet.wait(lambda: "cannot reach the database to coordinate; will retry" in caplog.messages)
         connection.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
     fleet.append()
     fleet.wait(lambda: fleet.seen("all") == [1, 2])

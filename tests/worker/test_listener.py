@@ -142,14 +142,14 @@ class TestReliability:
         return listener
 
     def look(self, listener: Listener, *, has_grown: bool, heard_meanwhile: int = 0) -> None:
-        listener.begin_look()
+        listener.begin_poll()
         for _ in range(heard_meanwhile):
-            listener._hear()
-        listener.judge(has_grown=has_grown)
+            listener._notified()
+        listener.finish_poll(has_grown=has_grown)
 
     def test_what_it_has_heard_of_is_no_surprise(self, listener: Listener):
         for _ in range(3):
-            listener._hear()
+            listener._notified()
             self.look(listener, has_grown=True)
             assert listener.is_reliable
 
@@ -167,8 +167,8 @@ class TestReliability:
 
     def test_a_look_that_failed_has_not_found_it(self, listener: Listener):
         self.look(listener, has_grown=False)
-        listener._hear()
-        listener.begin_look()  # and no judgement
+        listener._notified()
+        listener.begin_poll()  # and no judgement
         self.look(listener, has_grown=True)
         assert listener.is_reliable
 
@@ -177,7 +177,7 @@ class TestReliability:
         for has_grown in (True, False, False):
             self.look(listener, has_grown=has_grown)
             assert not listener.is_reliable
-        listener._hear()
+        listener._notified()
         self.look(listener, has_grown=False)
         assert listener.is_reliable
 
@@ -193,10 +193,10 @@ class TestReliability:
         for _ in range(2):
             self.look(listener, has_grown=True)
             self.look(listener, has_grown=True)
-            listener._hear()
+            listener._notified()
             self.look(listener, has_grown=False)
             self.look(listener, has_grown=False)
-        assert caplog.messages == ["events arrive without notifications; polling until there are any"]
+        assert caplog.messages == ["events arrive without notifications; polling"]
 
 
 class TestLoss:
@@ -215,8 +215,10 @@ class TestLoss:
         data = lookout.events[1][1]
         assert data == {"worker": "w1", "channel": CHANNEL, "retry_after": pytest.approx(0.01, rel=0.3)}
         lost = [record for record in caplog.records if record.levelno == logging.WARNING]
-        assert [record.getMessage() for record in lost] == ["not listening; polling until it is possible again"] * 3
-        assert lost[0].exc_info
+        assert [record.getMessage() for record in lost] == [
+            "lost the notification connection; polling until it is back"
+        ] * 3
+        assert all(record.exc_info is None and record.error for record in lost)  # one line each
 
     def test_what_is_committed_in_the_meantime_is_found_by_polling(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **POLL | {"retry_delay": 60.0, "max_retry_delay": 60.0}) as lookout:
@@ -248,7 +250,7 @@ class TestLoss:
             for number in range(1, 4):
                 lookout.append(is_silent=True)
                 lookout.arrives(number)
-            wait_until(lambda: "events arrive without notifications; polling until there are any" in caplog.messages)
+            wait_until(lambda: "events arrive without notifications; polling" in caplog.messages)
             lookout.append()
             lookout.arrives(4)
         assert len(caplog.messages) == 1
@@ -271,8 +273,8 @@ class TestLoss:
             wait_until(lambda: len(lookout.begun) == 2)
             wait_until(lambda: min(lookout.begun.values()) >= 5)
         assert sorted(caplog.messages) == [
-            "cannot read the stable position; will try again",
-            "not listening; polling until it is possible again",
+            "cannot read the stable position; will retry",
+            "lost the notification connection; polling until it is back",
         ]
         assert lookout.names() == ["worker.listener_lost"]
 
@@ -284,7 +286,7 @@ class TestLoss:
         with Lookout(engine, "sync", factory=sessionmaker(own), **POLL) as lookout:
             lookout.append()
             lookout.arrives(1)
-        assert caplog.messages == ["no notifications with this driver; only polling"]
+        assert caplog.messages == ["driver does not support notifications; polling"]
         assert caplog.records[0].driver == "carrier pigeons"
         own.dispose()
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from pupsourcing_sa.worker.dispatch.stall import StallWatch
+from pupsourcing_sa.worker.dispatch.stall import StallMonitor
 
 
 def test_a_position_that_stands_still_below_the_head_is_complained_of_after_a_while():
-    watch = StallWatch(30, now=0)
+    watch = StallMonitor(30, now=0)
     assert not watch.is_due(5, 7, now=1)
     assert not watch.is_due(5, 8, now=30)
     assert watch.is_due(5, 8, now=31)
@@ -12,24 +12,24 @@ def test_a_position_that_stands_still_below_the_head_is_complained_of_after_a_wh
 
 
 def test_again_after_as_long_a_while():
-    watch = StallWatch(30, now=0)
+    watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     assert watch.is_due(5, 7, now=30)
-    watch.complained(30)
+    watch.reported(30)
     assert not watch.is_due(5, 7, now=59)
     assert watch.is_due(5, 7, now=60)
     assert watch.seconds(60) == 60
 
 
 def test_what_could_not_be_reported_stays_due():
-    watch = StallWatch(30, now=0)
+    watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     assert watch.is_due(5, 7, now=30)
     assert watch.is_due(5, 7, now=31)
 
 
 def test_a_position_that_moves_or_is_the_head_does_not_stall():
-    watch = StallWatch(30, now=0)
+    watch = StallMonitor(30, now=0)
     for now in range(0, 300, 20):
         assert not watch.is_due(now, 1000, now=now)
     for now in range(300, 600, 20):
@@ -38,10 +38,10 @@ def test_a_position_that_moves_or_is_the_head_does_not_stall():
 
 
 def test_the_end_is_told_once():
-    watch = StallWatch(30, now=0)
+    watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     watch.is_due(5, 7, now=30)
-    watch.complained(30)
+    watch.reported(30)
     watch.is_due(5, 7, now=31)
     assert not watch.has_ended()
     watch.is_due(6, 7, now=32)
@@ -50,10 +50,10 @@ def test_the_end_is_told_once():
 
 
 def test_the_next_stall_is_a_new_one():
-    watch = StallWatch(30, now=0)
+    watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     watch.is_due(5, 7, now=30)
-    watch.complained(30)
+    watch.reported(30)
     watch.is_due(7, 7, now=32)
     assert watch.has_ended()
     assert not watch.is_due(7, 9, now=61)
@@ -61,7 +61,7 @@ def test_the_next_stall_is_a_new_one():
 
 
 def test_no_complaint_no_end():
-    watch = StallWatch(30, now=0)
+    watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     watch.is_due(6, 7, now=1)
     assert not watch.has_ended()

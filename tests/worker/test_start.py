@@ -52,7 +52,7 @@ class TestRefusal:
     def test_the_pauses_do_not_grow_for_ever(
         self, fleet: Fleet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr("pupsourcing_sa.worker._run._MAX_START_DELAY", 0.02)
+        monkeypatch.setattr("pupsourcing_sa.worker._node._MAX_START_DELAY", 0.02)
         with refusing_server("57P03") as url:
             fleet.start(worker_with(fleet, create_engine(url), fleet.see("all"), max_retry_delay=600.0))
             fleet.wait(lambda: len(refusals(caplog)) >= 5)

@@ -1,36 +1,38 @@
-"""The dispatcher: looks at the log and publishes the stable position, for which every processor of the node waits.
+"""The dispatcher: reads the stable position of the log and publishes it to the processors of the node.
 
-It alone looks, whatever the number of consumers. After each look it knows the stable position and the head, the last
-position in the log, and pauses for so long as that allows::
+A node has one dispatcher, whatever the number of its consumers. Each poll reads the stable position and the last
+position in the log. The interval until the next poll depends on them::
 
-    polling    something is new             poll_interval, doubling up to max_poll_interval while nothing is
-    behind     head > stable                the same: an append in flight will end, and a rollback notifies nobody
-    settled    head = stable, and the       reconcile_interval
-               listener can be relied upon
+    polling    something is new                 poll_interval; it doubles up to max_poll_interval while nothing is new
+    behind     last > stable                    the same: an append in flight will end, and a rollback notifies nobody
+    settled    last = stable, and the listener  reconcile_interval
+               is reliable
 
-A notification, a listener found or lost, and the end of the worker cut the pause short. No wake-up is lost:
+A notification, a listener that connects or loses its connection, and `stop` end the interval early. No wake-up is lost:
 
-- A commit wakes nobody until LISTEN is in force; when it is, a look begins that sees everything committed before.
-- The wake-up is put back *before* a look begins. A notification that arrives during it causes another look: the first
-  may have begun before that commit. Notifications in between are one look, and there are at most 100 of those a second.
-- A notification can come while an older append is in flight that holds the stable position back. Its own event is the
-  head then, and the dispatcher is behind until stable has reached it.
-- What no notification announced (from a store without a channel, over a connection that is dead and has not been told,
-  through a pooler that cannot listen) is found after reconcile_interval. When the head has moved like this the listener
-  is not relied upon any more, until there is a notification again.
+- The first poll after LISTEN takes effect begins after it. It sees everything that was committed before.
+- A wake-up is cleared *before* a poll begins. A notification that arrives during the poll causes another one, because
+  the first may have begun before that commit. All notifications of one interval cause one poll, and there are at most
+  100 polls per second.
+- A notification can arrive while an older append in flight holds back the stable position. The event that caused the
+  notification is then the last position, so the dispatcher is behind until the stable position reaches it.
+- Some events arrive without a notification: from a store without a channel, over a connection that is dead without an
+  error, or through a pooler that cannot LISTEN. The dispatcher finds them after reconcile_interval. It then does not
+  rely on the listener until the next notification.
 
-Each look also tells which server and database it was, and the position is published with that. Another one that has
-taken over, such as a standby that lacked the last commits, has other appends in flight: what was published before does
-not count there, even if it was more, and no batch there begins with it.
+Each poll also reads the server's identity, which is published with the position. A server that takes over, such as a
+promoted standby that lacks the last commits, has other appends in flight. A position of the former server means nothing
+there, even if it was higher, and no batch on the new server begins with it.
 
-A stable position below the head that does not move for stall_warning is reported with the transactions that hold it.
+A stable position that stays below the last position for stall_warning is reported with the transactions that hold it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+import time
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -41,96 +43,91 @@ from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.dispatch.listener import Listener
-from pupsourcing_sa.worker.dispatch.stall import StallWatch
+from pupsourcing_sa.worker.dispatch.stall import StallMonitor
 from pupsourcing_sa.worker.execution.protocol import BindHandler, Execution
+from pupsourcing_sa.worker.lifecycle.outage import Outage
+from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all, wait_for_event, with_timeout
 from pupsourcing_sa.worker.stable_position import StablePosition
 
-__all__ = ["dispatch", "look", "pause_after"]
+__all__ = ["Dispatcher", "interval_after", "read_positions"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
-#: Between the beginnings of two looks, however many commits notify; an idle system's first look does not wait for it.
-_LEAST_PAUSE: Final = 0.01
+#: Minimum time between the beginnings of two polls, however many commits notify. The first poll of an idle system does
+#: not wait for it.
+_MIN_INTERVAL: Final = 0.01
 
 
-async def look(execution: Execution, store: EventStore) -> LogPositions:
-    """The stable position of this moment, and which server's it is.
+async def read_positions(execution: Execution, store: EventStore) -> LogPositions:
+    """Return the current positions of the log.
 
     Raises:
         TablesMissingError: the migrations have not been run.
-        StablePositionError: the database cannot tell, for example because it is a standby.
-        TransactionRequiredError: the sessions have no transactions.
+        StablePositionError: the database cannot report the stable position, for example because it is a standby.
+        TransactionRequiredError: the sessions are in autocommit mode.
     """
-    return await execution("pupsourcing-dispatcher", lambda session, _: _look(session, store))
+    return await execution("pupsourcing-dispatcher", lambda session, _: _read_positions(session, store))
 
 
-async def dispatch(
-    execution: Execution,
-    store: EventStore,
-    stable: StablePosition,
-    config: WorkerConfig,
-    stopping: asyncio.Event,
-    *,
-    worker_id: UUID | str = "",
-    hooks: Hooks = NO_TELEMETRY,
-) -> None:
-    """Look at the log until the worker stops.
+def interval_after(interval: float, *, has_news: bool, is_settled: bool, config: WorkerConfig) -> float:
+    """Return the seconds until the next poll if nothing ends the interval early.
 
     Args:
-        execution: for looks and for the listener's connection; with two slots neither waits for the other.
-        store: the log; with a ``notify_channel`` it is listened to, unless the settings say ``poll``.
-        stable: where the stable position is published.
+        interval: the interval before this poll.
+        has_news: the poll found something, or a wake-up caused it.
+        is_settled: everything that can happen will be notified.
         config: the worker's settings.
-        stopping: set when it is to end.
-        worker_id: for logs and hooks.
-        hooks: what is told of looks, stalls and the listener.
-    """
-    await _Dispatcher(execution, store, stable, config, stopping, str(worker_id), hooks).run()
-
-
-def pause_after(pause: float, *, has_news: bool, is_settled: bool, config: WorkerConfig) -> float:
-    """Seconds until the next look, if nothing wakes us up.
-
-    Args:
-        pause: the one before this look.
-        has_news: the look found something, or was asked for.
-        is_settled: there is nothing to wait for that will not be announced.
-        config: the intervals.
     """
     if is_settled:
         return config.reconcile_interval
-    if has_news or pause > config.max_poll_interval:
+    if has_news or interval > config.max_poll_interval:
         return config.poll_interval
-    return min(pause * 2, config.max_poll_interval)
+    return min(interval * 2, config.max_poll_interval)
 
 
-class _Dispatcher:
+class Dispatcher(Service):
+    """Publisher of the stable position; see the module.
+
+    Args:
+        execution: runs the polls and opens the listener's connection. With two slots, neither waits for the other.
+        store: the log. If it has a ``notify_channel``, the dispatcher listens on it, unless the settings say ``poll``.
+        stable: where to publish.
+        config: the worker's settings.
+        worker_id: the node, for logs and hooks.
+        hooks: receive polls, stalls, and the listener's connections.
+    """
+
     def __init__(
         self,
         execution: Execution,
         store: EventStore,
         stable: StablePosition,
         config: WorkerConfig,
-        stopping: asyncio.Event,
-        worker_id: str,
-        hooks: Hooks,
+        *,
+        worker_id: UUID | str = "",
+        hooks: Hooks = NO_TELEMETRY,
     ) -> None:
+        super().__init__("pupsourcing-dispatcher")
         self._execution = execution
         self._store = store
         self._stable = stable
         self._config = config
-        self._stopping = stopping
         self._hooks = hooks
-        self._details = {"worker": worker_id}
-        self._loop = asyncio.get_running_loop()
+        self._details = {"worker": str(worker_id)}
         self._woken = asyncio.Event()
-        self._stall = StallWatch(config.stall_warning, self._loop.time())
-        self._pause = config.poll_interval
-        self._failures = 0  # to look, in a row
+        self._stall = StallMonitor(config.stall_warning, time.monotonic())
+        self._outage = Outage(
+            "cannot read the stable position; will retry",
+            "stable position is readable again",
+            details=self._details,
+            first_delay=config.poll_interval,
+            max_delay=config.max_poll_interval,
+        )
+        self._interval = config.poll_interval
         self._position = stable.value
-        self._head: int | None = None
-        self._origin = stable.origin
+        self._last: int | None = None
+        self._server_identity = stable.server_identity
         self._listener: Listener | None = None
         if store.notify_channel is not None and config.dispatcher != "poll":
             self._listener = Listener(
@@ -139,105 +136,105 @@ class _Dispatcher:
                 store=store,
                 config=config,
                 wake=self._woken.set,
-                worker_id=worker_id,
+                worker_id=str(worker_id),
                 hooks=hooks,
             )
 
-    async def run(self) -> None:
-        stopped = asyncio.create_task(self._stopping.wait(), name="pupsourcing-stopped")
-        stopped.add_done_callback(lambda _: self._woken.set())
-        tasks: list[asyncio.Task[Any]] = [stopped]
-        if self._listener is not None:
-            tasks.append(asyncio.create_task(self._listener.run(), name="pupsourcing-listener"))
-        try:
-            while not self._stopping.is_set():
-                began = self._loop.time()
-                self._pause = await self._attempt()
-                await wait_for_event(self._woken, self._pause)
-                if (left := began + _LEAST_PAUSE - self._loop.time()) > 0:
-                    await wait_for_event(self._stopping, left)
-        finally:
-            await cancel_all(tasks)
+    def stop(self) -> None:
+        super().stop()
+        self._woken.set()
 
-    async def _attempt(self) -> float:
-        """Look, once; gives the pause after it."""
-        is_asked_for = self._woken.is_set()
+    async def _run(self) -> None:
+        listener = set() if self._listener is None else {self._listener.start()}
+        try:
+            while not self.stopping.is_set():
+                began = time.monotonic()
+                self._interval = await self._poll()
+                await wait_for_event(self._woken, self._interval)
+                if (left := began + _MIN_INTERVAL - time.monotonic()) > 0:
+                    await wait_for_event(self.stopping, left)
+        finally:
+            await cancel_all(listener)
+
+    async def _poll(self) -> float:
+        """Poll once, and return the interval until the next poll."""
+        was_woken = self._woken.is_set()
         self._woken.clear()
         try:
-            # A connection may be dead and nobody says so.
-            has_news = await with_timeout(self._config.heartbeat_timeout, self._look())
-        except Exception:
-            self._failures += 1
-            if self._failures == 1:  # once for each outage
-                _logger.warning("cannot read the stable position; will try again", exc_info=True, extra=self._details)
-            return pause_after(self._pause, has_news=self._failures == 1, is_settled=False, config=self._config)
-        if self._failures:
-            _logger.info("can read the stable position again", extra=self._details | {"failures": self._failures})
-            self._failures = 0
-        return pause_after(
-            self._pause, has_news=has_news or is_asked_for, is_settled=self._is_settled(), config=self._config
+            # A connection may be dead without an error; the timeout finds that.
+            has_news = await with_timeout(self._config.heartbeat_timeout, self._read(), self.stopping)
+        except Exception as error:
+            return self._config.poll_interval if self.stopping.is_set() else self._outage.failed(error)
+        self._outage.over()
+        return interval_after(
+            self._interval, has_news=has_news or was_woken, is_settled=self._is_settled(), config=self._config
         )
 
-    async def _look(self) -> bool:
-        """Look and publish; whether there is anything new."""
+    async def _read(self) -> bool:
+        """Read and publish the positions. Return True if anything is new."""
         if self._listener is not None:
-            self._listener.begin_look()
+            self._listener.begin_poll()
+        loop = asyncio.get_running_loop()
+
+        def read(session: Session, _: BindHandler) -> LogPositions:
+            if self._outage.failures:
+                # The log may be locked, for example by a migration. A thread that waits for the lock cannot be ended,
+                # and without a timeout each poll would add another one.
+                connection = connection_of(session, self._store.tables.events)
+                limit_transaction(connection, self._config.heartbeat_timeout / 2, "lock_timeout")
+            found = _read_positions(session, self._store)
+            # Publish from here: the processors need not wait for the end of this transaction.
+            loop.call_soon_threadsafe(self._stable.publish, found.stable, found.server_identity)
+            session.commit()  # after a ROLLBACK psycopg would forget its prepared statements
+            return found
+
         with self._hooks.span("worker.look") as data:
-            position, head, origin = await self._execution("pupsourcing-dispatcher", self._read)
-            data["position"] = position
+            positions = await self._execution("pupsourcing-dispatcher", read)
+            data["position"] = positions.stable
         if self._listener is not None:
-            self._listener.judge(has_grown=self._head is not None and head > self._head)
-        if origin != self._origin:
-            self._begin_anew(origin)
-        has_news = position > self._position or head != self._head
-        self._position, self._head = max(position, self._position), head
-        await self._watch(position, head)
+            self._listener.finish_poll(has_grown=self._last is not None and positions.last > self._last)
+        if positions.server_identity != self._server_identity:
+            self._start_over(positions.server_identity)
+        has_news = positions.stable > self._position or positions.last != self._last
+        self._position, self._last = max(positions.stable, self._position), positions.last
+        await self._watch_stall(positions)
         return has_news
 
-    def _begin_anew(self, origin: str) -> None:
-        """What is known of the log is another server's, which may have had more of it."""
-        if self._origin is not None:
-            _logger.info("the log is another server's now, or its server has been restarted", extra=self._details)
-        self._origin, self._position, self._head = origin, 0, None
-        self._stall = StallWatch(self._config.stall_warning, self._loop.time())
-
-    def _read(self, session: Session, _: BindHandler) -> LogPositions:
-        if self._failures:  # the log may be locked, as by a migration, and a thread that waits for it cannot be ended
-            connection = connection_of(session, self._store.tables.events)
-            limit_transaction(connection, self._config.heartbeat_timeout / 2, "lock_timeout")
-        found = _look(session, self._store)
-        # The processors need not wait for the end of this transaction.
-        self._loop.call_soon_threadsafe(self._stable.publish, found.stable, found.server_identity)
-        session.commit()  # psycopg forgets its prepared statements with a ROLLBACK
-        return found
+    def _start_over(self, server_identity: str) -> None:
+        """Forget the positions of the former server, which may have had more events."""
+        if self._server_identity is not None:
+            _logger.info("database server was restarted or replaced", extra=self._details)
+        self._server_identity, self._position, self._last = server_identity, 0, None
+        self._stall = StallMonitor(self._config.stall_warning, time.monotonic())
 
     def _is_settled(self) -> bool:
-        is_announced = self._listener is not None and self._listener.is_reliable
-        return is_announced and self._head is not None and self._position >= self._head
+        is_notified = self._listener is not None and self._listener.is_reliable
+        return is_notified and self._last is not None and self._position >= self._last
 
     # -- stalls ------------------------------------------------------------------------------------------------
 
-    async def _watch(self, position: int, head: int) -> None:
-        if self._stall.is_due(position, head, self._loop.time()):
-            await self._report(position)
+    async def _watch_stall(self, positions: LogPositions) -> None:
+        if self._stall.is_due(positions.stable, positions.last, time.monotonic()):
+            await self._report_stall(positions.stable)
         elif self._stall.has_ended():
-            _logger.info("stable position moves again", extra=self._details | {"position": position})
+            _logger.info("stable position advances again", extra=self._details | {"position": positions.stable})
 
-    async def _report(self, position: int) -> None:
-        def work(session: Session, _: BindHandler) -> list[BlockingAppend]:
-            return self._store.blocking_appends(session)
+    async def _report_stall(self, position: int) -> None:
+        def read(session: Session, _: BindHandler) -> list[BlockingAppend]:
+            return self._store.reader.blocking_appends(session)
 
-        appends = await self._execution("pupsourcing-dispatcher", work)
-        holders = [each.to_dict() for each in appends if each.mark <= position]
-        if not holders:  # it has ended in the meantime, as the next look will see
+        appends = await self._execution("pupsourcing-dispatcher", read)
+        holders = [append.to_dict() for append in appends if append.mark <= position]
+        if not holders:  # the transaction has just ended; the next poll sees that
             return
-        now = self._loop.time()
+        now = time.monotonic()
         details = {"position": position, "seconds": self._stall.seconds(now), "holders": holders}
-        _logger.warning("stable position stands still", extra=self._details | details)
+        _logger.warning("stable position is stalled", extra=self._details | details)
         self._hooks.event("worker.stalled", **details)
-        self._stall.complained(now)
+        self._stall.reported(now)
 
 
-def _look(session: Session, store: EventStore) -> LogPositions:
-    require_transaction(connection_of(session, store.tables.events))  # a batch without one would not be a batch
+def _read_positions(session: Session, store: EventStore) -> LogPositions:
+    # Without a transaction, a batch would not be atomic. Refuse that before the first batch.
+    require_transaction(connection_of(session, store.tables.events))
     return store.reader.positions(session)

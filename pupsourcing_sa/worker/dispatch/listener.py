@@ -1,29 +1,28 @@
-"""The listener: hears that something was committed, on a connection of its own, and says so.
+"""The listener: receives the notifications of commits on a connection of its own, and wakes the dispatcher.
 
 ::
 
-                  ┌────────── connection and LISTEN made ─────────┐
+                  ┌─────────── connected, LISTEN in effect ───────┐
                   │                                               v
-    start ──> connecting                                      listening ──> a notification: wake up
+    start ──> connecting                                      listening ──> on a notification: wake the dispatcher
                   ^                                               │
                   │  after a delay that grows with each failure   │
                   └──── waiting <─────── connection lost ─────────┘
                            ^  │
                            └──┘ connecting failed
 
-Each arrow that ends in *listening* or *waiting* wakes the dispatcher up as well: it looks at the log once LISTEN is in
-force, for what was committed before; and it polls for as long as nobody listens.
+The listener also wakes the dispatcher when it enters *listening* or *waiting*. The dispatcher then finds events
+that were committed before LISTEN took effect, and it polls at short intervals while nothing listens.
 
-A notification says nothing but "look". PostgreSQL delivers it after the commit has become visible. One that is never
-delivered, because the network is gone without a word or a pooler has lent the connection to somebody else, is missed by
-the dispatcher and not here.
+A notification carries no data. PostgreSQL delivers it after the commit has become visible. The listener cannot notice a
+notification that is never delivered, for example because the network is gone without an error, or because a pooler has
+lent the connection to another client. The dispatcher notices that the log has grown without one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Callable
 
@@ -31,29 +30,29 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.telemetry import Hooks
-from pupsourcing_sa.worker.backoff import delay_after
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.dispatch.notifications import Notifications, UnsupportedDriverError, open_notifications
 from pupsourcing_sa.worker.execution.protocol import BindHandler, Execution
+from pupsourcing_sa.worker.lifecycle.outage import Outage
+from pupsourcing_sa.worker.lifecycle.service import Service
+from pupsourcing_sa.worker.lifecycle.tasks import wait_for_event
 
 __all__ = ["Listener"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
 
-class Listener:
-    """Listens on one channel, for ever.
+class Listener(Service):
+    """Listener on one channel. Everything except opening the connection happens in the event loop.
 
     Args:
         channel: name of the channel.
-        execution: opens connections: in a thread, or in a greenlet.
-        store: the log; its table decides which of a session's engines is the right one.
+        execution: opens connections, in a thread or in a greenlet.
+        store: the log; its table selects the engine of a session with several binds.
         config: the worker's settings.
-        wake: called in the event loop at each notification, and when it begins and ceases to listen.
-        worker_id: for logs and hooks.
-        hooks: what is told of connections made and lost.
-
-    Everything but the opening of connections happens in the event loop.
+        wake: called in the event loop at each notification, and when the connection is made or lost.
+        worker_id: the node, for logs and hooks.
+        hooks: receive connections made and lost.
     """
 
     def __init__(
@@ -67,67 +66,74 @@ class Listener:
         worker_id: str,
         hooks: Hooks,
     ) -> None:
+        super().__init__("pupsourcing-listener")
         self._channel = channel
         self._execution = execution
         self._store = store
-        self._config = config
         self._wake = wake
         self._hooks = hooks
         self._details = {"worker": worker_id, "channel": channel}
-        self._failures = 0
+        self._outage = Outage(
+            "lost the notification connection; polling until it is back",
+            details=self._details,
+            first_delay=config.retry_delay,
+            max_delay=config.max_retry_delay,
+        )
         self._is_listening = False
-        self._heard = 0  # how often the dispatcher was woken up: by notifications, and to begin with
-        self._heard_at_begin = 0  # of the present look
-        self._heard_before = 0  # at the beginning of the last one that succeeded
+        # Wake-ups so far, and how many of them came before this poll and before the last successful one began.
+        self._wake_ups = 0
+        self._wake_ups_at_begin = 0
+        self._wake_ups_before = 0
         self._surprises = 0
         self._has_warned = False
 
     @property
     def is_reliable(self) -> bool:
-        """Whether a commit will be heard, as far as can be told."""
+        """True if commits are notified, as far as the listener can know."""
         return self._is_listening and not self._surprises
 
-    def begin_look(self) -> None:
-        """A look begins."""
-        self._heard_at_begin = self._heard
+    def begin_poll(self) -> None:
+        """Note that the dispatcher begins a poll."""
+        self._wake_ups_at_begin = self._wake_ups
 
-    def judge(self, *, has_grown: bool) -> None:
-        """The look has succeeded; count the surprises in a row.
+    def finish_poll(self, *, has_grown: bool) -> None:
+        """Note that the poll succeeded, and count consecutive surprises.
 
-        A surprise is a log that has grown and nobody had said so, neither since this look began nor between the
-        beginnings of the last one and this one.
+        A surprise is a log that has grown without a notification: none since this poll began, and none between the
+        beginnings of the last poll and this one.
         """
-        before, self._heard_before = self._heard_before, self._heard_at_begin
-        if self._heard != before or not self._is_listening:
+        before, self._wake_ups_before = self._wake_ups_before, self._wake_ups_at_begin
+        if self._wake_ups != before or not self._is_listening:
             self._surprises = 0
         elif has_grown:
             self._surprises += 1
-            # One may have been a notification on its way. Once for each connection: some stores may have no channel.
+            # The notification of a first surprise may still be on its way. Warn once for each connection: the events
+            # may come from stores without a channel.
             if self._surprises == 2 and not self._has_warned:
                 self._has_warned = True
-                _logger.warning("events arrive without notifications; polling until there are any", extra=self._details)
+                _logger.warning("events arrive without notifications; polling", extra=self._details)
 
-    async def run(self) -> None:
-        """Listen until cancelled."""
-        while True:
+    async def _run(self) -> None:
+        while not self.stopping.is_set():
             try:
-                error = await self._listen()
+                error = await self._unless_stopped(self._listen())
             except UnsupportedDriverError as unsupported:
                 _logger.warning(
-                    "no notifications with this driver; only polling",
+                    "driver does not support notifications; polling",
                     extra=self._details | {"driver": unsupported.driver},
                 )
                 return
             except Exception as failure:
                 error = failure
-            await asyncio.sleep(self._lost(error))
+            if error is not None:
+                await wait_for_event(self.stopping, self._lost(error))
 
     async def _listen(self) -> Exception:
-        """Connect and listen until the connection is lost; gives the reason."""
+        """Connect, listen until the connection is lost, and return the reason."""
         notifications = await self._open()
         try:
             losses: asyncio.Queue[Exception] = asyncio.Queue()
-            notifications.start(self._hear, losses.put_nowait)
+            notifications.start(self._notified, losses.put_nowait)
             self._established()
             return await losses.get()
         finally:
@@ -138,7 +144,8 @@ class Listener:
         opened = _Handover()
 
         def work(session: Session, _: BindHandler) -> None:
-            bind = session.get_bind(clause=self._store.tables.events)  # as the store does, but without a transaction
+            # Take the engine of the session, as the store does, but begin no transaction.
+            bind = session.get_bind(clause=self._store.tables.events)
             opened.put(open_notifications(bind.engine, self._channel))
 
         try:
@@ -148,36 +155,30 @@ class Listener:
             opened.abandon()
             raise
 
-    def _hear(self) -> None:
-        self._heard += 1
+    def _notified(self) -> None:
+        self._wake_ups += 1
         self._wake()
 
     def _established(self) -> None:
-        _logger.info("listening", extra=self._details | {"failures": self._failures})
+        _logger.info("listening for notifications", extra=self._details | {"failures": self._outage.over()})
         self._hooks.event("worker.listening", channel=self._channel)
-        self._failures = 0
         self._is_listening, self._has_warned = True, False
-        self._hear()
+        self._notified()
 
     def _lost(self, error: Exception) -> float:
-        """Say so, once for each outage; gives the seconds to wait."""
-        self._failures += 1
-        delay = delay_after(
-            self._failures, first=self._config.retry_delay, most=self._config.max_retry_delay, jitter=random.random()
-        )
-        if self._failures == 1:
-            _logger.warning(
-                "not listening; polling until it is possible again",
-                exc_info=error,
-                extra=self._details | {"retry_after": delay},
-            )
+        """Report the loss once for each outage, and return the seconds until the next attempt."""
+        delay = self._outage.failed(error)
+        if self._outage.failures == 1:
             self._hooks.event("worker.listener_lost", channel=self._channel, retry_after=delay)
             self._wake()
         return delay
 
 
 class _Handover:
-    """A connection on its way from the thread that opens it; nobody may be waiting for it any more."""
+    """Handover of a connection from the thread that opens it. The receiver may be gone by then.
+
+    Both sides hold the lock, so that exactly one of them closes an abandoned connection.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

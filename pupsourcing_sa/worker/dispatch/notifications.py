@@ -1,7 +1,7 @@
-"""One connection that LISTENs: opened in a session's execution, then read by the event loop, for each driver.
+"""A connection that LISTENs: opened by a session's execution, then read by the event loop, for each driver.
 
-It is a connection of the engine's pool, with all that the application has set up for those, and detached from it at
-once: it never goes back, and the pool may open another one in its place.
+The connection comes from the engine's pool, with everything that the application has set up for its connections. It is
+detached from the pool at once: it never goes back, and the pool may open another one in its place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Notifications", "UnsupportedDriverError", "open_notifications"]
 
 
 class UnsupportedDriverError(Exception):
-    """There is no way to listen with this driver."""
+    """The driver cannot deliver notifications while a connection is idle."""
 
     def __init__(self, driver: str) -> None:
         super().__init__(driver)
@@ -27,30 +27,37 @@ class Notifications(Protocol):
     """An open connection that listens."""
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
-        """Begin to call these, in the running event loop: at each notification or several, and when it is lost.
+        """Start reading in the running event loop.
+
+        Args:
+            notified: called after one or more notifications.
+            lost: called once if the connection is lost.
 
         Raises:
-            Exception: it is lost already.
+            Exception: the connection is lost already.
         """
 
     def close(self) -> None:
-        """Close it, without waiting for the server; nothing is called any more."""
+        """Close the connection without waiting for the server, and call nothing from now on."""
 
 
-class ConnectionLost(Exception):
+class _ConnectionLost(ConnectionError):
     """The server has closed the connection."""
+
+    def __init__(self) -> None:
+        super().__init__("the server closed the connection")
 
 
 def open_notifications(engine: Engine, channel: str) -> Notifications:
-    """Open a connection that listens; from now on no notification is lost.
+    """Open a connection that listens. No notification after that is lost.
 
     Args:
-        engine: where to connect to; that of an ``AsyncEngine`` inside its greenlet.
-        channel: name of the channel, as it is.
+        engine: where to connect. The engine of an ``AsyncEngine`` needs its greenlet.
+        channel: name of the channel, not quoted.
 
     Raises:
-        UnsupportedDriverError: it is neither psycopg nor asyncpg.
-        Exception: whatever connecting raises.
+        UnsupportedDriverError: the driver is neither psycopg nor asyncpg.
+        Exception: any error of the attempt to connect.
     """
     kinds: dict[str, type[_Psycopg | _Asyncpg]] = {"psycopg": _Psycopg, "asyncpg": _Asyncpg}
     kind = kinds.get(engine.dialect.driver)
@@ -59,7 +66,7 @@ def open_notifications(engine: Engine, channel: str) -> Notifications:
     connection = engine.connect()
     try:
         driver_connection = connection.connection.driver_connection
-        connection.detach()  # before anything else, so that no listening connection ever gets into the pool
+        connection.detach()  # first, so that a connection that listens never gets into the pool
         return kind(connection, driver_connection, channel)
     except BaseException:
         connection.close()
@@ -67,16 +74,16 @@ def open_notifications(engine: Engine, channel: str) -> Notifications:
 
 
 class _Psycopg:
-    """libpq itself, the same for psycopg's two kinds of connections, which do no more than wait for it."""
+    """Reader of libpq itself, which psycopg's sync and async connections have in common."""
 
     def __init__(self, connection: Connection, driver_connection: Any, channel: str) -> None:
-        # Nothing arrives inside a transaction. A detached Connection has no isolation_level of its own to set.
+        # Notifications do not arrive inside a transaction. A detached Connection has no isolation_level to set.
         dbapi_connection = connection.connection.dbapi_connection
         assert dbapi_connection is not None
         connection.dialect.set_isolation_level(dbapi_connection, "AUTOCOMMIT")
         connection.exec_driver_sql("LISTEN " + connection.dialect.identifier_preparer.quote_identifier(channel))
         self._pgconn = driver_connection.pgconn
-        self._owner = driver_connection  # which complains if it is forgotten before it is closed
+        self._owner = driver_connection  # it would warn if it were garbage-collected while open
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
@@ -106,10 +113,10 @@ class _Psycopg:
 
 
 class _Asyncpg:
-    """asyncpg reads its connections all the time, and calls back."""
+    """Callbacks of asyncpg, which reads its connections all the time."""
 
     def __init__(self, _: Connection, driver_connection: Any, channel: str) -> None:
-        from sqlalchemy.util import await_only  # needs greenlet, which whoever has asyncpg under SQLAlchemy has
+        from sqlalchemy.util import await_only  # needs greenlet, as asyncpg under SQLAlchemy does
 
         self._connection = driver_connection
         self._notified: Callable[[], None] | None = None
@@ -118,7 +125,7 @@ class _Asyncpg:
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
         if self._connection.is_closed():
-            raise ConnectionLost
+            raise _ConnectionLost
         self._notified, self._lost = notified, lost
         self._connection.add_termination_listener(self._end)
 
@@ -128,7 +135,7 @@ class _Asyncpg:
 
     def _end(self, _: object) -> None:
         if self._lost is not None:
-            self._lost(ConnectionLost())
+            self._lost(_ConnectionLost())
 
     def close(self) -> None:
         self._notified = self._lost = None

@@ -1,43 +1,43 @@
-"""Whether the stable position stands still. Pure: the time is a parameter."""
+"""Detection of a stalled stable position. Pure: the time is a parameter."""
 
 from __future__ import annotations
 
-__all__ = ["StallWatch"]
+__all__ = ["StallMonitor"]
 
 
-class StallWatch:
-    """Follows the stable position and the log's head, and tells when to complain.
+class StallMonitor:
+    """Decides when to report that the stable position does not reach the last position.
 
     Args:
-        patience: how long the position may stand still below the head, in seconds; the pause between two complaints.
-        now: the time, in seconds from anywhere.
+        seconds: time without progress after which a stall is reported, and the interval between two reports.
+        now: the current time in seconds, of any monotonic clock.
     """
 
-    def __init__(self, patience: float, now: float) -> None:
-        self._patience = patience
+    def __init__(self, seconds: float, now: float) -> None:
+        self._seconds = seconds
         self._position = -1
         self._since = now
-        self._complained_at: float | None = None
+        self._reported_at: float | None = None
 
-    def is_due(self, position: int, head: int, now: float) -> bool:
-        """Take notice of what was seen; whether it is time to complain."""
-        if position > self._position or position >= head:
+    def is_due(self, position: int, last: int, now: float) -> bool:
+        """Note the current positions. Return True if a stall has to be reported."""
+        if position > self._position or position >= last:
             self._position, self._since = position, now
             return False
-        last = self._since if self._complained_at is None else self._complained_at
-        return now - last >= self._patience
+        before = self._since if self._reported_at is None else self._reported_at
+        return now - before >= self._seconds
 
-    def complained(self, now: float) -> None:
-        """What was due has been done."""
-        self._complained_at = now
+    def reported(self, now: float) -> None:
+        """Note that the stall was reported. Until then it stays due."""
+        self._reported_at = now
 
     def has_ended(self) -> bool:
-        """Whether what was complained of has come to an end since; says so once."""
-        if self._complained_at is None or self._since <= self._complained_at:
+        """Return True once after a reported stall has ended."""
+        if self._reported_at is None or self._since <= self._reported_at:
             return False
-        self._complained_at = None
+        self._reported_at = None
         return True
 
     def seconds(self, now: float) -> float:
-        """For how long it has been standing still."""
+        """Return the duration of the stall in seconds."""
         return now - self._since

@@ -16,16 +16,23 @@ Node, drain, dispatcher, listener and processor are services::
 - However the body ends, it leaves nothing behind: no task, no timer, no open connection. A thread that waits in a
   database driver cannot be ended. Its result is thrown away, and it closes its own connection when the driver returns.
 
-A subclass writes the body, `_run`, and extends `stop` if the body waits for something besides `stopping`. The body owns
-every task that it creates and ends it in a ``finally``, with `cancel_all`. ``tests/worker/test_lifecycle.py`` starts,
-stops and cancels every service at every await.
+A subclass writes the body, `_run`. Every wait of the body ends when `stopping` is set; where that takes more than
+`wait_for_event`, `with_timeout` or `_unless_stopped`, the subclass extends `stop`. The body owns the tasks that it
+creates, and ends them in a ``finally`` with `cancel_all`. ``tests/worker/test_lifecycle.py`` starts, stops and cancels
+every service at every await.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
 
 __all__ = ["Service"]
+
+_T = TypeVar("_T")
 
 
 class Service:
@@ -66,3 +73,13 @@ class Service:
     async def _run(self) -> None:
         """Do the work until `stopping` is set."""
         raise NotImplementedError
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, _T]) -> _T | None:
+        """Return the result of the work. If the service is stopped first, cancel the work and return ``None``."""
+        task = asyncio.create_task(work, name=f"{self.name}-work")
+        stopped = asyncio.create_task(self.stopping.wait(), name=f"{self.name}-stopped")
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            await cancel_all({task, stopped})

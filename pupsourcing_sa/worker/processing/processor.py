@@ -153,7 +153,7 @@ class Processor:
                 return
             try:
                 is_ours = await self._run_batches(
-                    up_to, stable.origin, self._is_checkpoint_due, lambda remaining: False
+                    up_to, stable.server_identity, self._is_checkpoint_due, lambda remaining: False
                 )
                 if not is_ours:
                     await self._look_at_holders()
@@ -188,7 +188,7 @@ class Processor:
         overdue = _IDLE_SECONDS - (self._clock() - self._moved_at) if 0 <= known.checkpoint < known.scanned else None
         with suppress(TimeoutError):
             async with asyncio.timeout(overdue):
-                return await stable.beyond(known.scanned, self._stopping, origin=known.origin)
+                return await stable.beyond(known.scanned, self._stopping, server_identity=known.origin)
         return stable.value
 
     async def drain(self, up_to: int, origin: str | None = None) -> None:
