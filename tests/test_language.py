@@ -53,12 +53,6 @@ pupsourcing_sa/testing/
 
 pupsourcing_sa/worker/__init__.py
 
-pupsourcing_sa/worker/_drain.py
-
-pupsourcing_sa/worker/_node.py
-
-pupsourcing_sa/worker/_run.py
-
 pupsourcing_sa/worker/_worker.py
 
 pupsourcing_sa/worker/backoff.py
@@ -69,15 +63,9 @@ pupsourcing_sa/worker/config.py
 
 pupsourcing_sa/worker/coordination/
 
-pupsourcing_sa/worker/dispatch/
-
 pupsourcing_sa/worker/execution/
 
-pupsourcing_sa/worker/lifecycle/
-
 pupsourcing_sa/worker/processing/
-
-pupsourcing_sa/worker/stable_position.py
 
 tests/benchmarks/
 

@@ -13,7 +13,7 @@
 - *starting* retries through an outage of the database. Any other error ends the run.
 - *following* ticks: it sends a heartbeat, plans if no other node does, and runs the partitions that are assigned to the
   node. When a tick fails, the processors keep running, and the next tick retries.
-- *finishing* begins no batch. The node gives its partitions to other nodes at once, and keeps sending heartbeats, so
+- *finishing* begins no batch. The node hands its partitions over to other nodes at once. It keeps sending heartbeats, so
   that they do not presume it dead and terminate its last batches. After ``shutdown_timeout`` it rolls them back.
 - *leaving* deletes the node's row. If that fails, the other nodes remove the row after ``heartbeat_timeout``.
 
@@ -96,7 +96,7 @@ class Node(Service):
     async def _start(self) -> tuple[LogPositions, dict[Partition, PartitionState]]:
         """Read the positions and join. Retry through an outage.
 
-        psycopg gives no SQLSTATE for a failure to connect. A wrong password is therefore retried with psycopg, and
+        psycopg reports no SQLSTATE for a failure to connect. A wrong password is therefore retried with psycopg, and
         raised with asyncpg.
         """
         config = self._node_run.config
@@ -132,7 +132,7 @@ class Node(Service):
             run.executions.log, run.store, self._stable, run.config, worker_id=run.worker_id, hooks=run.hooks
         )
         dispatching = dispatcher.start()
-        dispatching.add_done_callback(lambda _: self.stop())  # without a dispatcher the node would stand still
+        dispatching.add_done_callback(lambda _: self.stop())  # without a dispatcher the node would do nothing
         try:
             await self._follow()
             dispatcher.stop()

@@ -4,7 +4,8 @@ A node has one dispatcher, whatever the number of its consumers. Each poll reads
 position in the log. The interval until the next poll depends on them::
 
     polling    something is new                 poll_interval; it doubles up to max_poll_interval while nothing is new
-    behind     last > stable                    the same: an append in flight will end, and a rollback notifies nobody
+    behind     last > stable                    the same: an append in flight will end, if only with a ROLLBACK,
+                                                which sends no notification
     settled    last = stable, and the listener  reconcile_interval
                is reliable
 

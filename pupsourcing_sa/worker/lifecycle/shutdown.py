@@ -3,7 +3,7 @@
 The timeline after SIGTERM, SIGINT or ``Worker.stop()``. T is ``WorkerConfig.shutdown_timeout``::
 
     seconds
-    0         no new batches. A tick in flight gets CANCEL; then the node gives its partitions to other nodes.
+    0         no new batches. A tick in flight gets CANCEL; then the node hands over its partitions.
               Running batches may finish; heartbeats continue.
     T         batches that still run are rolled back: ROLL_BACK, then they are cancelled and left behind.
               The node deletes its row: LEAVE. An async engine closes its connections: CLOSE.

@@ -1,4 +1,13 @@
-"""SIGINT and SIGTERM, while a worker runs in a process of its own."""
+"""SIGINT and SIGTERM, for a worker that runs in a process of its own.
+
+::
+
+    running ── first signal ──▶ stopping ── the worker has stopped ──────────────▶ the process continues
+                                   ├─────── second signal ───────────────────────▶ the process ends at once
+                                   └─────── shutdown_timeout + WATCHDOG_SECONDS ─▶ the process ends, status 1
+
+`shutdown` has the timeline of what happens while the worker is stopping.
+"""
 
 from __future__ import annotations
 
@@ -21,47 +30,47 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def handling_signals(stop: Callable[[], None], shutdown_timeout: float) -> Iterator[None]:
-    """Stop at the first signal; a second one ends the process at once.
+    """Stop the worker at the first signal, and end the process at the second.
 
-    A handler that blocks the event loop itself, as a coroutine can, keeps the worker from stopping, and so may a driver
-    that rolls back on a connection whose other end has vanished. The process is then ended when the time for the
-    shutdown is over, as by a crash: what is not committed is rolled back by the server.
+    Two things can keep a worker from stopping: a coroutine handler that blocks the event loop, and a driver that rolls
+    back on a connection whose other end has vanished. A watchdog then ends the process, like a crash: the server rolls
+    back what is not committed.
 
     Args:
-        stop: called once.
-        shutdown_timeout: how long stopping may take, in seconds.
+        stop: called at the first signal.
+        shutdown_timeout: time for running batches to finish, in seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only
         return
     before: dict[signal.Signals, Any] = {}
-    message = "the worker did not stop in time: a handler blocks the event loop, or the server does not answer; leaving"
+    message = "worker did not stop in time: a handler blocks the event loop, or the server does not answer; exiting"
     watchdog = _timer(shutdown_timeout + shutdown.WATCHDOG_SECONDS, message)
 
-    def handle(number: int, frame: object) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+    def handle(_: int, frame: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         watchdog.start()
         stop()
 
-    # Not by the event loop, which does not come to it while a handler blocks it.
-    for each in _SIGNALS:
-        before[each] = signal.signal(each, handle)
+    # asyncio's own signal handlers would have to wait for a handler that blocks the event loop.
+    for number in _SIGNALS:
+        before[number] = signal.signal(number, handle)
     try:
         yield
     finally:
         watchdog.cancel()
-        for each, handler in before.items():
-            if handler is not None:  # it was not installed by Python, and cannot be put back
-                signal.signal(each, handler)
+        for number, handler in before.items():
+            if handler is not None:  # None: it was not installed from Python, and Python cannot restore it
+                signal.signal(number, handler)
 
 
 def limit_exit(
-    seconds: float, message: str = "the worker has stopped, and threads keep its process from ending; leaving"
+    seconds: float, message: str = "worker has stopped, but threads keep its process alive; exiting"
 ) -> threading.Timer:
-    """Have the process end within so many seconds, although Python waits for the threads of pools for ever.
+    """Start a timer that ends the process, and return the timer, which can be cancelled.
 
-    Something that a handler has begun may hang in one of them. Gives the timer, which can be cancelled.
+    At exit Python waits for the threads of executors without a limit, and work that a handler began may hang there.
     """
     timer = _timer(seconds, message)
     timer.start()
@@ -69,15 +78,18 @@ def limit_exit(
 
 
 def leave(message: str) -> None:
-    """End the process at once. Logging must not be in its way, as with a full pipe that nobody reads any more."""
+    """Log the message and end the process at once.
 
-    def say() -> None:
+    Logging has a time limit: it blocks on a full pipe whose reader hangs.
+    """
+
+    def log() -> None:
         _logger.critical(message)
         logging.shutdown()
 
-    saying = threading.Thread(target=say, daemon=True)
-    saying.start()
-    saying.join(shutdown.LAST_LOG_SECONDS)
+    logging_thread = threading.Thread(target=log, daemon=True)
+    logging_thread.start()
+    logging_thread.join(shutdown.LAST_LOG_SECONDS)
     os._exit(1)
 
 
