@@ -13,8 +13,8 @@
 - *starting* retries through an outage of the database. Any other error ends the run.
 - *following* ticks: it sends a heartbeat, plans if no other node does, and runs the partitions that are assigned to the
   node. When a tick fails, the processors keep running, and the next tick retries.
-- *finishing* begins no batch. The node hands its partitions over to other nodes at once. It keeps sending heartbeats, so
-  that they do not presume it dead and terminate its last batches. After ``shutdown_timeout`` it rolls them back.
+- *finishing* begins no batch. The node hands its partitions over at once. It keeps sending heartbeats, so
+  that other nodes do not presume it dead and terminate its last batches. After ``shutdown_timeout`` it rolls them back.
 - *leaving* deletes the node's row. If that fails, the other nodes remove the row after ``heartbeat_timeout``.
 
 Cancelling a node skips *finishing*. `shutdown` has the timeouts.
