@@ -1,7 +1,8 @@
-"""What a writer expects of an aggregate's version when it appends."""
+"""The version of an aggregate that a caller expects when it appends."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from pupsourcing_sa._checks import check_int
@@ -10,11 +11,11 @@ __all__ = ["AnyVersion", "Exact", "ExpectedVersion", "NoStream"]
 
 
 class _Expectation:
-    """A value without identity: two of them are equal when they expect the same version."""
+    """An expected version. Two expectations are equal if they expect the same version."""
 
     __slots__ = ()
 
-    #: The version the aggregate must have; 0 means that it must not exist, ``None`` that any will do.
+    #: The version that the aggregate must have. 0 means that it must not exist, ``None`` that any version is accepted.
     version: int | None
 
     def __eq__(self, other: object) -> bool:
@@ -28,7 +29,7 @@ class _Expectation:
 
 
 class AnyVersion(_Expectation):
-    """No expectation: the events follow whatever is there.
+    """No expectation: the events follow the current version.
 
     >>> AnyVersion()
     AnyVersion()
@@ -39,7 +40,7 @@ class AnyVersion(_Expectation):
 
 
 class NoStream(_Expectation):
-    """The aggregate must not exist yet: its first event is being appended.
+    """The aggregate must not exist: this append creates it.
 
     >>> NoStream() == Exact(0)
     True
@@ -49,8 +50,9 @@ class NoStream(_Expectation):
     version: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Exact(_Expectation):
-    """The aggregate must be at this version, which is the number of its events.
+    """The aggregate must have this version, which is the number of its events.
 
     Args:
         version: 0 (the same as `NoStream`) or more.
@@ -67,22 +69,10 @@ class Exact(_Expectation):
     3
     """
 
-    __slots__ = ("version",)
-    __match_args__ = ("version",)
     version: int
 
-    def __init__(self, version: int) -> None:
-        check_int("version", version)
-        object.__setattr__(self, "version", version)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable")
-
-    def __reduce__(self) -> tuple[type[Exact], tuple[int]]:
-        return type(self), (self.version,)
+    def __post_init__(self) -> None:
+        check_int("version", self.version)
 
     def __repr__(self) -> str:
         return f"Exact({self.version})"

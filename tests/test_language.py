@@ -35,10 +35,6 @@ pupsourcing_sa/demo/
 
 pupsourcing_sa/errors.py
 
-pupsourcing_sa/event.py
-
-pupsourcing_sa/expected.py
-
 pupsourcing_sa/jsonlines.py
 
 pupsourcing_sa/migrations/

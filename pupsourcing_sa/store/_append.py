@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pupsourcing_sa.errors import DuplicateEventError, NoEventsError, OptimisticConcurrencyError
-from pupsourcing_sa.event import Event, has_nul
+from pupsourcing_sa.event import Event
+from pupsourcing_sa.event.encoding import has_nul
 from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
 
 __all__ = ["Append", "check_ids", "event_parameters", "stream_parameter"]
@@ -75,23 +76,23 @@ def check_ids(events: Sequence[Event]) -> None:
 
 
 def event_parameters(appends: Sequence[Append], *, has_json_payload: bool) -> dict[str, Any]:
-    """The events as the statements take them: a JSON array, and their payloads in one piece."""
+    """Return the events as parameters of the statements: a JSON array, and the payloads as one value of bytes."""
     rows: list[str] = []
     if has_json_payload:
         for stream, append in enumerate(appends, 1):
             for event in append.events:
-                head = f'{{"stream":{stream},"number":{len(rows) + 1},"payload":{_json_text(event)},'
-                rows.append(head + event._json)
+                start = f'{{"stream":{stream},"number":{len(rows) + 1},"payload":{_json_text(event)},'
+                rows.append(start + event._rest_json)
         return {"events": f"[{','.join(rows)}]"}
     payloads: list[bytes] = []
-    start = 1
+    offset = 1
     for stream, append in enumerate(appends, 1):
         for event in append.events:
-            payload = event.payload
-            size = len(payload)
-            rows.append(f'{{"stream":{stream},"number":{len(rows) + 1},"start":{start},"size":{size},{event._json}')
-            payloads.append(payload)
-            start += size
+            size = len(event.payload)
+            start = f'{{"stream":{stream},"number":{len(rows) + 1},"start":{offset},"size":{size},'
+            rows.append(start + event._rest_json)
+            payloads.append(event.payload)
+            offset += size
     return {"events": f"[{','.join(rows)}]", "payloads": b"".join(payloads)}
 
 

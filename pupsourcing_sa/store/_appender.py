@@ -22,7 +22,7 @@ from pupsourcing_sa.postgres.errors import (
 )
 from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
 from pupsourcing_sa.store._append_statements import AppendStatements
-from pupsourcing_sa.store._earlier import EarlierAppends
+from pupsourcing_sa.store._idempotency import are_same
 from pupsourcing_sa.store.log_reader import LogReader
 from pupsourcing_sa.tables import EventTables
 
@@ -49,7 +49,6 @@ class Appender:
         self._reader = reader
         self._statements = AppendStatements(tables, notify_channel)
         self._compiled = CompiledStatements()
-        self._earlier = EarlierAppends(tables)
         unique = {
             tuple(each.columns.keys()): each for each in tables.events.constraints if isinstance(each, UniqueConstraint)
         }
@@ -103,18 +102,22 @@ class Appender:
         ]
 
     def append_once(self, connection: Connection, append: Append) -> AppendResult:
-        """Append, or find that an earlier append wrote the same events; in a savepoint, to be able to look."""
+        """Append, or return the result for the same events if they are in the log already.
+
+        The append runs in a savepoint, so that the log can be read after a failure.
+        """
         require_transaction(connection)
         try:
             with connection.begin_nested():
                 return self.append(connection, append)
         except (DuplicateEventError, OptimisticConcurrencyError, StaleHeadsError) as error:
-            earlier = self._earlier.same_as(connection, append)
-            if earlier is None:
+            found = self._reader.events_by_id(connection, [event.event_id for event in append.events])
+            if not found:
                 raise
-            if isinstance(earlier, AppendResult):
-                return earlier
-            raise DuplicateEventError(event.event_id for event in earlier) from error
+            if not are_same(append.events, found, has_json_payload=self._has_json_payload):
+                raise DuplicateEventError(event.event_id for event in found) from error
+            positions = tuple(event.global_position for event in found)
+            return AppendResult(positions, found[0].aggregate_version - 1, found[-1].aggregate_version, tuple(found))
 
     def _version_of(self, connection: Connection, append: Append) -> int:
         return self._reader.aggregate_version(connection, append.aggregate_type, append.aggregate_id)

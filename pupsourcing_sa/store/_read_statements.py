@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -11,12 +11,9 @@ from sqlalchemy import (
     FromClause,
     Select,
     Text,
-    and_,
     cast,
     column,
-    exists,
     func,
-    literal_column,
     select,
     true,
     tuple_,
@@ -28,10 +25,6 @@ from pupsourcing_sa.postgres.expressions import constant, parameter
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["ReadStatements"]
-
-_AGGREGATE: Final = ("aggregate_type", "aggregate_id")
-#: System columns that say who inserted a row: the transaction, and its command.
-_STAMPS: Final = ("xmin", "cmin")
 
 
 class ReadStatements:
@@ -98,48 +91,6 @@ class ReadStatements:
         c = self._events.c
         is_wanted = c.event_id == func.any(parameter("event_ids", ARRAY(c.event_id.type)))
         return select(*self._row()).where(is_wanted).order_by(c.global_position)
-
-    @cached_property
-    def is_part_of_an_append(self) -> Select[Any]:
-        """Whether the statement that wrote a range of versions also wrote the version before or after it.
-
-        PostgreSQL keeps with each row which transaction inserted it, and which command of it; events are never updated.
-        That says nothing of rows that were loaded in bulk, as by a restore: there, the events of other aggregates
-        before and after in the log are from the same command, too.
-        """
-        events = self._events
-        own, last, version, place = (events.alias(name) for name in ("own", "last", "version", "place"))
-
-        def is_same_command(other: str) -> ColumnElement[bool]:
-            return and_(*(literal_column(f"{other}.{stamp}") == literal_column(f"own.{stamp}") for stamp in _STAMPS))
-
-        def is_of_aggregate(alias: FromClause) -> ColumnElement[bool]:
-            return and_(*(alias.c[name] == own.c[name] for name in _AGGREGATE))
-
-        before = select(func.max(events.c.global_position)).where(events.c.global_position < own.c.global_position)
-        after = select(func.min(events.c.global_position)).where(events.c.global_position > last.c.global_position)
-        neighbour = exists().where(
-            is_of_aggregate(version),
-            version.c.aggregate_version.in_([own.c.aggregate_version - 1, last.c.aggregate_version + 1]),
-            is_same_command("version"),
-        )
-        in_bulk = exists().where(
-            place.c.global_position.in_(
-                [before.correlate(own).scalar_subquery(), after.correlate(last).scalar_subquery()]
-            ),
-            ~is_of_aggregate(place),
-            is_same_command("place"),
-        )
-        return (
-            select(and_(neighbour.correlate(own, last), ~in_bulk.correlate(own, last)))
-            .select_from(own.join(last, is_of_aggregate(last)))
-            .where(
-                own.c.aggregate_type == parameter("stream_type", Text()),
-                own.c.aggregate_id == parameter("stream_id", Text()),
-                own.c.aggregate_version == parameter("first", BigInteger()),
-                last.c.aggregate_version == parameter("last", BigInteger()),
-            )
-        )
 
     @cached_property
     def latest_global_position(self) -> Select[Any]:

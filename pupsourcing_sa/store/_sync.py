@@ -68,9 +68,10 @@ class EventStore:
             session: the transaction that the events become part of.
             expected_version: ``NoStream()``, ``Exact(version)`` or ``AnyVersion()``.
             events: one or more, all of the same aggregate.
-            idempotent: give the result of an earlier append that wrote the same events, if there is one, whatever has
-                been appended since: for a caller who does not know whether its commit went through. The same means
-                equal in everything but ``created_at`` and ``trace_id``. It costs a savepoint.
+            idempotent: if the log already has these events, return where they are instead of an error, even if other
+                events follow them. Use this to retry a commit whose outcome is unknown. The log has them if there are
+                equal events of this aggregate with consecutive versions in the same order; ``created_at`` and
+                ``trace_id`` may differ. This costs a savepoint.
 
         Returns:
             The positions and versions given to them. Others see the events when the transaction commits.

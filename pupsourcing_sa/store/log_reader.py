@@ -5,9 +5,10 @@ Every method works in the caller's transaction and flushes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
@@ -93,6 +94,12 @@ class LogReader:
         parameters = {"stream_type": aggregate_type, "stream_id": aggregate_id}
         with self._connection(session) as connection:
             return connection.scalar(self._statements.aggregate_version, parameters) or 0
+
+    def events_by_id(self, session: SyncSession, event_ids: Iterable[UUID]) -> list[PersistedEvent]:
+        """Return the events that have one of these ids, in the log's order."""
+        with self._connection(session) as connection:
+            rows = driver_rows(connection, self._statements.by_id, {"event_ids": list(event_ids)})
+        return list(map(PersistedEvent._from_row, rows))
 
     # -- the log -----------------------------------------------------------------------------------------------
 
