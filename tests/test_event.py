@@ -71,7 +71,7 @@ class TestRefusals:
             ("event_version", 2**31, ValueError),
             ("event_version", "1", TypeError),
             ("event_version", True, TypeError),
-            ("event_id", str(uuid.uuid4()), TypeError),
+            ("event_id", str(uuid.UUID(int=5)), TypeError),
             ("created_at", datetime(2026, 1, 1), ValueError),  # noqa: DTZ001
             ("created_at", "2026-01-01", TypeError),
             ("payload", {"a": datetime.now(UTC)}, TypeError),
