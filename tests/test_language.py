@@ -27,8 +27,6 @@ ROOT = Path(__file__).parents[1]
 _NOT_YET = """
 Makefile
 
-alembic_templates/
-
 pupsourcing_sa/cli/
 
 pupsourcing_sa/demo/
@@ -62,8 +60,6 @@ pupsourcing_sa/worker/coordination/
 pupsourcing_sa/worker/execution/
 
 pupsourcing_sa/worker/processing/
-
-tests/benchmarks/
 
 tests/cli/
 

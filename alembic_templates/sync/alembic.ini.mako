@@ -1,39 +1,39 @@
-# How `alembic` finds the migrations and the database. What is commented out shows the default, or an example.
-# All that can be set here: https://alembic.sqlalchemy.org/en/latest/tutorial.html#editing-the-ini-file
-# A percent sign is written twice, but in %(here)s, the directory of this file.
+# Settings of `alembic`. A line that is commented out shows the default or an example.
+# All settings: https://alembic.sqlalchemy.org/en/latest/tutorial.html#editing-the-ini-file
+# Write a percent sign twice, except in %(here)s, the directory of this file.
 
 [alembic]
-# Where env.py and the migrations are.
+# The directory of env.py and the migrations.
 script_location = ${script_location}
 
-# The application's models are imported from here.
+# The directory from which the application's models are imported.
 prepend_sys_path = .
 
-# Separates several paths in one value: as the operating system does.
+# Separator of several paths in one value: that of the operating system.
 path_separator = os
 
-# The environment variable DATABASE_URL wins over this one, so that no password has to be in a file.
+# The environment variable DATABASE_URL overrides this URL. Use it to keep the password out of this file.
 sqlalchemy.url = postgresql+psycopg://user:password@localhost/database
 
-# Names of new files. With dates in front they sort by age.
+# Names of new files. With a date first, they are sorted by age.
 # file_template = %%(rev)s_%%(slug)s
 # file_template = %%(year)d_%%(month).2d_%%(day).2d_%%(hour).2d%%(minute).2d-%%(rev)s_%%(slug)s
 
-# How much of the message is in the name of the file, in characters.
+# Maximum length of the message in a file name, in characters.
 # truncate_slug_length = 40
 
-# Time zone of the date in new files, such as UTC; the computer's own by default.
+# Time zone of the date in new files, such as UTC. The default is local time.
 # timezone = UTC
 
-# Directories of the migrations, when there are several, and whether those inside of them count.
+# Directories of the migrations if there are several. recursive_version_locations includes their subdirectories.
 # version_locations = %(here)s/migrations/versions
 # recursive_version_locations = false
 
-# Run env.py for `alembic revision` without --autogenerate as well.
+# Run env.py even for `alembic revision` without --autogenerate.
 # revision_environment = false
 
 
-# What is done to each new file.
+# Commands to run on each new file.
 [post_write_hooks]
 # hooks = ruff-check, ruff-format
 # ruff-check.type = module
@@ -59,7 +59,7 @@ level = WARNING
 handlers = console
 qualname =
 
-# INFO shows the statements.
+# INFO logs the statements.
 [logger_sqlalchemy]
 level = WARNING
 handlers =

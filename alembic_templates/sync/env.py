@@ -1,4 +1,4 @@
-"""What ``alembic`` runs: which tables there should be, and how to reach the database."""
+"""The Alembic environment: the tables and the database."""
 
 import os
 from logging.config import fileConfig
@@ -14,29 +14,29 @@ config = context.config
 if config.config_file_name is not None:
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 
-# A starting point. With models of your own, use their metadata instead, with our tables on it:
+# When you have models, use their metadata instead:
 #
 #     from myapp.models import Base
 #
 #     target_metadata = Base.metadata
 #
-# A table that is in the database but not on this metadata is dropped by the next `alembic revision --autogenerate`.
+# The next `alembic revision --autogenerate` drops every table that is in the database but not on this metadata.
 target_metadata = MetaData()
 
-# Leave out the WorkerTables if no worker uses this database. Where the application calls these itself, with the same
-# arguments, the tables are the same.
+# Leave out WorkerTables if no worker uses this database. If the application also makes these calls, with the same
+# arguments, it gets the same tables.
 EventTables(target_metadata)
 WorkerTables(target_metadata)
 
-# The operations that migrations have besides Alembic's own, for guards and for logs that another program created.
+# Additional operations for migrations: guards, and logs that another program created.
 migrations.register()
 
 options: dict[str, Any] = {
     "target_metadata": target_metadata,
     "autogenerate_plugins": ["alembic.autogenerate.*", "pupsourcing_sa"],
-    # When tables are in other schemas than the database's default:
+    # For tables in other schemas than the database's default schema:
     # "include_schemas": True,
-    # To create indexes of a log that is in use, without stopping who appends to it; they get a revision of their own:
+    # To create indexes without blocking appends to a log in use; each new index gets a revision of its own:
     # "process_revision_directives": migrations.concurrent_indexes,
 }
 
@@ -45,7 +45,7 @@ if url := os.environ.get("DATABASE_URL"):
 
 
 def run_migrations_offline() -> None:
-    """Print the SQL, as with ``alembic upgrade head --sql``, without a connection."""
+    """Print the SQL without a connection: ``alembic upgrade head --sql``."""
     context.configure(
         url=config.get_main_option("sqlalchemy.url"),
         literal_binds=True,
@@ -58,7 +58,7 @@ def run_migrations_offline() -> None:
 
 def run_migrations_online() -> None:
     """Run the migrations in a transaction."""
-    # For a log in use: connect_args={"options": "-c lock_timeout=5s"} has them give up rather than wait.
+    # For a log in use, connect_args={"options": "-c lock_timeout=5s"} lets a migration fail instead of waiting.
     engine = engine_from_config(
         config.get_section(config.config_ini_section, {}), prefix="sqlalchemy.", poolclass=pool.NullPool
     )

@@ -1,1 +1,1 @@
-"""How fast the store is beside bare psycopg: ``make bench``. pytest collects nothing here."""
+"""Benchmarks of the store and the worker against bare psycopg: ``make bench``. pytest collects nothing here."""

@@ -1,8 +1,8 @@
 """Run the benchmarks and print a table: ``python -m tests.benchmarks [NAME …] [--rounds N] [--seconds S]``.
 
-Ours and the baseline run in turn, in short slices, the one that goes first changing from pair to pair; each pair gives
-a ratio, ours / baseline. What the machine does at the same time hits both, so the ratio is what to look at: its median
-and quartiles are shown beside the median rates. Nothing is asserted.
+The store and the baseline run in turn, in short slices. The one that runs first changes from pair to pair. Each pair
+yields a ratio, store / baseline. Other load on the machine slows both, so the ratio is what counts. The table shows its median
+and quartiles next to the median rates. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _fill(engine: Engine, *, is_wanted: bool) -> None:
-    """Empty the log; fill it if it is to be read."""
+    """Empty the log, and fill it for a benchmark that reads."""
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE events, aggregate_heads"))
         for number in range(0, STREAM if is_wanted else 0, 100):
@@ -62,8 +62,8 @@ def _fill(engine: Engine, *, is_wanted: bool) -> None:
 
 
 def _measure(writers: Sequence[Connection], name: str, rounds: int, seconds: float) -> tuple[list[float], list[float]]:
-    """The rates of ours and of the baseline, pair by pair."""
-    for side in (0, 1, 0, 1):  # statements prepared, caches warm, rates known
+    """Return the rates of the store and of the baseline, pair by pair."""
+    for side in (0, 1, 0, 1):  # prepares statements, warms caches, measures rates
         run_slice(writers, name, side, seconds / 2)
     rates: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):

@@ -1,16 +1,18 @@
-"""The benchmarks: each one operation of the store beside what a user of bare psycopg would do instead.
+"""The benchmarks: each compares one operation of the store with the same work in bare psycopg.
 
-*Appending.* Ours is a `Session`, opened, given one append, committed and closed each time (or a `Connection`, where the
-name says so). The baseline executes the very statement that the store executes, with the very parameters, on one open
-connection, and commits. Both get what they need ready-made, `Event` objects or parameters, so that the ratio is the
-price of ``store.append`` and of SQLAlchemy; ``+ Events built`` adds the building of the objects to our side only.
-``beside Session`` gives the baseline a `Session` as well, opened, used past Core and closed each time: the price of the
-store alone. ``hot stream`` is many appends to one aggregate, without an expected version; the others make new ones.
+**Appending.** For each append, the store's side opens a `Session`, appends once, commits and closes it (or a
+`Connection` if the name says so). The baseline executes the statement that the store executes, with the same
+parameters, on one open connection, and commits. Both sides get their `Event` objects or parameters ready-made. The
+ratio is therefore the cost of ``store.append`` and of SQLAlchemy.
 
-*Reading.* Ours is a `Session` for each call. The baseline selects the plain columns of the same rows, with psycopg's
-default loaders, into tuples, and gets the bound that our side has to find out (the stable position) as a parameter.
+- ``+ Events built`` adds the building of the objects to the store's side only.
+- ``beside Session`` opens, uses past Core and closes a `Session` in the baseline, too: the cost of the store alone.
+- ``hot stream`` appends to one aggregate, without an expected version. The other benchmarks create new aggregates.
 
-A payload is about 200 bytes of JSON, every other event has metadata, none has a trace, correlation or causation id.
+**Reading.** The store's side opens a `Session` for each call. The baseline selects the plain columns of the same rows
+into tuples, with psycopg's default loaders. It gets the stable position, which the store has to read, as a parameter.
+
+A payload is about 200 bytes of JSON. Every other event has metadata. No event has a trace, correlation or causation id.
 """
 
 from __future__ import annotations
@@ -29,21 +31,21 @@ from pupsourcing_sa import AnyVersion, Event, EventStore, EventTables, NoStream
 
 __all__ = ["AGGREGATES", "CASES", "STREAM", "Case", "Database", "Side", "make_events", "store"]
 
-#: The log that is read: so many aggregates with so many events each.
+#: The log that is read: number of aggregates, and number of events of each.
 AGGREGATES, STREAM = 50, 1000
 
 store = EventStore(EventTables())
 
 
 class Side(NamedTuple):
-    """``supply`` makes the arguments of so many operations, unmeasured; ``run`` is one and gives its events."""
+    """``supply`` makes the arguments of `n` operations, unmeasured; ``run`` runs one and returns its event count."""
 
     supply: Callable[[int], Sequence[Any]]
     run: Callable[[Any], int]
 
 
 class Case(NamedTuple):
-    """A row of the table; ``sides`` gives ours and the baseline, in the process that runs them."""
+    """A row of the table; ``sides`` returns the store's side and the baseline, in the process that runs them."""
 
     sides: Callable[[Database], tuple[Side, Side]]
     writers: int = 1
@@ -52,7 +54,7 @@ class Case(NamedTuple):
 
 
 class Database:
-    """What one process has open: an engine for our side, a connection for the baseline."""
+    """The connections of one process: an engine for the store's side, a connection for the baseline."""
 
     def __init__(self, url: str) -> None:
         self.engine = create_engine(url)
@@ -66,7 +68,7 @@ class Database:
         return "SELECT 1::bigint, 1::bigint", {}
 
     def what_append_executes(self, expected: Any, batches: Sequence[Sequence[Event]]) -> Sequence[tuple[str, Any]]:
-        """The text and the parameters that SQLAlchemy hands to psycopg for each of these appends."""
+        """Return the text and the parameters that SQLAlchemy passes to psycopg for each of these appends."""
         with self._recorder.connect() as connection:
             for batch in batches:
                 store.append(connection, expected, batch)

@@ -1,9 +1,9 @@
 """Measure the time from commit to handler: ``python -m tests.benchmarks.latency [NAME …] [--rounds N]``.
 
 A worker with one consumer runs in a process of its own. This process appends one event at a time, with random pauses in
-which the system is idle, and takes the time when its commit returns; the handler takes it when it is called, of the
+which the system is idle, and records the time when its commit returns. The handler records the time of its call, by the
 same clock. The cases take turns within one run. ``bare psycopg`` is a loop of ``connection.notifies()`` and one SELECT
-of the new events, in autocommit mode: no sessions, no checkpoint, nothing that makes it exactly once.
+of the new events, in autocommit mode: without sessions, a checkpoint or exactly-once processing.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from tests.benchmarks.program import describe, own_database, parse
 from tests.fix_store import make_async_engine, make_event
 
 _CHANNEL: Final = "latency"
-_DEADLINE: Final = 30.0  # seconds; only a failure takes so long
+_DEADLINE: Final = 30.0  # seconds; only a failure reaches it
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is measured.
+    """A case to measure.
 
     Attributes:
-        follow: runs in a process: reports the time of each event through the pipe, until that is closed.
-        pause: seconds of idleness before an event, from and to.
-        driver: of an asynchronous engine; ``None`` for a synchronous one.
+        follow: the function of the process. It reports the time of each event through the pipe, until the pipe closes.
+        pause: shortest and longest idle time before an event, in seconds.
+        driver: driver of an asynchronous engine; ``None`` for a synchronous one.
         dispatcher: the worker's setting.
     """
 
@@ -132,7 +132,7 @@ def main() -> None:
 
 def _measure(url: str, engine: Engine, store: EventStore, case: Case, events: int) -> list[float]:
     with _following(url, case) as pipe:
-        for _ in range(3):  # connections made, statements prepared, notifications under way
+        for _ in range(3):  # makes connections, prepares statements, starts notifications
             _append(engine, store, pipe)
         latencies = []
         for _ in range(events):
@@ -142,7 +142,7 @@ def _measure(url: str, engine: Engine, store: EventStore, case: Case, events: in
 
 
 def _append(engine: Engine, store: EventStore, pipe: Connection) -> float:
-    """Append one event, and wait until it was handled; gives the time from one to the other."""
+    """Append one event, wait until it is handled, and return the time between the two."""
     with Session(engine) as session:
         (position,) = store.append(session, AnyVersion(), [make_event()]).global_positions
         session.commit()
@@ -160,7 +160,7 @@ def _following(url: str, case: Case) -> Iterator[Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=case.follow, args=(url, case, theirs), daemon=True)
     process.start()
-    theirs.close()  # so that the end of the process is the end of the pipe
+    theirs.close()  # so that the pipe ends with the process
     try:
         yield ours
     finally:

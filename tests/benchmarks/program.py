@@ -1,4 +1,4 @@
-"""What the programs of this package have in common."""
+"""Parts that the programs of this package share."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["describe", "own_database", "parse"]
 
 
 def parse(parser: ArgumentParser, cases: Iterable[str]) -> tuple[Namespace, list[str]]:
-    """The options, and the cases that the command line names, by parts of their names; all of them by default."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only what has this in its name")
+    """Return the options and the cases that the command line selects by parts of their names; by default all."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="run only the cases whose name contains NAME")
     options = parser.parse_args()
     chosen = [name for name in cases if not options.names or any(part in name for part in options.names)]
     if not chosen:
-        parser.error("there is nothing of that name; there are:\n  " + "\n  ".join(cases))
+        parser.error("no case has such a name. The cases are:\n  " + "\n  ".join(cases))
     return options, chosen
 
 
 @contextmanager
 def own_database() -> Iterator[str]:
-    """URL of an empty database, on the server that the tests would use."""
+    """Yield the URL of an empty database, on the server of the tests."""
     with open_server() as server, new_database(server) as url:
         yield url
 
 
 def describe(engine: Engine, *drivers: str) -> str:
-    """What is measured, and on what."""
+    """Return the versions and the number of cores."""
     with engine.connect() as connection:
         server = connection.scalar(text("SHOW server_version"))
     packages = ", ".join(f"{name} {version(name)}" for name in ("SQLAlchemy", *drivers))

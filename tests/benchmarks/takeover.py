@@ -1,7 +1,7 @@
-"""Print how long it takes until another node goes on: ``python -m tests.benchmarks.takeover [--rounds N]``.
+"""Measure the time until another node takes over: ``python -m tests.benchmarks.takeover [--rounds N]``.
 
-Two nodes with the default settings, one partition, some hundred events a second. The time is that from the signal to
-the first event that the other node applies, by the clock of the database. The node
+Two nodes with the default settings share one partition, with some hundred events a second. The time is that from the
+signal to the first event that the other node applies, by the clock of the database. The node
 
 killed   gets SIGKILL at any moment;
 stopped  gets SIGSTOP in the middle of a batch, whose transaction stays open on the server;
@@ -29,7 +29,7 @@ _ONE = {"one": Follows()}
 
 
 class _Pair:
-    """Two nodes: the one that has the partition, and the other."""
+    """Two nodes, one of which has the partition."""
 
     def __init__(self, scene: Scene, fleet: Fleet) -> None:
         self._scene = scene
@@ -37,14 +37,14 @@ class _Pair:
         self._nodes = [fleet.start(_ONE) for _ in range(2)]
 
     def measure(self, hit: Callable[[Node], None]) -> float:
-        """Hit the one that has the partition; gives the seconds until the other has applied something."""
+        """Hit the node that has the partition; return the seconds until the other node has applied an event."""
         scene, fleet = self._scene, self._fleet
         fleet.wait_until(lambda: scene.shares().keys() == {node.pid for node in self._nodes}, "both nodes")
         owner = scene.owner("one")
         self._nodes.sort(key=lambda node: node.pid != owner)
         victim, other = self._nodes
         fleet.wait_until(scene.progress(victim), f"{victim.name} at work")
-        time.sleep(random.uniform(0, WorkerConfig().heartbeat_interval))  # whatever has been there between two beats
+        time.sleep(random.uniform(0, WorkerConfig().heartbeat_interval))  # at any time between two heartbeats
         is_at_work = scene.progress(other, by=1)
         since = scene.now()
         hit(victim)
@@ -70,7 +70,7 @@ class _Pair:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.takeover", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of each kind (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each kind (default: 5)")
     rounds = parser.parse_args().rounds
     if rounds < 1:
         parser.error("--rounds must be 1 or more")
@@ -89,7 +89,7 @@ def main() -> None:
         pair = _Pair(scene, fleet)
         for name, hit in (("killed", pair.kill), ("stopped", pair.pause_in_batch), ("left", pair.terminate)):
             seconds = [pair.measure(hit) for _ in range(rounds)]
-            print(f"{name:8} median {median(seconds):5.2f} s   most {max(seconds):5.2f} s", flush=True)
+            print(f"{name:8} median {median(seconds):5.2f} s   max {max(seconds):5.2f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The benchmarks of the worker: it catches up with a part of the log, from a checkpoint that is put back each time.
+"""The benchmarks of the worker: it catches up with a part of the log. Its checkpoint is moved back before each run.
 
-*Empty handler.* The baseline is a loop of bare psycopg over the same batches: lock the checkpoint, fetch the plain
+**Empty handler.** The baseline is a loop of bare psycopg over the same batches: lock the checkpoint, fetch the plain
 columns as tuples, move the checkpoint, commit.
 
-*Batch handler.* A read model of a row for each aggregate, counted by one bulk upsert for each batch; the baseline is
-the same worker with a handler that executes an ``UPDATE`` for each event.
+**Batch handler.** The read model has a row for each aggregate, with a counter. The handler executes one bulk upsert for
+each batch. The baseline is the same worker with a handler that executes an ``UPDATE`` for each event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.benchmarks.cases import Case, Database, Side, store
 
 __all__ = ["WORKER_CASES", "worker_metadata"]
 
-#: How many events it catches up with.
+#: Number of events to catch up with.
 _EVENTS, _FEW_EVENTS = 20_000, 5_000
 
 worker_metadata = MetaData()
@@ -59,7 +59,7 @@ class _Upserts:
 
 
 def _catch_up(events: int, handler: Any, database: Database) -> Side:
-    """A worker that catches up with the last so many events."""
+    """Return a side whose worker catches up with the last `events` events."""
     worker = Worker(sessionmaker(database.engine), store, [handler], tables=_tables)
 
     def supply(count: int) -> Sequence[int]:
@@ -74,7 +74,7 @@ def _catch_up(events: int, handler: Any, database: Database) -> Side:
 
 
 def _put_back(database: Database, name: str, events: int) -> int:
-    """Put a checkpoint back by so many events; gives its position."""
+    """Move a checkpoint back by `events` events and return its position."""
     checkpoints = _tables.consumer_checkpoints
     with Session(database.engine) as session:
         position = session.scalars(

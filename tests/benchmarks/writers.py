@@ -1,4 +1,4 @@
-"""Processes that run one side of a benchmark at the same time; threads would measure Python's lock."""
+"""Processes that run one side of a benchmark at the same time. Threads would measure Python's global lock."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CASES: dict[str, Case] = STORE_CASES | WORKER_CASES
 
 @contextmanager
 def started(url: str, count: int) -> Iterator[Sequence[Connection]]:
-    """So many processes with connections to a database, until the end of the block; gives the pipes to them."""
+    """Start `count` processes with connections to a database, and yield the pipes to them."""
     context = get_context("spawn")
     pairs = [context.Pipe() for _ in range(count)]
     processes = [context.Process(target=_serve, args=(url, theirs), daemon=True) for _, theirs in pairs]
     for process, (_, theirs) in zip(processes, pairs, strict=True):
         process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
+        theirs.close()  # so that the pipe ends with the process
     try:
         yield [ours for ours, _ in pairs]
     finally:
@@ -37,11 +37,11 @@ def started(url: str, count: int) -> Iterator[Sequence[Connection]]:
 
 
 def run_slice(writers: Sequence[Connection], case: str, side: int, seconds: float) -> float:
-    """Events per second, of all processes together, on one side of a case."""
+    """Return the events per second of all processes together, on one side of a case."""
     for pipe in writers:
         pipe.send((case, side, seconds))
     for pipe in writers:
-        pipe.recv()  # it has made its arguments
+        pipe.recv()  # the process has made its arguments
     for pipe in writers:
         pipe.send("go")
     return sum(pipe.recv() for pipe in writers)
