@@ -1,8 +1,8 @@
 """Run the benchmarks and print a table: ``python -m tests.benchmarks [NAME …] [--rounds N] [--seconds S]``.
 
 The store and the baseline run in turn, in short slices. The one that runs first changes from pair to pair. Each pair
-yields a ratio, store / baseline. Other load on the machine slows both, so the ratio is what counts. The table shows its median
-and quartiles next to the median rates. Nothing is asserted.
+yields a ratio, store / baseline. Other load on the machine slows both, so the ratio is what counts. The table shows its
+median and quartiles next to the median rates. Nothing is asserted.
 """
 
 from __future__ import annotations
