@@ -51,8 +51,6 @@ pupsourcing_sa/worker/_worker.py
 
 pupsourcing_sa/worker/backoff.py
 
-pupsourcing_sa/worker/classification.py
-
 pupsourcing_sa/worker/config.py
 
 pupsourcing_sa/worker/coordination/

@@ -15,6 +15,7 @@ from pupsourcing_sa.worker.dispatch.dispatcher import read_positions
 from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
 from pupsourcing_sa.worker.partition import Partition
+from pupsourcing_sa.worker.processing.drain import DrainProcessor
 
 __all__ = ["Drain"]
 
@@ -29,6 +30,12 @@ class Drain(Service):
         super().__init__("pupsourcing-drain")
         self._drain_run = run
         self._processors = Processors(run, worker_id=None)
+        self._draining: list[DrainProcessor] = []
+
+    def stop(self) -> None:
+        for processor in self._draining:
+            processor.stop()
+        super().stop()
 
     async def _run(self) -> None:
         positions = await self._unless_stopped(self._start())
@@ -44,12 +51,14 @@ class Drain(Service):
         return positions
 
     async def _process(self, positions: LogPositions) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-        for name, subscription in self._drain_run.subscriptions.items():
-            for number in range(subscription.scope.partitions):
-                processor = self._processors.create(Partition(name, number), self.stopping)
-                draining = processor.drain(positions.stable, positions.server_identity)
-                tasks.add(asyncio.create_task(draining, name=processor.name))
+        self._draining = [
+            DrainProcessor(
+                self._processors.context(Partition(name, number)), positions.stable, positions.server_identity
+            )
+            for name, subscription in self._drain_run.subscriptions.items()
+            for number in range(subscription.scope.partitions)
+        ]
+        tasks = {processor.start() for processor in self._draining}
         try:
             await self._unless_stopped(asyncio.wait(tasks))
             if self.stopping.is_set():

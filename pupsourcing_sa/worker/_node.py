@@ -29,10 +29,9 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa.postgres.errors import is_lock_timeout
 from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Processors, Run
-from pupsourcing_sa.worker.classification import is_lost_race, is_outage
+from pupsourcing_sa.worker.classification import is_temporary
 from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.dispatch.dispatcher import Dispatcher, read_positions
 from pupsourcing_sa.worker.lifecycle import shutdown
@@ -40,7 +39,8 @@ from pupsourcing_sa.worker.lifecycle.outage import Outage
 from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all, wait_for_event, with_timeout
 from pupsourcing_sa.worker.partition import Partition, PartitionState
-from pupsourcing_sa.worker.processing.pool import Crew
+from pupsourcing_sa.worker.processing.pool import ProcessorPool
+from pupsourcing_sa.worker.processing.processor import Processor
 from pupsourcing_sa.worker.stable_position import StablePosition
 
 __all__ = ["Node"]
@@ -65,8 +65,11 @@ class Node(Service):
         self._membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
         self._processors = Processors(run, run.worker_id)
         self._stable = StablePosition()
-        self._pool = Crew(
-            str(run.worker_id), self._processors.create, self._stable, run.hooks, self._processors.is_aborted
+        self._pool = ProcessorPool(
+            str(run.worker_id),
+            lambda partition: Processor(self._processors.context(partition), self._stable),
+            run.hooks,
+            self._processors.is_aborted,
         )
         tick_interval = self._membership.tick_interval
         self._outage = Outage(
@@ -79,7 +82,7 @@ class Node(Service):
         self._may_have_joined = False
 
     def stop(self) -> None:
-        self._pool.dismiss_all()  # at once: the tick in flight may take a while
+        self._pool.stop_all()  # at once: the tick in flight may take a while
         super().stop()
 
     async def _run(self) -> None:
@@ -116,7 +119,7 @@ class Node(Service):
             except Exception as error:
                 self._may_have_joined = False
                 self._membership.distrust()
-                if not _is_retried(error):
+                if not is_temporary(error):
                     raise
                 delay = outage.failed(error)
             else:
@@ -140,7 +143,7 @@ class Node(Service):
             if dispatching.done():
                 await dispatching  # raises its error if it failed
         finally:
-            self._pool.dismiss_all()
+            self._pool.stop_all()
             self._processors.abort()
             await cancel_all({dispatching, *self._pool.tasks})
 
@@ -148,7 +151,7 @@ class Node(Service):
         """Run the partitions that are assigned to the node, until it is stopped."""
         while not await wait_for_event(self.stopping, self._membership.tick_interval):
             # Before the tick reads the table: a batch that commits during the tick changes the table itself.
-            known = self._pool.standings()
+            known = self._pool.states()
             partitions = await self._coordinate(self._tick)
             if partitions is not None and not self.stopping.is_set():
                 self._pool.adjust(partitions, known)
@@ -202,9 +205,3 @@ class Node(Service):
             return None
         self._outage.over()
         return result
-
-
-def _is_retried(error: BaseException) -> bool:
-    """Return True if the next attempt to start may succeed."""
-    # asyncpg raises the operating system's own errors when it cannot connect.
-    return is_outage(error) or is_lost_race(error) or is_lock_timeout(error) or isinstance(error, OSError)

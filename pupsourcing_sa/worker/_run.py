@@ -24,7 +24,7 @@ from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
 from pupsourcing_sa.worker.partition import Partition
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
-from pupsourcing_sa.worker.processing.processor import Processor
+from pupsourcing_sa.worker.processing.context import PartitionContext
 
 __all__ = ["Executions", "Processors", "Run"]
 
@@ -87,7 +87,7 @@ class Run:
 
 
 class Processors:
-    """Creates the processors of a run and rolls back their batches.
+    """The contexts of the processors of a run, and the roll-back of their batches.
 
     Args:
         run: the run.
@@ -100,17 +100,16 @@ class Processors:
         self._statements = CheckpointStatements(run.tables)
         self._is_aborted = threading.Event()  # batches read it in their threads
 
-    def create(self, partition: Partition, stopping: asyncio.Event) -> Processor:
-        """Return a new processor of the partition, which begins no batch once the event is set."""
+    def context(self, partition: Partition) -> PartitionContext:
+        """Return the context in which a processor runs the partition."""
         run, subscription = self._run, self._run.subscriptions[partition.consumer]
-        return Processor(
-            subscription,
-            replace(subscription.scope, partition=partition.number),
-            Checkpoint(run.tables, partition.consumer, partition.number, self._statements),
+        return PartitionContext(
+            subscription=subscription,
+            scope=replace(subscription.scope, partition=partition.number),
+            checkpoint=Checkpoint(run.tables, partition.consumer, partition.number, self._statements),
             execution=run.executions.batches,
             store=run.store,
             config=run.config,
-            stopping=stopping,
             is_aborted=self.is_aborted,
             hooks=run.hooks,
             worker_id=self._worker_id,

@@ -1,87 +1,121 @@
-"""What befalls a batch through no fault of its events: lost connections, restarting servers, deadlocks.
+"""Failure classification: the one module that says what counts as a failure of an event.
 
-It arrives in many shapes. A handler may wrap it in an error of its own, so its causes are looked at as well; it may
-come past SQLAlchemy, as an error of the driver or of the operating system, so the connection is looked at as well.
+=============  ====================================  =============================================  ===================
+kind           meaning                               recognised by                                  counts as a failure
+=============  ====================================  =============================================  ===================
+``LOST_RACE``  another transaction won: deadlock,    SQLSTATE 40001, 40P01                          no; retried soon,
+               serialization failure                                                                with fewer events
+``OUTAGE``     the connection was lost, or could     SQLSTATE class 08, 53300, 57P01, 57P02,        no; retried with
+               not be made; the server restarts      57P03; a connection that SQLAlchemy has        back-off
+                                                     invalidated; a connection that no server has
+                                                     answered; a timeout of the pool; the lost
+                                                     connection of the batch itself
+``HANDLER``    anything else that a handler or the   none of the above                              yes; may park the
+               commit of its writes raises                                                          partition
+=============  ====================================  =============================================  ===================
+
+To move an SQLSTATE to another kind, edit the sets in `pupsourcing_sa.postgres.errors`. To add a kind, add a member to
+`FailureKind` and a rule to `_kind_of`; `classify` decides which kind wins.
+
+A handler may wrap a database error in an error of its own, or let the bare error of the driver through. Therefore every
+cause, context and member of an exception group is examined. Errors without an SQLSTATE that were raised past SQLAlchemy
+are not examined: if the connection of the batch was lost, the caller knows it from the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Final
+from enum import Enum
 
-from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pupsourcing_sa.postgres import errors
 
-__all__ = ["is_cancellation", "is_connection_lost", "is_lost_race", "is_outage"]
+__all__ = ["FailureKind", "classify", "is_cancellation", "is_lost_race", "is_outage", "is_temporary"]
 
-_DRIVERS: Final = frozenset({"psycopg", "psycopg2", "asyncpg"})
+
+class FailureKind(Enum):
+    """Kinds of failures; the module's documentation has the table."""
+
+    LOST_RACE = "lost race"
+    OUTAGE = "outage"
+    HANDLER = "handler"
+
+
+def classify(error: BaseException, *, is_connection_lost: bool = False) -> FailureKind:
+    """Return the kind of a failure. When several kinds apply, a lost race wins over an outage.
+
+    Args:
+        error: the exception that ended the batch.
+        is_connection_lost: the connection of the batch was found to be lost.
+    """
+    kinds = {_kind_of(cause) for cause in _causes(error)}
+    for kind in (FailureKind.LOST_RACE, FailureKind.OUTAGE):
+        if kind in kinds:
+            return kind
+    # A time limit of the handler itself cancels its statement, and SQLAlchemy then invalidates the connection.
+    if is_connection_lost and not is_cancellation(error):
+        return FailureKind.OUTAGE
+    return FailureKind.HANDLER
 
 
 def is_lost_race(error: BaseException) -> bool:
-    """Whether, or because, the transaction lost against another one, and is to be tried again as it is."""
-    return any(errors.is_lost_race(each) or errors.is_lost_race_state(_bare_state(each)) for each in _causes(error))
+    """Return True if the transaction lost against another one and can be retried unchanged."""
+    return classify(error) is FailureKind.LOST_RACE
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether, or because, a connection was lost or could not be made."""
-    return any((errors.is_outage(each) and _is_ours(each)) or _is_bare_outage(each) for each in _causes(error))
+    """Return True if the connection was lost or could not be made."""
+    return classify(error) is FailureKind.OUTAGE
+
+
+def is_temporary(error: BaseException) -> bool:
+    """Return True if a start that failed with this error may succeed later.
+
+    Besides outages and lost races that is a lock timeout, as during a migration, and an error of the operating system:
+    asyncpg raises those when it cannot connect.
+    """
+    if classify(error) is not FailureKind.HANDLER:
+        return True
+    return errors.is_lock_timeout(error) or isinstance(error, OSError)
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether, or because, a coroutine was cancelled."""
-    return any(isinstance(each, asyncio.CancelledError) for each in _causes(error))
+    """Return True if the error is, or was caused by, the cancellation of a coroutine."""
+    return any(isinstance(cause, asyncio.CancelledError) for cause in _causes(error))
 
 
-def is_connection_lost(connection: Connection) -> bool:
-    """Whether the connection of a batch that failed is lost: asked of the server, as the driver may not know yet."""
-    if connection.invalidated:
-        return True
-    if connection.closed:
-        return False  # the handler ended the session's transaction; there is nothing left to ask
-    try:
-        connection.scalar(select(1))
-    except DBAPIError as error:
-        return error.connection_invalidated  # otherwise it is the transaction that has failed
-    except OSError:  # as asyncpg raises them
-        return True
-    except Exception:
-        return connection.invalidated
-    return False
+def _kind_of(error: BaseException) -> FailureKind:
+    """Return the kind of a single exception, without its causes."""
+    if isinstance(error, DBAPIError):
+        if not _has_sqlstate(error.orig):
+            return FailureKind.HANDLER  # of another kind of database, which the handler uses as well
+        is_race, is_outage = errors.is_lost_race(error), errors.is_outage(error)
+    else:
+        state = getattr(error, "sqlstate", None)  # psycopg and asyncpg agree on the attribute
+        is_race = errors.is_lost_race_state(state)
+        is_outage = errors.is_outage_state(state) or isinstance(error, PoolTimeout)
+    if is_race:
+        return FailureKind.LOST_RACE
+    return FailureKind.OUTAGE if is_outage else FailureKind.HANDLER
+
+
+def _has_sqlstate(error: BaseException | None) -> bool:
+    """Return True if the driver's error belongs to PostgreSQL: ``pgcode`` is psycopg2's name for the SQLSTATE."""
+    return error is None or hasattr(error, "sqlstate") or hasattr(error, "pgcode")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and all that led to it: what it was raised from or while handling, and the members of a group."""
+    """Yield the error, its causes and contexts, and the members of exception groups, each once."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
-        each = pending.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            pending += (each.__cause__, each.__context__)
-            if isinstance(each, BaseExceptionGroup):
-                pending += each.exceptions
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error of SQLAlchemy comes from a driver of PostgreSQL: a handler may use other databases as well."""
-    orig = getattr(error, "orig", None)
-    return orig is None or type(orig).__module__.partition(".")[0] in _DRIVERS or "postgresql" in type(orig).__module__
-
-
-def _bare_state(error: BaseException) -> str | None:
-    """The SQLSTATE of a driver's own error, ``None`` if it has none; psycopg and asyncpg agree on the attribute."""
-    state = None if isinstance(error, DBAPIError) else getattr(error, "sqlstate", None)
-    return str(state) if state else None
-
-
-def _is_bare_outage(error: BaseException) -> bool:
-    state = _bare_state(error)
-    if state is not None:
-        return errors.is_outage_state(state)
-    # psycopg's, which has the attribute, and no value in it where not the server but the connection has failed
-    is_operational = any(each.__name__ == "OperationalError" for each in type(error).__mro__)
-    return is_operational and not isinstance(error, DBAPIError) and hasattr(error, "sqlstate")
+        cause = pending.pop()
+        if cause is not None and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            pending += (cause.__cause__, cause.__context__)
+            if isinstance(cause, BaseExceptionGroup):
+                pending += cause.exceptions

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.status._statements import StatusStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
-from pupsourcing_sa.worker.processing.lock_watch import Holders
+from pupsourcing_sa.worker.processing.lock_watch import HolderQuery
 from tests.fix_postgres import new_database
 
 EVENTS = 100_000
@@ -92,14 +92,14 @@ def test_the_head_and_what_waits(big_log: Engine):
 
 #: From here on a server with LLVM compiles a statement before it executes it, which takes half a second: the default.
 JIT_ABOVE_COST = 100_000
-HOLDERS = Holders(Checkpoint(TABLES, "c", 1))
+HOLDERS = HolderQuery(Checkpoint(TABLES, "c", 1))
 ASKED = {
     "nodes": STATEMENTS.nodes,
     "log": STATEMENTS.log.params(stable=0),
     "partitions": STATEMENTS.partitions.params(max_counted=100_001),
     "locked": STATEMENTS.locked,
-    "look": HOLDERS._look,
-    "end": HOLDERS._end,
+    "look": HOLDERS._find,
+    "end": HOLDERS._find_and_terminate,
 }
 
 

@@ -114,7 +114,7 @@ def test_a_processor_that_is_cancelled_later_is_told_of_and_replaced(
     """Nobody knows by which event."""
 
     def told() -> list[logging.LogRecord]:
-        return [each for each in caplog.records if each.message == "processor was cancelled, and not by the worker"]
+        return [each for each in caplog.records if each.message == "processor was cancelled, but not by the worker"]
 
     fleet = async_fleet
     fleet.append(3)
@@ -127,7 +127,7 @@ def test_a_processor_that_is_cancelled_later_is_told_of_and_replaced(
 
 def test_a_drain_does_not_hide_it(async_fleet: Fleet):
     async_fleet.append(3)
-    with pytest.raises(RuntimeError, match="processor 'pupsourcing-cancelling-0' was cancelled before it was done"):
+    with pytest.raises(RuntimeError, match="processor 'pupsourcing-cancelling-0' was cancelled before it finished"):
         async_fleet.worker(cancelling(after_it_has_returned)).drain()
     assert async_fleet.seen("cancelling") == []
 

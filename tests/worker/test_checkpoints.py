@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
 from pupsourcing_sa.errors import HandlerTransactionError, TablesMissingError, TransactionRequiredError
-from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, Failure, Locked
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, Failure, LockedCheckpoint
 
 WORKER = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 
@@ -44,7 +44,9 @@ class TestLock:
     ):
         found = checkpoint.lock(session)
         assert found is not None
-        assert found._replace(transaction=0, origin="", table=0) == Locked(0, None, 0, False, 0.0, 0, "", 0)
+        assert found._replace(transaction=0, server_identity="", table=0) == LockedCheckpoint(
+            0, None, 0, False, 0.0, 0, "", 0
+        )
         assert found.transaction == session.scalar(text("SELECT txid_current()"))
         assert other.scalar(select(func.count()).select_from(checkpoint.tables.consumer_checkpoints)) == 1
 
@@ -116,12 +118,11 @@ class TestMove:
         assert checkpoint.read(session) == 0
 
 
-@pytest.mark.parametrize("may_have_crashed", [False, True])
 class TestIsCommitted:
-    def test_as_it_is(self, checkpoint: Checkpoint, session: Session, other: Session, may_have_crashed: bool):
+    def test_as_it_is(self, checkpoint: Checkpoint, session: Session, other: Session):
         def is_committed() -> bool:
             assert found is not None
-            return checkpoint.is_committed(other, found.transaction, may_have_crashed=may_have_crashed)
+            return checkpoint.is_committed(other, found.transaction)
 
         found = checkpoint.lock(session)
         assert not is_committed()
@@ -131,27 +132,13 @@ class TestIsCommitted:
         session.rollback()
         assert not is_committed()
 
-    def test_one_that_is_forgotten(self, checkpoint: Checkpoint, session: Session, may_have_crashed: bool):
-        assert not checkpoint.is_committed(session, 0, may_have_crashed=may_have_crashed)
+    def test_one_that_is_forgotten(self, checkpoint: Checkpoint, session: Session):
+        assert not checkpoint.is_committed(session, 0)
 
-    def test_one_that_did_not_lock_it(
-        self, checkpoint: Checkpoint, session: Session, other: Session, may_have_crashed: bool
-    ):
-        """As one that was given the id of a transaction that a crash has undone."""
-        checkpoint.lock(session)
-        session.commit()
-        transaction = other.scalars(select(func.txid_current())).one()
-        other.commit()
-        is_committed = checkpoint.is_committed(session, transaction, may_have_crashed=may_have_crashed)
-        assert is_committed is not may_have_crashed
-
-    def test_one_of_another_server(self, checkpoint: Checkpoint, session: Session, may_have_crashed: bool):
+    def test_one_of_another_server(self, checkpoint: Checkpoint, session: Session):
         never = 2**60 + 3  # 3 is the first that there is, in each epoch
-        if may_have_crashed:
-            assert not checkpoint.is_committed(session, never, may_have_crashed=True)
-            return
         with pytest.raises(DBAPIError) as caught:
-            checkpoint.is_committed(session, never, may_have_crashed=False)
+            checkpoint.is_committed(session, never)
         assert getattr(caught.value.orig, "sqlstate", None) == "22023"
 
 
@@ -189,21 +176,21 @@ class TestRecordFailure:
         assert checkpoint.lock(session)[:4] == (5, None, 0, False)
 
     def test_what_is_not_counted(self, checkpoint: Checkpoint, session: Session):
-        def disturb(position: int) -> Failure | None:
-            recorded = checkpoint.record_disturbance(session, position=position, error="bad", retry_after=100.0)
+        def interrupt(position: int) -> Failure | None:
+            recorded = checkpoint.record_interruption(session, position=position, error="bad", retry_after=100.0)
             session.commit()
             return recorded
 
-        assert disturb(5) == Failure(0, 100.0)
+        assert interrupt(5) == Failure(0, 100.0)
         found = checkpoint.lock(session)
         assert found is not None
         assert found[:4] == (0, 5, 0, False)
         assert 90 < found.retry_after <= 100
         assert self.record(checkpoint, session) == Failure(1, 100.0)
-        assert disturb(5) == Failure(1, 100.0)
-        assert disturb(6) == Failure(0, 100.0)
+        assert interrupt(5) == Failure(1, 100.0)
+        assert interrupt(6) == Failure(0, 100.0)
         self.record(checkpoint, session, max_attempts=1)
-        assert disturb(5) is None
+        assert interrupt(5) is None
         assert checkpoint.lock(session)[:4] == (0, 5, 1, True)
 
     def test_what_is_parked_at_once(self, checkpoint: Checkpoint, session: Session, other: Session):

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from psycopg.errors import AdminShutdown, DeadlockDetected, InvalidPassword, LockNotAvailable
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.util import await_only
 
-from pupsourcing_sa.worker.classification import is_cancellation, is_connection_lost, is_lost_race, is_outage
+from pupsourcing_sa.worker.classification import FailureKind, classify, is_cancellation, is_temporary
+from pupsourcing_sa.worker.processing.diagnosis import is_connection_lost
 from tests.fix_store import make_async_engine
 from tests.fix_worker import KINDS
 
@@ -76,8 +78,8 @@ def shaped(shape: Callable[[BaseException], None], error: BaseException) -> Base
 
 def classes(error: BaseException) -> set[str]:
     """Return the names of the classes that apply."""
-    found = {"race": is_lost_race(error), "outage": is_outage(error), "cancellation": is_cancellation(error)}
-    return {name for name, applies in found.items() if applies}
+    kinds = {FailureKind.LOST_RACE: {"race"}, FailureKind.OUTAGE: {"outage"}, FailureKind.HANDLER: set[str]()}
+    return kinds[classify(error)] | ({"cancellation"} if is_cancellation(error) else set())
 
 
 def with_connection(server: Engine, kind: str, work: Callable[[Connection], _T]) -> _T:
@@ -164,7 +166,7 @@ def await_if_needed(result: Any) -> Any:
 
 def test_without_a_sqlstate():
     assert classes(PoolTimeout()) == {"outage"}
-    assert classes(psycopg.OperationalError("the connection is closed")) == {"outage"}
+    assert classes(psycopg.OperationalError("the connection is closed")) == set(), "the batch asks its connection"
     assert classes(OperationalError("SELECT", {}, psycopg.OperationalError("connection refused"))) == {"outage"}
     assert classes(psycopg.ProgrammingError("no such cursor")) == set()
     for elsewhere in (ConnectionRefusedError(), TimeoutError(), FileNotFoundError(), SystemExit(1)):
@@ -188,3 +190,23 @@ def test_a_circular_cause_ends():
     circular = ApplicationError()
     circular.__cause__ = circular
     assert classes(circular) == set()
+
+
+def test_a_lost_race_wins_over_an_outage():
+    lost_race, outage = OperationalError("", {}, DeadlockDetected()), OperationalError("", {}, AdminShutdown())
+    assert classes(BaseExceptionGroup("both", [outage, lost_race])) == {"race"}
+
+
+def test_a_lost_connection_is_an_outage_unless_the_handler_cancelled_its_statement():
+    assert classify(ApplicationError(), is_connection_lost=True) is FailureKind.OUTAGE
+    assert classify(DeadlockDetected(), is_connection_lost=True) is FailureKind.LOST_RACE
+    cancelled = shaped(as_a_cause, asyncio.CancelledError())
+    assert classify(cancelled, is_connection_lost=True) is FailureKind.HANDLER
+
+
+def test_a_start_is_also_retried_after_a_lock_timeout_and_an_error_of_the_operating_system():
+    locked = OperationalError("", {}, LockNotAvailable())
+    for error in (locked, ConnectionRefusedError(), AdminShutdown(), DeadlockDetected()):
+        assert is_temporary(error)
+    for error in (ApplicationError(), OperationalError("", {}, InvalidPassword())):
+        assert not is_temporary(error)

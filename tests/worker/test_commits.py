@@ -108,7 +108,7 @@ def assert_parked(fleet: Fleet, *handlings: Handling, last: int) -> None:
         assert len(seen) == len(set(seen)), handling.name
         found = fleet.checkpoint(handling.name)
         assert (found.last_position, found.failed_position, found.attempts, found.retry_at) == (0, 1, 1, None)
-        assert f"writes of the events from 1 to {last}, all or some of them, are committed" in found.error
+        assert f"all or some writes of the events from 1 to {last} are committed" in found.error
     parked = [(data["consumer"], data["global_position"], data["attempts"]) for data in recorder.named("worker.parked")]
     assert sorted(parked) == sorted((handling.name, 1, 1) for handling in handlings)
     assert recorder.named("worker.event_failed") == recorder.named("worker.batch_retried") == []
@@ -139,13 +139,13 @@ def test_of_a_batch_handler(fleet: Fleet):
     fleet.wait(lambda: is_parked(fleet))
     fleet.stop()
     assert fleet.seen("all") == [1, 2, 3, 4, 5]
-    assert "writes of the events from 1 to 5, all or some of them, are committed" in fleet.checkpoint("all").error
+    assert "all or some writes of the events from 1 to 5 are committed" in fleet.checkpoint("all").error
 
 
 def test_a_drain_raises_it_and_parks(both_fleets: Fleet):
     fleet, handling = both_fleets, Handling(by_text)
     fleet.append(5)
-    with pytest.raises(HandlerTransactionError, match="events from 1 to 5, all or some of them, are committed"):
+    with pytest.raises(HandlerTransactionError, match="events from 1 to 5 are committed"):
         fleet.worker(handling.consumer(fleet)).drain()
     with pytest.raises(PartitionParkedError, match="parked on the event at 1"):
         fleet.worker(handling.consumer(fleet)).drain()
@@ -170,7 +170,7 @@ def test_no_batch_is_run_while_it_cannot_be_parked(fleet: Fleet, caplog: pytest.
             yield
 
     def refusals() -> list[logging.LogRecord]:
-        return [each for each in caplog.records if each.message.startswith("handler committed; partition is not")]
+        return [each for each in caplog.records if each.message.startswith("handler committed the transaction; cannot")]
 
     fleet.append(5)
     lock = locked()

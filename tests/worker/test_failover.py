@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import AnyVersion
-from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.errors import StablePositionError
-from pupsourcing_sa.worker import Worker, WorkerConfig
+from pupsourcing_sa.worker import Worker
 from pupsourcing_sa.worker.execution.factory import execution_for
-from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
-from pupsourcing_sa.worker.processing.processor import Processor
+from pupsourcing_sa.worker.processing.drain import DrainProcessor
 from tests.fix_postgres import open_database
+from tests.fix_processing import context_of
 from tests.fix_store import make_event
 from tests.fix_worker import Fleet
 from tests.waiting import wait_until
@@ -109,22 +107,14 @@ def test_no_batch_begins_with_the_stable_position_of_another_server(sync_fleet: 
     """It may be found before the dispatcher has looked at the new one."""
     fleet = sync_fleet
 
-    def processor() -> Any:
-        subscription = Subscription.of(fleet.see("all"))
-        return Processor(
-            subscription,
-            subscription.scope,
-            Checkpoint(fleet.tables, "all", 0),
-            execution=execution_for(sessionmaker(fleet.engine), 1),
-            store=fleet.store,
-            config=WorkerConfig(),
-            stopping=asyncio.Event(),
-            is_aborted=lambda: False,
-        )
+    def drain() -> DrainProcessor:
+        execution = execution_for(sessionmaker(fleet.engine), 1)
+        context = context_of(fleet.see("all"), execution=execution, store=fleet.store, tables=fleet.tables)
+        return DrainProcessor(context, 10, "another server")
 
     async def main() -> None:
-        with pytest.raises(StablePositionError, match="the server has been restarted, or another one"):
-            await processor().drain(10, "another server")
+        with pytest.raises(StablePositionError, match="belongs to another server or database"):
+            await drain().start()
         assert (fleet.checkpoint("all").last_position, fleet.seen("all")) == (0, [])
 
     fleet.append(3)

@@ -211,7 +211,7 @@ def test_a_failure_that_cannot_be_recorded_is_told(fleet: Fleet, caplog: pytest.
     fleet.start(fleet.worker(fleet.see("failing", check=counting, max_attempts=1), telemetry=recorder))
     fleet.wait(lambda: len(recorder.named("worker.event_failed")) >= 3)
     assert [each["attempts"] for each in recorder.named("worker.event_failed")[:3]] == [1, 2, 3]
-    assert any(record.message == "failure could not be recorded" for record in caplog.records)
+    assert any(record.message == "cannot record the failure" for record in caplog.records)
     assert fleet.attempts("failing") == 0
     counting.is_healed = True
     fleet.wait(lambda: fleet.seen("failing") == [1, 2, 3, 4, 5])

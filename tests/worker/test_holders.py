@@ -19,14 +19,14 @@ from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks
 from pupsourcing_sa.postgres.lock_holders import LockHolder
 from pupsourcing_sa.worker.processing import lock_watch
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
-from pupsourcing_sa.worker.processing.lock_watch import Held, Holders
+from pupsourcing_sa.worker.processing.lock_watch import CheckpointLock, HolderQuery
 from tests.fix_holders import holding, is_alive, pid_of, unprivileged, write_node
 from tests.fix_worker import Fleet, Recorder
 
 
-def look(engine: Engine, checkpoint: Checkpoint, *, is_ending: bool = False) -> Held | None:
+def look(engine: Engine, checkpoint: Checkpoint, *, is_ending: bool = False) -> CheckpointLock | None:
     with Session(engine) as session:
-        return Holders(checkpoint).look(session, is_ending=is_ending)
+        return HolderQuery(checkpoint).find(session, terminate_dead=is_ending)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ class TestLook:
             for is_ending in (False, True):
                 held = look(engine, checkpoint, is_ending=is_ending)
                 assert held is not None
-                assert not held.is_ended
+                assert not held.is_terminated
             holder = held.holder
             assert (holder.pid, holder.gid, holder.user) == (pid, None, engine.url.username)
             assert (holder.application_name, holder.state) == ("a tool", "idle in transaction")
@@ -120,7 +120,7 @@ class TestLook:
         assert held is not None
         holder = held.holder
         assert (holder.pid, holder.gid, holder.user, holder.state) == (None, gid, engine.url.username, "prepared")
-        assert (holder.application_name, holder.query, held.is_ended) == (None, None, False)
+        assert (holder.application_name, holder.query, held.is_terminated) == (None, None, False)
         assert holder.age is not None
         assert look(engine, checkpoint) is None
 
@@ -133,7 +133,7 @@ class TestLook:
 
     def test_a_number_that_is_somebody_elses(self, engine: Engine, checkpoint: Checkpoint, row: Table):
         """Numbers come again, and a copy of a database has tables of the same oids."""
-        statement = Holders(checkpoint)._look
+        statement = HolderQuery(checkpoint)._find
         with engine.connect() as other, engine.connect() as copied, engine.connect() as last:
             number = other.scalar(select(func.txid_current()))
             assert last.execute(statement_with(statement, {"held.xmax": f"'{number}'::xid"})).all() == []
@@ -172,7 +172,7 @@ def statement_with(statement: Select[Any], replacements: dict[str, str]) -> Text
 class TestEndDead:
     def end_dead(self, engine: Engine, checkpoint: Checkpoint) -> list[tuple[int | None, str | None]]:
         held = look(engine, checkpoint, is_ending=True)
-        return [(held.holder.pid, held.holder.application_name)] if held and held.is_ended else []
+        return [(held.holder.pid, held.holder.application_name)] if held and held.is_terminated else []
 
     def test_a_node_that_has_no_row(self, engine: Engine, checkpoint: Checkpoint):
         worker_id = uuid4()
@@ -188,7 +188,7 @@ class TestEndDead:
         with holding(engine, checkpoint, uuid4()) as session:
             held = look(engine, checkpoint, is_ending=False)
             assert held is not None
-            assert (held.holder.pid, held.is_ended) == (pid_of(session), False)
+            assert (held.holder.pid, held.is_terminated) == (pid_of(session), False)
             assert is_alive(session)
 
     def test_not_a_node_that_is_alive(self, engine: Engine, checkpoint: Checkpoint):
@@ -252,7 +252,7 @@ def test_a_worker_ends_a_dead_node_and_goes_on(fleet: Fleet, moves: bool, caplog
         assert not is_alive(session)
     (ended,) = recorder.named("worker.holder_ended")
     assert (ended["consumer"], ended["partition"], ended["pid"]) == ("all", 0, pid)
-    told = [record for record in caplog.records if record.message == "ended the transaction of a dead node"]
+    told = [record for record in caplog.records if record.message == "terminated the transaction of a dead node"]
     assert [(record.levelno, record.consumer, record.pid) for record in told] == [(logging.WARNING, "all", pid)]
 
 

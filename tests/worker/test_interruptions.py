@@ -22,11 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
+from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.telemetry import Hooks
-from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.failures import Failures
+from tests.fix_processing import unbound_context
 from tests.fix_worker import INSERT, Fleet, Recorder
 
 END = text("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -214,27 +213,25 @@ def test_what_fails_elsewhere_is_counted_although_it_looks_like_an_outage(driver
     assert recorder.named("worker.batch_retried") == []
 
 
-def test_an_outage_is_told_less_and_less_often_and_waited_for_a_little(caplog: pytest.LogCaptureFixture):
+def test_an_outage_is_logged_once_and_retried_soon(caplog: pytest.LogCaptureFixture):
     recorder = Recorder()
 
     async def execution(name: str, work: Any) -> Any:
         pytest.fail("nothing is recorded")
 
-    failures = Failures(
-        Checkpoint(WorkerTables(), "all", 3),
-        None,
-        worker_id=None,
-        execution=execution,
-        name="test",
-        config=WorkerConfig(),
-        hooks=Hooks(recorder),
-    )
+    failures = Failures(unbound_context(execution, hooks=Hooks(recorder)))
     away = OperationalError("SELECT", {}, Exception("away"))
-    pauses = [asyncio.run(failures.disturbed(away)) for _ in range(20)]
-    assert 0.25 < pauses[0] <= 0.5
-    assert pauses[-1] == max(pauses) == 2.0
-    told = [(record.message, record.levelno, record.failures, record.partition) for record in caplog.records]
-    assert told == [("batch could not be run; will try again", logging.WARNING, 2**power, 3) for power in range(5)]
-    assert [each["retry_after"] for each in recorder.named("worker.batch_retried")] == pauses
-    failures.undisturbed()
-    assert asyncio.run(failures.disturbed(away)) <= 0.5
+    caplog.set_level(logging.INFO)
+    delays = [asyncio.run(failures.interrupted(away)) for _ in range(20)]
+    assert 0.25 < delays[0] <= 0.5
+    assert 1.5 <= delays[-1] <= max(delays) <= 2.0
+    assert [data["retry_after"] for data in recorder.named("worker.batch_retried")] == delays
+    failures.batch_completed()
+    failures.batch_completed()
+    logged = [(record.message, record.levelno, record.partition) for record in caplog.records]
+    assert logged == [
+        ("batch was interrupted; will retry", logging.WARNING, 0),
+        ("batches are running again", logging.INFO, 0),
+    ]
+    assert caplog.records[1].failures == 20
+    assert asyncio.run(failures.interrupted(away)) <= 0.5

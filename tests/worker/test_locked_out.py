@@ -10,15 +10,15 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
-from pupsourcing_sa.worker.processing.lock_watch import LockWatch
+from pupsourcing_sa.worker.processing.lock_watch import LockTimer
 from tests.fix_holders import holding, is_alive, unprivileged, write_node
 from tests.fix_postgres import before_statements
 from tests.fix_worker import Fleet, Recorder
 
 #: A worker with it tells of a lock after half a second.
 PATIENCE = {"heartbeat_interval": 0.1, "heartbeat_timeout": 0.5}
-TOLD = "another transaction has locked the checkpoint; waiting for its end"
-OVER = "checkpoint is not locked any more"
+TOLD = "checkpoint is locked by another transaction; waiting"
+OVER = "checkpoint is no longer locked"
 
 
 class TestTelling:
@@ -118,9 +118,9 @@ def test_the_batches_of_the_owner_ask_nothing(sync_fleet: Fleet):
     assert [text for text in executed if "pg_locks" in text and "consumer_checkpoints" in text] == []
 
 
-class TestLockWatch:
+class TestLockTimer:
     def test_each_is_told_once_when_it_has_been_there_for_long(self):
-        watch = LockWatch(8.0)
+        watch = LockTimer(8.0)
         assert watch.overdue("a", 100.0) is None
         assert watch.overdue("a", 107.9) is None
         assert watch.overdue("a", 108.0) == 8.0
@@ -130,13 +130,13 @@ class TestLockWatch:
 
     def test_those_that_come_and_go_are_not(self):
         """As the transactions of a drain, which gets on."""
-        watch = LockWatch(8.0)
+        watch = LockTimer(8.0)
         for now in range(100):
             assert watch.overdue(str(now // 5), now) is None
         assert not watch.has_ended()
 
     def test_who_was_gone_begins_anew(self):
-        watch = LockWatch(8.0)
+        watch = LockTimer(8.0)
         watch.overdue("a", 0.0)
         assert not watch.has_ended()
         assert watch.overdue("a", 8.0) is None
@@ -146,7 +146,7 @@ class TestLockWatch:
         assert watch.overdue("a", 26.0) == 8.0
 
     def test_the_end_is_told_once_of_what_was_complained_of(self):
-        watch = LockWatch(8.0)
+        watch = LockTimer(8.0)
         assert not watch.has_ended()
         watch.overdue("a", 0.0)
         assert watch.overdue("a", 8.0) == 8.0
@@ -172,7 +172,7 @@ def test_a_role_that_may_not_is_told_once_and_then_of_the_lock(sync_fleet: Fleet
         finally:
             fleet.stop()
             fleet.engine = owner
-    told = [record for record in caplog.records if "may not end" in record.message]
+    told = [record for record in caplog.records if "may not terminate" in record.message]
     assert [record.levelno for record in told] == [logging.WARNING]
     assert told[0].exc_info is not None
     assert isinstance(told[0].exc_info[1], DBAPIError)

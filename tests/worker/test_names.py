@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, NoStream, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, read_status
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
-from pupsourcing_sa.worker.processing.lock_watch import Holders
+from pupsourcing_sa.worker.processing.lock_watch import HolderQuery
 from tests.fix_store import make_event
 
 STORE, WORKER = ("events", "aggregate_heads"), ("worker_nodes", "consumer_assignments", "consumer_checkpoints")
@@ -41,4 +41,4 @@ def test_tables_called(engine: Engine, turn: int):
     with Session(engine) as session:
         ((partition,),) = (each.partitions for each in read_status(session, store, tables).consumers)
         assert (partition.position, partition.lag_events, partition.locked_by) == (4, 0, None)
-        assert Holders(Checkpoint(tables, "all", 0)).look(session, is_ending=True) is None
+        assert HolderQuery(Checkpoint(tables, "all", 0)).find(session, terminate_dead=True) is None

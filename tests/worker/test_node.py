@@ -100,7 +100,7 @@ class TestMovedBack:
             fleet.query(f"{statement} WHERE consumer_name = '{name}'", commit=True)
         for name, (_, again) in statements.items():
             fleet.wait(lambda name=name, again=again: fleet.seen(name) == [1, 2, *again, 3])
-        for change in ("moved back", "set to NULL"):
+        for change in ("moved back", "retry_at was cleared"):
             assert any(change in message for message in caplog.messages)
 
     @pytest.mark.parametrize("ticks", [30, pytest.param(200, marks=pytest.mark.exhaustive)])

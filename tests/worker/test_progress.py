@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
-from pupsourcing_sa.worker.processing.progress import Patience, Progress
+from pupsourcing_sa.worker.processing.overdue import BatchProgress, OverdueMonitor
 from tests.fix_worker import Fleet, Recorder
 
 
@@ -53,17 +53,17 @@ def told() -> list[tuple[float, float]]:
 
 
 @pytest.fixture
-def patience(timer: Timer, told: list[tuple[float, float]]) -> Patience:
-    def complain(progress: Progress, seconds: float) -> None:
-        told.append((progress.begun_at, seconds))
+def monitor(timer: Timer, told: list[tuple[float, float]]) -> OverdueMonitor:
+    def complain(progress: BatchProgress, seconds: float) -> None:
+        told.append((progress.began_at, seconds))
 
-    return Patience(30.0, complain, lambda: timer.now)
+    return OverdueMonitor(30.0, complain, lambda: timer.now)
 
 
-def test_it_is_told_once(patience: Patience, timer: Timer, told: list[Any]):
-    with patience.watching():
+def test_it_is_told_once(monitor: OverdueMonitor, timer: Timer, told: list[Any]):
+    with monitor.watching():
         timer.go_to(5)
-        with patience.batch():
+        with monitor.batch():
             timer.go_to(34)
             assert told == []
             timer.go_to(36)
@@ -72,31 +72,31 @@ def test_it_is_told_once(patience: Patience, timer: Timer, told: list[Any]):
             assert told == [(5, 30)]
 
 
-def test_each_batch_is_another_one(patience: Patience, timer: Timer, told: list[Any]):
-    with patience.watching():
+def test_each_batch_is_another_one(monitor: OverdueMonitor, timer: Timer, told: list[Any]):
+    with monitor.watching():
         for number in range(100):
-            with patience.batch():
+            with monitor.batch():
                 timer.go_to(timer.now + 29 + number % 3 / 3)
         assert told == []
-        with patience.batch():
+        with monitor.batch():
             begun_at = timer.now
             timer.go_to(timer.now + 100)
-        with patience.batch():
+        with monitor.batch():
             timer.go_to(timer.now + 100)
     assert [begun for begun, _ in told] == [begun_at, begun_at + 100]
     assert all(30 <= seconds < 60 for _, seconds in told)
 
 
-def test_to_wait_for_a_turn_is_not_to_run(patience: Patience, timer: Timer, told: list[Any]):
-    with patience.watching():
+def test_to_wait_for_a_turn_is_not_to_run(monitor: OverdueMonitor, timer: Timer, told: list[Any]):
+    with monitor.watching():
         timer.go_to(300)
-        with patience.batch():
+        with monitor.batch():
             timer.go_to(320)
     assert told == []
 
 
-def test_nobody_looks_after_it_any_more(patience: Patience, timer: Timer):
-    with pytest.raises(ZeroDivisionError), patience.watching():
+def test_nobody_looks_after_it_any_more(monitor: OverdueMonitor, timer: Timer):
+    with pytest.raises(ZeroDivisionError), monitor.watching():
         raise ZeroDivisionError
     assert timer.due is None
 
@@ -155,10 +155,10 @@ def test_a_handler_that_hangs(fleet: Fleet, is_batch: bool, caplog: pytest.LogCa
     else:
         assert (told["global_position"], told["event_type"]) == (3, "UserRegistered")
         assert told["event_id"] == str(fleet.query("SELECT event_id FROM events WHERE global_position = 3")[0][0])
-    warnings = [each for each in caplog.records if each.message == "batch has been running for long"]
+    warnings = [each for each in caplog.records if each.message == "batch is still running"]
     (warning,) = (each for each in warnings if each.consumer == "hanging")
     assert (warning.levelno, warning.seconds) == (logging.WARNING, told["seconds"])
 
 
 def test_a_batch_that_has_no_events_yet():
-    assert Progress(0.0).where() == {}
+    assert BatchProgress(0.0).details() == {}

@@ -184,7 +184,7 @@ def test_it_waits_for_a_database_that_comes_back(both_fleets: Fleet, engine: Eng
 
 def test_the_checkpoint_of_an_idle_consumer_follows_an_idle_log(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
     """Else its lag would grow for ever, with nothing to do about it."""
-    monkeypatch.setattr("pupsourcing_sa.worker.processing.processor._IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("pupsourcing_sa.worker.processing.limits._IDLE_SECONDS", 0.2)
     fleet.append(5)
     fleet.start(fleet.worker(fleet.see("idle", event_types={"Nothing"})))
     fleet.wait(lambda: (found := fleet.checkpoint("idle")) is not None and found.last_position == 5)

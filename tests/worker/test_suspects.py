@@ -15,12 +15,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
-from pupsourcing_sa.telemetry import Hooks
+from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker.processing.batch import BatchDisturbed
-from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.failures import Failures
+from pupsourcing_sa.worker.processing.outcomes import BatchInterrupted
+from tests.fix_processing import unbound_context
 from tests.fix_worker import INSERT, Fleet, Recorder
 
 END = text("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -139,7 +138,7 @@ def test_a_race_that_is_always_lost_is_told_and_not_shown(fleet: Fleet, caplog: 
     fleet.wait(lambda: len(recorder.named("worker.batch_retried")) >= 10)
     found = fleet.checkpoint("all")
     assert (found.last_position, found.failed_position, found.error) == (2, None, None)
-    told = [record for record in caplog.records if record.message == "batch could not be run; will try again"]
+    told = [record for record in caplog.records if record.message == "batch was interrupted; will retry"]
     assert [record.failures for record in told][:2] == [4, 8], "one lost now and then is nothing"
     harmful.is_healed.set()
     fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5])
@@ -180,23 +179,15 @@ AWAY = OperationalError("SELECT", {}, Exception("away"))
 
 
 def failures(table: Table, **config: Any) -> Failures:
-    return Failures(
-        Checkpoint(WorkerTables(), "all", 0),
-        None,
-        worker_id=None,
-        execution=table,
-        name="test",
-        config=WorkerConfig(**config),
-        hooks=Hooks(),
-    )
+    return Failures(unbound_context(table, config=WorkerConfig(**config)))
 
 
-def disturbed(cause: Exception = AWAY) -> BatchDisturbed:
+def interrupted(cause: Exception = AWAY) -> BatchInterrupted:
     class Event:
         event_id, event_type, global_position = "id", "E", 3
 
     events: Any = [Event()]
-    error = BatchDisturbed(events, None)
+    error = BatchInterrupted(events, None)
     error.__cause__ = cause
     return error
 
@@ -205,23 +196,23 @@ def test_who_is_suspected():
     async def main() -> None:
         told = failures(Table())
         for _ in range(5):
-            await told.disturbed(lost_race)
+            await told.interrupted(lost_race)
         for _ in range(2):
-            assert not told.suspects(disturbed())
-            await told.disturbed(disturbed())
-            await told.disturbed(AWAY)  # the server starts again, which says nothing in between
-        assert told.suspects(disturbed())
-        assert not told.suspects(AWAY)
-        assert not told.suspects(lost_race)
-        told.undisturbed()  # because the server has not noticed yet that the connection is lost, and keeps the lock
-        assert told.suspects(disturbed())
-        told.passed(0)
-        assert not told.suspects(disturbed())
+            assert not told.is_suspicious(interrupted())
+            await told.interrupted(interrupted())
+            await told.interrupted(AWAY)  # the server starts again, which says nothing in between
+        assert told.is_suspicious(interrupted())
+        assert not told.is_suspicious(AWAY)
+        assert not told.is_suspicious(lost_race)
+        told.batch_completed()  # because the server has not noticed yet that the connection is lost, and keeps the lock
+        assert told.is_suspicious(interrupted())
+        told.events_handled(0)
+        assert not told.is_suspicious(interrupted())
 
     class Conflict(Exception):
         sqlstate = "40001"
 
-    lost_race = disturbed(OperationalError("", {}, Conflict()))
+    lost_race = interrupted(OperationalError("", {}, Conflict()))
     asyncio.run(main())
 
 
@@ -230,8 +221,8 @@ def test_an_outage_alone_is_blamed_on_nobody():
         table = Table()
         told = failures(table)
         for _ in range(20):
-            await told.disturbed(AWAY)
-            assert not told.suspects(disturbed())
+            await told.interrupted(AWAY)
+            assert not told.is_suspicious(interrupted())
         assert table.works == 0
 
     asyncio.run(main())
@@ -241,7 +232,7 @@ def test_pauses_grow_when_an_event_is_shown(caplog: pytest.LogCaptureFixture):
     """The server may be crashing with each attempt."""
 
     async def main() -> list[float]:
-        return [await told.disturbed(disturbed(), is_isolated=True) for _ in range(20)]
+        return [await told.interrupted(interrupted(), is_isolated=True) for _ in range(20)]
 
     table = Table()
     told = failures(table, retry_delay=1.0, max_retry_delay=60.0)
@@ -249,7 +240,9 @@ def test_pauses_grow_when_an_event_is_shown(caplog: pytest.LogCaptureFixture):
     assert max(pauses[:5]) <= 2.0
     assert min(pauses[-5:]) >= 45.0
     assert table.works == 16  # from the fifth on
-    shown = [each for each in caplog.records if each.message.startswith("event could not be handled")]
-    assert [(each.levelno, each.global_position) for each in shown] == [(logging.ERROR, 3)] * 16
+    shown = [each for each in caplog.records if each.message.startswith("handling the event keeps losing")]
+    assert [each.levelno for each in shown] == [logging.ERROR] + [logging.WARNING] * 15
+    assert [each.exc_info is not None for each in shown] == [True] + [False] * 15
+    assert {each.global_position for each in shown} == {3}
     assert [each.failures for each in shown] == list(range(5, 21))
     assert [each.retry_after for each in shown] == pauses[4:]

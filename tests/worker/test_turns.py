@@ -12,13 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import PersistedEvent, consumer
-from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.store.log_reader import LogReader
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.execution.factory import execution_for
-from pupsourcing_sa.worker.processing import processor as processor_module
-from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
-from pupsourcing_sa.worker.processing.processor import Processor
+from pupsourcing_sa.worker.processing import limits
+from pupsourcing_sa.worker.processing.drain import DrainProcessor
+from tests.fix_processing import context_of
 from tests.fix_worker import Fleet, Recorder
 
 
@@ -27,28 +26,25 @@ def test_nobody_waits_for_the_end_of_anothers_backlog(sync_fleet: Fleet):
     fleet, now = sync_fleet, [0.0]
     turns: list[str] = []
 
-    def processor(name: str, execution: Any, stopping: asyncio.Event) -> Processor:
+    def drain(name: str, execution: Any) -> DrainProcessor:
         @consumer(name, batch_size=1)
         def handle(session: Session, event: PersistedEvent) -> None:
             turns.append(name)
             now[0] += 0.04
 
-        subscription = Subscription.of(handle)
-        return Processor(
-            subscription,
-            subscription.scope,
-            Checkpoint(fleet.tables, name, 0),
+        context = context_of(
+            handle,
             execution=execution,
             store=fleet.store,
+            tables=fleet.tables,
             config=WorkerConfig(concurrency=1),
-            stopping=stopping,
-            is_aborted=lambda: False,
             clock=lambda: now[0],
         )
+        return DrainProcessor(context, 30)
 
     async def main() -> None:
-        execution, stopping = execution_for(sessionmaker(fleet.engine), 1), asyncio.Event()
-        await asyncio.gather(*(processor(name, execution, stopping).drain(30) for name in ("one", "two")))
+        execution = execution_for(sessionmaker(fleet.engine), 1)
+        await asyncio.gather(*(drain(name, execution).start() for name in ("one", "two")))
 
     fleet.append(30)
     asyncio.run(main())
@@ -58,7 +54,7 @@ def test_nobody_waits_for_the_end_of_anothers_backlog(sync_fleet: Fleet):
 
 
 def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(processor_module, "_WINDOW", 10)
+    monkeypatch.setattr(limits, "_WINDOW", 10)
     recorder = Recorder()
     fleet.append(34)
     fleet.append(event_type="Rare")
@@ -71,7 +67,7 @@ def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, 
 
 def test_a_hole_is_passed_at_once_however_wide_it_is(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
     """As in a log that was adopted with its positions, for which there may not be enough windows in a day."""
-    monkeypatch.setattr(processor_module, "_WINDOW", 10)
+    monkeypatch.setattr(limits, "_WINDOW", 10)
     recorder = Recorder()
     fleet.append(3)
     fleet.query("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5000)", commit=True)
@@ -124,7 +120,7 @@ def test_what_takes_too_long_to_read_is_read_in_smaller_pieces(
     every_fleet: Fleet, monkeypatch: pytest.MonkeyPatch, max_events: int, max_positions: int, *, is_draining: bool
 ):
     """Large events, or a rare scope, need that when the role has a ``statement_timeout``."""
-    monkeypatch.setattr(processor_module, "_WINDOW", 64)
+    monkeypatch.setattr(limits, "_WINDOW", 64)
     fleet, read = every_fleet, LogReader.page
 
     def read_slowly(reader: LogReader, session: Session, scope: Any, after: int, up_to: int, limit: int) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 from pupsourcing_sa.worker.backoff import delay_after
 from pupsourcing_sa.worker.classification import is_outage
 
-__all__ = ["Outage"]
+__all__ = ["Outage", "first_line"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
@@ -70,7 +70,7 @@ class Outage:
             _logger.warning(
                 self._failing,
                 exc_info=error if is_unexpected else None,
-                extra={**self._details, "error": _first_line(error), "retry_after": delay},
+                extra={**self._details, "error": first_line(error), "retry_after": delay},
             )
         return delay
 
@@ -82,7 +82,7 @@ class Outage:
         return failures
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of the driver's error, with its type. The other lines are hints and the SQL."""
     error = getattr(error, "orig", None) or error
     return "".join(traceback.format_exception_only(error)).partition("\n")[0]

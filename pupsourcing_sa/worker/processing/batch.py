@@ -1,370 +1,220 @@
-"""The batch transaction: what a processor does once, as a plain function over a session."""
+"""The batch: one transaction that handles events and moves the checkpoint.
+
+**The fence.** Assignments are hints. Two processes may believe that they own the same partition, for example when a
+node that was presumed dead resumes. Two things keep an event from being applied twice: the row lock on the checkpoint,
+and re-reading the position under that lock::
+
+    process A                                      process B, which believes that it owns the partition
+    ─────────                                      ────────────────────────────────────────────────────
+    lock    SELECT … FOR UPDATE SKIP LOCKED
+            position 40
+    read    events 41 to 60                        lock    the row is locked: no batch, try again later
+    handle  the handler writes, in this
+            transaction
+    move    UPDATE … position 60
+    commit  writes and checkpoint together
+                                                   lock    position 60, as A has committed it
+                                                   read    events 61 to 80
+
+- The statement that takes the lock reads the position, so no other transaction can move it in between.
+- A batch that does not commit leaves nothing: neither writes nor a moved checkpoint.
+- A frozen process keeps the lock until its connection ends. When it resumes, its connection is closed and its batch is
+  rolled back. See `pupsourcing_sa.worker.processing.lock_watch`.
+- ``move`` refuses if the row is not locked by this transaction any longer: a handler may have executed ROLLBACK.
+- What a process remembers of its last batch counts only if the checkpoint is where that batch left it.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
-from uuid import UUID
 
-from sqlalchemy import Connection
-from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa.consumer import Scope, Subscription
-from pupsourcing_sa.errors import HandlerTransactionError, PartitionParkedError, StablePositionError
+from pupsourcing_sa.errors import PartitionParkedError, StablePositionError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.postgres.connections import connection_of
-from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.worker.classification import is_cancellation, is_connection_lost, is_lost_race, is_outage
 from pupsourcing_sa.worker.execution.protocol import BindHandler
-from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, Locked
-from pupsourcing_sa.worker.processing.progress import Progress
+from pupsourcing_sa.worker.processing.checkpoints import LockedCheckpoint
+from pupsourcing_sa.worker.processing.context import PartitionContext
+from pupsourcing_sa.worker.processing.diagnosis import LockedTransaction, raise_outcome
+from pupsourcing_sa.worker.processing.handler_guard import HandlerGuard, is_for_worker
+from pupsourcing_sa.worker.processing.outcomes import BatchResult, RetryLater, ShuttingDown
+from pupsourcing_sa.worker.processing.overdue import BatchProgress
 
-__all__ = [
-    "Batch",
-    "BatchCommitted",
-    "BatchDisturbed",
-    "BatchFailed",
-    "BatchStopped",
-    "RetryLater",
-    "Share",
-    "ShuttingDown",
-    "run_batch",
-]
+__all__ = ["BatchRequest", "BatchTransaction"]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What became of a batch.
+class BatchRequest:
+    """The parameters of one batch.
 
     Attributes:
-        scanned: up to here, included, nothing of the scope is left to do.
-        checkpoint: the position that the transaction left in the table.
-        handled: how many events were handled.
-        failures: how often the first of them had failed before.
-        origin: the server and database that ``scanned`` is true of; ``None`` if nothing was scanned.
+        last: result of the previous batch.
+        up_to: a stable position; events after it are not read.
+        server_identity: the server and database of ``up_to``; ``None`` to trust that it is the session's.
+        max_events: maximum number of events. An event that has failed before is handled alone.
+        window: maximum number of positions to read. A gap in the log that follows them counts as read.
+        checkpoint_threshold: number of positions without events of the scope over which the checkpoint moves.
+        ends_at: time at which to commit the events that are handled by then; a ``handle_batch`` gets all events.
+        ignore_retry_time: retry a failing event before its time.
     """
 
-    scanned: int
-    checkpoint: int
-    handled: int
-    failures: int = 0
-    origin: str | None = None
-
-
-class BatchStopped(Exception):
-    """A batch came to its events and not to its end; the cause is this exception's.
-
-    Attributes:
-        events: the events of the batch.
-        failed: index of the one that it happened at; ``None`` when that is not known.
-    """
-
-    def __init__(self, events: Sequence[PersistedEvent], failed: int | None) -> None:
-        super().__init__(events, failed)
-        self.events = events
-        self.failed = failed
-
-    @property
-    def event(self) -> PersistedEvent:
-        """The event that it happened at, or the first of those that it may be."""
-        return self.events[self.failed or 0]
-
-
-class BatchFailed(BatchStopped):
-    """A handler failed, which is the cause; the batch was rolled back."""
-
-
-class BatchDisturbed(BatchStopped):
-    """The batch was rolled back for a reason, which is the cause, that says nothing about its events."""
-
-
-class BatchCommitted(BatchStopped):
-    """A handler has committed the transaction, past SQLAlchemy; the checkpoint is where it was. The cause says so."""
-
-
-class RetryLater(Exception):
-    """The event that comes next has failed, and is not to be tried again yet."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
-class ShuttingDown(Exception):
-    """The batch was rolled back because the worker cannot wait for it any longer."""
+    last: BatchResult
+    up_to: int
+    server_identity: str | None
+    max_events: int
+    window: int
+    checkpoint_threshold: int
+    ends_at: float
+    ignore_retry_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """A partition of a consumer, and all that stays the same from batch to batch.
+class _Page:
+    """Events to handle; ``end`` is the position up to which the scope is done when all of them are handled."""
 
-    Attributes:
-        subscription: the consumer.
-        scope: which events it wants, with the partition.
-        store: where they are.
-        checkpoint: how far it has come.
-        worker_id: the node that the partition is assigned to; ``None`` if there is none.
-        is_aborted: asked before the commit, whether the batch is to be rolled back.
-    """
+    events: Sequence[PersistedEvent]
+    end: int
+    server_identity: str
 
-    subscription: Subscription
-    scope: Scope
-    store: EventStore
-    checkpoint: Checkpoint
-    worker_id: UUID | None
-    is_aborted: Callable[[], bool]
+    def end_after(self, handled: int) -> int:
+        return self.end if handled == len(self.events) else self.events[handled - 1].global_position
 
 
-def run_batch(
-    session: Session,
-    bind: BindHandler,
-    share: Share,
-    known: Batch,
-    *,
-    up_to: int,
-    origin: str | None,
-    window: int,
-    limit: int,
-    progress: Progress,
-    is_checkpoint_due: Callable[[int], bool],
-    is_retry_due: Callable[[float], bool],
-    is_over: Callable[[], bool],
-) -> Batch | None:
-    """Handle the next events of a share and move its checkpoint, in one transaction that this function commits.
+class BatchTransaction:
+    """The transaction of a batch; one object runs all batches of a partition, one after the other.
 
     Args:
-        session: a fresh session.
-        bind: how a handler is called.
-        share: whose events they are.
-        known: what became of the previous batch.
-        up_to: a stable position; nothing after it is read.
-        origin: the server and database whose it is; ``None`` to take it for the session's.
-        window: look at so many positions at the most, so that a rare scope does not scan all of the log at once; a
-            hole after them counts as looked at.
-        limit: at most so many events; one that has failed is tried alone.
-        progress: is kept up to date with where the batch is.
-        is_checkpoint_due: whether a checkpoint is to be moved over so many positions that hold nothing of the scope.
-        is_retry_due: whether an event that has failed is to be tried again so many seconds before its time.
-        is_over: asked after each event, whether the batch is to end with it; not asked of a ``handle_batch``.
-
-    Returns:
-        ``None`` when somebody else has the checkpoint.
-
-    Raises:
-        BatchFailed: from the exception of the handler.
-        BatchDisturbed: from an exception of the handler, or of the commit, that is no fault of the events.
-        BatchCommitted: from a `HandlerTransactionError`; to run the batch again would apply its events twice.
-        PartitionParkedError: the partition is to stand still.
-        RetryLater: ``is_retry_due`` said so.
-        ShuttingDown: ``is_aborted`` said so.
-        StablePositionError: the session is connected to another server or database than the position is of.
+        context: the partition.
+        is_stopping: returns True if the batch shall end with the current event. The event loop sets it, and the batch's
+            thread reads it.
     """
-    checkpoint = share.checkpoint
-    locked = checkpoint.lock(session, worker_id=share.worker_id)
-    if locked is None:
-        return None
-    position = locked.position
-    if locked.is_parked:
-        failed = position if locked.failed_position is None else locked.failed_position
-        raise PartitionParkedError(share.subscription.name, share.scope.partition, failed)
-    if locked.retry_after > 0 and not is_retry_due(locked.retry_after):
-        raise RetryLater(locked.retry_after)
-    if locked.failed_position is not None:
-        limit = 1
-    here = _origin(session, share, locked)
-    if origin not in (None, here):
-        raise StablePositionError(
-            "the server has been restarted, or another one or another database has taken its place, since the stable "
-            "position was read, which may be a different one now"
-        )
-    # What was scanned before counts only if the checkpoint is where we left it, and there.
-    is_known = position == known.checkpoint and known.origin == here
-    after = known.scanned if is_known else position
-    stable, up_to = up_to, min(up_to, after + window)
-    events: Sequence[PersistedEvent] = share.store.reader.page(session, share.scope, after, up_to, limit)
-    if not events and up_to < stable:  # the log may go on far behind a hole, as when it was adopted
-        up_to = share.store.reader.end_of_gap(session, up_to, stable)
-    is_all = len(events) < limit
-    attempt = _Attempt(session, share, locked, checkpoint.connection(session), progress)
-    if events:
-        progress.events = events
-        handled = attempt.handle(bind, is_over)
-        is_all = is_all and len(handled) == len(events)
-        events = handled
-    scanned = max(after, up_to) if is_all else events[-1].global_position
-    if share.is_aborted():
-        raise ShuttingDown
-    try:
-        if events or is_checkpoint_due(scanned - position):
-            checkpoint.move(session, scanned, locked)
-            position = scanned
-            attempt.has_moved = True
-        session.commit()
-    except Exception as error:
-        if not events:
-            raise
-        attempt.fail(error)  # such as a deferred constraint
-    return Batch(scanned, position, len(events), locked.attempts, here)
 
+    def __init__(self, context: PartitionContext, is_stopping: Callable[[], bool]) -> None:
+        self._context = context
+        self._checkpoint = context.checkpoint
+        self._is_stopping = is_stopping
 
-def _origin(session: Session, share: Share, locked: Locked) -> str:
-    """Where the log is; a session may have it in another database than the checkpoint."""
-    log = connection_of(session, share.store.tables.events)
-    return locked.origin if log is share.checkpoint.connection(session) else share.store.reader.server_identity(session)
+    def run(
+        self, session: Session, bind: BindHandler, request: BatchRequest, progress: BatchProgress
+    ) -> BatchResult | None:
+        """Handle the next events and move the checkpoint: lock, read, handle, move, commit.
 
+        Args:
+            session: a session without a transaction.
+            bind: binds the handler to the session.
+            request: the parameters of this batch.
+            progress: is updated while the batch runs.
 
-class _Attempt:
-    """What comes between reading the events of a batch and its end, and what to make of it if it fails."""
+        Returns:
+            ``None`` if another transaction has locked the checkpoint.
 
-    def __init__(
-        self, session: Session, share: Share, locked: Locked, connection: Connection, progress: Progress
-    ) -> None:
-        self.has_moved = False  # the checkpoint, in the transaction that locked it
-        self._session = session
-        self._share = share
-        self._locked = locked
-        self._connection = connection
-        self._progress = progress
-
-    def handle(self, bind: BindHandler, is_over: Callable[[], bool]) -> Sequence[PersistedEvent]:
-        """Give the events to the handler, until the batch is over; gives those that it got."""
-        session, handler, progress = self._session, self._share.subscription, self._progress
-        try:
-            with _guarded(session, handler.name) as check:
-                if callable(handler.handle_batch):
-                    bind(handler.handle_batch)(list(progress.events))
-                    check()
-                else:
-                    assert handler.handle is not None
-                    call = bind(handler.handle)
-                    for number, event in enumerate(progress.events):
-                        progress.current = number
-                        call(event)
-                        check()
-                        if is_over():
-                            progress.events = progress.events[: number + 1]
-                            break
-                    progress.current = None
-                session.flush()
-        except BaseException as error:  # also pytest's, and a handler's exit is not the worker's
-            if _is_of_the_loop(error) or _is_of_greenlet(error) or _is_own_cancellation(error, self._share.is_aborted):
-                raise
-            self.fail(error)
-        return progress.events
-
-    def fail(self, error: BaseException) -> NoReturn:
-        """Say whose fault it is. In doubt not the events', which would be counted against them."""
-        events, failed = self._progress.events, self._progress.current
-        is_lost = is_connection_lost(self._connection)
-        # A handler's own time limit cancels what it waits for, and SQLAlchemy throws away the connection of that.
-        is_disturbed = is_lost_race(error) or is_outage(error) or (is_lost and not is_cancellation(error))
-        # A checkpoint is moved by the transaction that has locked it, or not at all: nobody has committed that before.
-        if not self.has_moved and self._is_committed(may_have_crashed=is_lost or self._connection.closed):
-            given = events if failed is None else events[: failed + 1]
-            committed = self._committed(given[0].global_position, given[-1].global_position)
-            committed.__cause__ = error
-            raise BatchCommitted(given, None) from committed
-        if is_disturbed:
-            raise BatchDisturbed(events, failed) from error
-        self._add_note(error, events, failed)
-        raise BatchFailed(events, failed) from error
-
-    def _add_note(self, error: BaseException, events: Sequence[PersistedEvent], failed: int | None) -> None:
-        """Let a traceback say what was handled, wherever it is shown."""
-        which = repr(events[failed or 0])
-        if failed is None and len(events) > 1:
-            which = f"the events from {events[0].global_position} to {events[-1].global_position}"
-        note = f"while consumer {self._share.subscription.name!r} handled {which}"
-        with suppress(Exception):  # it is the application's, and may be an object that it raises again and again
-            if note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
-
-    def _is_committed(self, *, may_have_crashed: bool) -> bool:
-        """Whether the handler has committed what it should not; no, when nobody answers.
-
-        It is not asked again: after a crash the id may be issued once more, to a transaction that does commit.
+        Raises:
+            BatchFailed: from the exception of the handler.
+            BatchInterrupted: from an exception of the handler or the commit that is not the fault of the events.
+            BatchCommitted: from a `HandlerTransactionError`: the handler has committed.
+            PartitionParkedError: the partition is parked.
+            RetryLater: the next event has failed, and its next attempt is not due.
+            ShuttingDown: the worker rolls back running batches.
+            StablePositionError: the session is connected to another server or database than ``up_to`` belongs to.
         """
+        locked = self._lock(session, request)
+        if locked is None:
+            return None
+        page = self._read(session, locked, request)
+        transaction = LockedTransaction(session, self._checkpoint.connection(session), self._checkpoint, locked)
+        handled = self._handle(transaction, bind, page, request, progress) if page.events else 0
+        if self._context.is_aborted():
+            raise ShuttingDown
+        scanned, position, is_moved = page.end_after(handled), locked.position, False
         try:
-            self._session.reset()  # rolls back; as it is, it may be in no state to be asked
-            return self._share.checkpoint.is_committed(
-                self._session, self._locked.transaction, may_have_crashed=may_have_crashed
+            if handled or scanned - position >= request.checkpoint_threshold:
+                self._checkpoint.move(session, scanned, locked)
+                position, is_moved = scanned, True
+            session.commit()
+        except Exception as error:
+            if not handled:
+                raise
+            raise_outcome(error, transaction, progress, is_moved=is_moved)  # such as a deferred constraint
+        return BatchResult(scanned, position, handled, locked.attempts, page.server_identity)
+
+    def _lock(self, session: Session, request: BatchRequest) -> LockedCheckpoint | None:
+        """Lock the checkpoint's row and read it; refuse a batch that must not run now."""
+        locked = self._checkpoint.lock(session, worker_id=self._context.worker_id)
+        if locked is None:
+            return None
+        if locked.is_parked:
+            failed = locked.position if locked.failed_position is None else locked.failed_position
+            raise PartitionParkedError(self._context.subscription.name, self._context.scope.partition, failed)
+        if locked.retry_after > 0 and not request.ignore_retry_time:
+            raise RetryLater(locked.retry_after)
+        return locked
+
+    def _read(self, session: Session, locked: LockedCheckpoint, request: BatchRequest) -> _Page:
+        """Read the events after the locked position."""
+        store = self._context.store
+        log = connection_of(session, store.tables.events)
+        # A session may have the log in another database than the checkpoint.
+        is_same = log is self._checkpoint.connection(session)
+        here = locked.server_identity if is_same else store.reader.server_identity(session)
+        if request.server_identity not in (None, here):
+            raise StablePositionError(
+                "the stable position belongs to another server or database: the server has been restarted, or another "
+                "one has taken its place. Read the stable position again"
             )
-        except Exception:  # why the batch has failed matters more, and most handlers do not commit
-            return False
+        last = request.last
+        is_last_ours = last.checkpoint == locked.position and last.server_identity == here
+        after = last.scanned if is_last_ours else locked.position
+        limit = request.max_events if locked.failed_position is None else 1
+        up_to = min(request.up_to, after + request.window)
+        events = store.reader.page(session, self._context.scope, after, up_to, limit)
+        if not events and up_to < request.up_to:
+            # The next event may be far behind, as in a log that was adopted with its positions.
+            up_to = store.reader.end_of_gap(session, up_to, request.up_to)
+        end = max(after, up_to) if len(events) < limit else events[-1].global_position
+        return _Page(events, end, here)
 
-    def _committed(self, first: int, last: int) -> HandlerTransactionError:
-        return HandlerTransactionError(
-            f"writes of the events from {first} to {last}, all or some of them, are committed without the checkpoint "
-            f"of partition {self._share.scope.partition} of consumer {self._share.subscription.name!r}: a handler has "
-            "committed past the session, for example by executing COMMIT. To go on, look at them by hand, take them "
-            "back or set last_position to the last event whose writes are to stay, and set parked_at to NULL; "
-            "otherwise they are applied twice"
-        )
+    def _handle(
+        self,
+        transaction: LockedTransaction,
+        bind: BindHandler,
+        page: _Page,
+        request: BatchRequest,
+        progress: BatchProgress,
+    ) -> int:
+        """Pass the events to the handler and flush its writes. Return the number of events that it got."""
+        session, subscription = transaction.session, self._context.subscription
+        progress.events = page.events
+        try:
+            with HandlerGuard(session, subscription.name) as guard:
+                if callable(subscription.handle_batch):
+                    bind(subscription.handle_batch)(list(page.events))
+                    guard.check()
+                else:
+                    assert subscription.handle is not None
+                    self._handle_each(bind(subscription.handle), guard, request, progress)
+                session.flush()
+        except BaseException as error:  # also pytest's failures; the exit of a handler is not the exit of the worker
+            if is_for_worker(error, self._context.is_aborted):
+                raise
+            raise_outcome(error, transaction, progress, is_moved=False)
+        return len(progress.events)
 
-
-def _is_own_cancellation(error: BaseException, is_aborted: Callable[[], bool]) -> bool:
-    """Whether the task of the worker is cancelled, and not something that the handler waits for."""
-    if not isinstance(error, asyncio.CancelledError):
-        return False
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # in a thread, where nobody cancels anything
-        return False
-    if task is None or not task.cancelling():
-        return False
-    if is_aborted():
-        return True
-    while task.cancelling():  # by the handler, of the task that it runs in
-        task.uncancel()
-    return False
-
-
-def _is_of_the_loop(error: BaseException) -> bool:
-    """Whether it may be Ctrl-C, or the end of a coroutine; neither comes to a thread that has no event loop."""
-    return isinstance(error, (KeyboardInterrupt, GeneratorExit)) and asyncio._get_running_loop() is not None
-
-
-def _is_of_greenlet(error: BaseException) -> bool:
-    """Whether the greenlet is being thrown away, as when the event loop is; greenlet may not be installed."""
-    return type(error).__name__ == "GreenletExit"
-
-
-@contextmanager
-def _guarded(session: Session, name: str) -> Iterator[Callable[[], None]]:
-    """Keep the handler's hands off the transaction: a commit is refused before it happens, a rollback is noticed."""
-    transaction = session.get_transaction()
-    assert transaction is not None
-    refused: list[HandlerTransactionError] = []
-
-    def refuse(session: Session) -> None:
-        if not session.in_nested_transaction():  # the release of a savepoint arrives here as well
-            refused.append(
-                HandlerTransactionError(
-                    f"the handler of consumer {name!r} called commit(); the worker commits its writes together with "
-                    "the checkpoint. Use session.begin_nested() for a part that may fail on its own"
-                )
-            )
-            raise refused[0]
-
-    def check() -> None:
-        if refused:  # and swallowed by the handler
-            raise refused[0]
-        if not transaction.is_active:
-            raise ended
-
-    ended = HandlerTransactionError(
-        f"the handler of consumer {name!r} rolled back, or ended by other means, the transaction that holds its "
-        "checkpoint. Use session.begin_nested() for a part that may fail on its own"
-    )
-    sqlalchemy_event.listen(session, "before_commit", refuse)
-    try:
-        yield check
-        check()
-        if session.get_transaction() is not transaction or not session.is_active:  # a savepoint whose flush has failed
-            raise ended
-    finally:
-        sqlalchemy_event.remove(session, "before_commit", refuse)
+    def _handle_each(
+        self,
+        call: Callable[[PersistedEvent], None],
+        guard: HandlerGuard,
+        request: BatchRequest,
+        progress: BatchProgress,
+    ) -> None:
+        """Call the handler with one event after the other, until the batch shall end."""
+        check, clock, is_stopping, ends_at = guard.check, self._context.clock, self._is_stopping, request.ends_at
+        for number, event in enumerate(progress.events):
+            progress.current = number
+            call(event)
+            check()
+            if clock() >= ends_at or is_stopping():  # the worker stops before it aborts
+                progress.events = progress.events[: number + 1]
+                break
+        progress.current = None

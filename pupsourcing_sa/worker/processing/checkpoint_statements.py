@@ -1,4 +1,7 @@
-"""The statements about the checkpoint of one partition, which is named by the parameters that all of them have."""
+"""Statements about the checkpoint of one partition. All of them find its row by the primary key.
+
+The parameters ``own_consumer`` and ``own_partition`` name the row.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +36,19 @@ from pupsourcing_sa.tables import WorkerTables
 
 __all__ = ["CheckpointStatements"]
 
-#: The system column with the oid of the table that a row is in.
+#: System column: oid of the table of a row.
 _TABLE: Final = literal_column("tableoid", OID).label("table")
 
 
 class CheckpointStatements:
-    """The statements, built when they are first needed and once for all partitions, of which a node may have many.
-
-    ``own_consumer`` and ``own_partition`` are parameters of all that name a row.
+    """The statements, built when they are first used, and once for all partitions of a node.
 
     Args:
-        tables: where checkpoints are kept.
+        tables: the tables with the checkpoints.
     """
 
     def __init__(self, tables: WorkerTables) -> None:
-        #: Executes what every batch has, past Core, which would take as long for it as the server.
+        #: Executes the statements of every batch past Core, which would take as long for them as the server.
         self.compiled = CompiledStatements()
         table = self._table = tables.consumer_checkpoints
         self._own_name = bindparam("own_consumer", type_=Text()), bindparam("own_partition", type_=Integer())
@@ -55,9 +56,9 @@ class CheckpointStatements:
 
     @cached_property
     def lock(self) -> Select[Any]:
-        """The row, locked until the end of the transaction; none where somebody else has it.
+        """Lock the row until the end of the transaction. Returns no row if another transaction has it locked.
 
-        What is outside of the subquery is evaluated for a row that has been locked, only then.
+        Expressions outside of the subquery are evaluated only for a row that was locked.
         """
         c = self._table.c
         row = (
@@ -72,8 +73,8 @@ class CheckpointStatements:
             row.failed_position,
             row.attempts,
             row.parked_at.is_not(None),
-            func.greatest(remaining, 0.0, type_=Double),  # which ignores NULL
-            # Of the transaction, also when it was ended and begun by SQL that SQLAlchemy does not look into.
+            func.greatest(remaining, 0.0, type_=Double),  # GREATEST ignores NULL
+            # Identifies the transaction, even when a handler ends it and begins another one by SQL.
             func.txid_current(type_=BigInteger),
             server_identity(),
             row.table,
@@ -81,14 +82,14 @@ class CheckpointStatements:
 
     @cached_property
     def lock_by_name(self) -> Select[Any]:
-        """The same, after which the transaction calls itself by ``application_name``."""
+        """Lock the row as `lock` does, and name the transaction ``application_name``, but only if it got the lock."""
         return self.lock.add_columns(func.set_config("application_name", bindparam("application_name"), true()))
 
     @cached_property
     def create(self) -> Executable:
-        """The row, where there is none; gives one only if it did.
+        """Insert the row if it is missing; returns a row if it was inserted.
 
-        ON CONFLICT alone would wait for whoever has moved a row that is there, and has not committed that.
+        ON CONFLICT alone would wait for a transaction that has moved an existing row and is not finished.
         """
         absent = select(*self._own_name).where(~exists().where(self._is_own))
         created = insert(self._table).from_select(["consumer_name", "partition"], absent)
@@ -96,19 +97,19 @@ class CheckpointStatements:
 
     @cached_property
     def read(self) -> Select[Any]:
-        """The position."""
+        """Read the position."""
         return select(self._table.c.last_position).where(self._is_own)
 
     @cached_property
     def update(self) -> Update:
-        """The row, to be given values."""
+        """Update the row; the caller adds the values."""
         return self._table.update().where(self._is_own)
 
     @cached_property
     def move(self) -> ClauseElement:
-        """To ``position``, with nothing that fails, if this transaction and this table are those that were locked.
+        """Move the checkpoint to ``position`` and clear the failure; returns a row if it did.
 
-        Gives a row if it did.
+        It does so only in the transaction and the table in which the row was locked.
         """
         moved = self.update.where(
             func.txid_current(type_=BigInteger) == bindparam("own_transaction"),
@@ -127,14 +128,5 @@ class CheckpointStatements:
 
     @cached_property
     def status(self) -> Select[Any]:
-        """What became of ``transaction``."""
+        """Return the state of ``transaction``: committed, aborted, in progress, or NULL if it is forgotten."""
         return select(func.txid_status(bindparam("transaction", type_=BigInteger), type_=Text))
-
-    @cached_property
-    def status_of_locker(self) -> Select[Any]:
-        """The same, if it has these ``low_bits`` and was the last to lock the row.
-
-        The system column has the 32 low bits of the id of who has locked the row, or did so last.
-        """
-        locker = cast(cast(literal_column("xmax"), Text), BigInteger)
-        return self.status.where(self._is_own, locker == bindparam("low_bits"))

@@ -1,4 +1,4 @@
-"""Checkpoints: how far each partition of each consumer has come, and what fails there."""
+"""Checkpoints: the position of each partition of each consumer, and the failure of its next event."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 
-__all__ = ["Checkpoint", "Failure", "Locked"]
+__all__ = ["Checkpoint", "Failure", "LockedCheckpoint"]
 
-#: Longer errors, which quote what somebody sent, are cut in the middle.
+#: Longer error texts, which may quote data, are cut in the middle.
 _MAX_ERROR: Final = 20_000
 
 
-class Locked(NamedTuple):
-    """A checkpoint as it is when a transaction has locked it.
+class LockedCheckpoint(NamedTuple):
+    """The row of a checkpoint, read by the statement that locked it.
 
     Attributes:
-        position: up to here, included, everything is done.
-        failed_position: the event that fails, or ``None``.
-        attempts: how often it has failed.
-        is_parked: whether the partition is to stand still.
-        retry_after: the event is due in so many seconds, by the database's clock; 0 when it is, or nothing fails.
+        position: every event of the scope up to this position is handled.
+        failed_position: position of the failing event, or ``None``.
+        attempts: number of failed attempts at that event.
+        is_parked: True if the partition is parked.
+        retry_after: seconds until the next attempt is due, by the database's clock; 0 if it is due, or nothing fails.
         transaction: id of the transaction that has the lock.
-        origin: the server and database that it is in, as `LogPositions.server_identity`.
-        table: oid of the table that it is in; names may come to mean another one.
+        server_identity: the server and database of the row, as `LogPositions.server_identity`.
+        table: oid of the row's table. Its name may come to mean another table.
     """
 
     position: int
@@ -43,16 +43,16 @@ class Locked(NamedTuple):
     is_parked: bool
     retry_after: float
     transaction: int
-    origin: str
+    server_identity: str
     table: int
 
 
 class Failure(NamedTuple):
-    """What was recorded about an event that is not passed.
+    """The record of an event that failed.
 
     Attributes:
-        attempts: how many have failed, by whatever process.
-        retry_after: the next one is due in so many seconds; ``None`` if the partition is parked.
+        attempts: number of failed attempts, by all processes.
+        retry_after: seconds until the next attempt; ``None`` if the partition is parked.
     """
 
     attempts: int
@@ -60,13 +60,13 @@ class Failure(NamedTuple):
 
 
 class Checkpoint:
-    """The checkpoint of one partition of one consumer. Every method works in the transaction it is given.
+    """The checkpoint of one partition of one consumer. Every method works in the transaction of the session.
 
     Args:
-        tables: where checkpoints are kept.
+        tables: the tables with the checkpoint.
         consumer_name: name of the consumer.
-        partition: the partition, from 0.
-        statements: those of the tables, which are the same for all partitions; made anew by default.
+        partition: number of the partition, from 0.
+        statements: the statements for these tables, to share them between partitions; built by default.
     """
 
     def __init__(
@@ -83,23 +83,23 @@ class Checkpoint:
         self._statements = statements or CheckpointStatements(tables)
         self._own: dict[str, Any] = {"own_consumer": consumer_name, "own_partition": partition}
 
-    def lock(self, session: Session, *, worker_id: UUID | None = None) -> Locked | None:
-        """Lock it until the end of the transaction. One that does not exist is created, and committed, first.
+    def lock(self, session: Session, *, worker_id: UUID | None = None) -> LockedCheckpoint | None:
+        """Lock the row until the end of the transaction. A missing row is created, and committed, first.
 
         Args:
-            session: whose transaction.
-            worker_id: the node whose name the transaction is to bear, so that others can tell who holds it.
+            session: a session without a transaction, or in one that may be committed.
+            worker_id: the node, to name the transaction after it; other nodes then know who has the lock.
 
         Returns:
-            ``None`` when somebody else has it.
+            ``None`` if another transaction has the row locked.
         """
-        found = self._try_lock(session, worker_id)
-        if found is None and self._is_created(session):
-            session.commit()  # nobody else can see who holds a row that is not committed
-            found = self._try_lock(session, worker_id)
-        return found
+        locked = self._try_lock(session, worker_id)
+        if locked is None and self._is_created(session):
+            session.commit()  # the holder of a row that is not committed cannot be found
+            locked = self._try_lock(session, worker_id)
+        return locked
 
-    def _try_lock(self, session: Session, worker_id: UUID | None) -> Locked | None:
+    def _try_lock(self, session: Session, worker_id: UUID | None) -> LockedCheckpoint | None:
         connection = self.connection(session)
         require_transaction(connection)
         with translated(self._table):
@@ -108,56 +108,59 @@ class Checkpoint:
                 statement = self._statements.lock_by_name
                 parameters["application_name"] = f"{APPLICATION_PREFIX}{worker_id}"
             rows = self._statements.compiled.rows(connection, statement, parameters)
-        return Locked(*rows[0][: len(Locked._fields)]) if rows else None
+        return LockedCheckpoint(*rows[0][: len(LockedCheckpoint._fields)]) if rows else None
 
     def _is_created(self, session: Session) -> bool:
         return self.connection(session).scalar(self._statements.create, self._own) is not None
 
     def read(self, session: Session) -> int:
-        """Its position without locking it; 0 when it does not exist."""
+        """Return the position without locking the row; 0 if there is no row."""
         with translated(self._table):
             return self.connection(session).scalar(self._statements.read, self._own) or 0
 
-    def move(self, session: Session, position: int, locked: Locked) -> None:
-        """Move it in the transaction that locked it; whatever failed before has not failed this time.
+    def move(self, session: Session, position: int, locked: LockedCheckpoint) -> None:
+        """Move the checkpoint in the transaction that locked it, and clear what is recorded of a failure.
 
         Raises:
-            HandlerTransactionError: it is not locked by this transaction, or not called by the name that it had.
+            HandlerTransactionError: the row is not locked by this transaction any longer, or its name has come to mean
+                another table.
         """
         name = f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r}"
-        elsewhere = "a handler of the batch changed search_path or the schema_translate_map, and did not change it back"
-        given = {"position": position, "own_transaction": locked.transaction, "own_table": locked.table}
+        parameters = self._own | {
+            "position": position,
+            "own_transaction": locked.transaction,
+            "own_table": locked.table,
+        }
         try:
             with translated(self._table):
-                connection = self.connection(session)
-                is_moved = bool(self._statements.compiled.rows(connection, self._statements.move, self._own | given))
+                is_moved = bool(
+                    self._statements.compiled.rows(self.connection(session), self._statements.move, parameters)
+                )
         except TablesMissingError as error:
-            raise HandlerTransactionError(f"{name} is not to be found any more: {elsewhere}") from error
+            raise HandlerTransactionError(
+                f"{name} was not found when the batch ended: a handler changed search_path or the "
+                "schema_translate_map. Change it back before the handler returns"
+            ) from error
         if not is_moved:
             raise HandlerTransactionError(
-                f"{name} is not locked by this transaction any more: a handler of the batch ended the transaction by "
-                f"executing COMMIT or ROLLBACK, or somebody deleted the checkpoint, or {elsewhere}, so that the "
-                "checkpoint of that name is another one"
+                f"{name} is not locked by this transaction any longer. A handler ended the transaction by executing "
+                "COMMIT or ROLLBACK, or changed search_path or the schema_translate_map so that the name means another "
+                "table, or the row was deleted. Remove the statement, or change the setting back before the handler "
+                "returns"
             )
 
-    def is_committed(self, session: Session, transaction: int, *, may_have_crashed: bool) -> bool:
-        """Whether a transaction that had locked it has been committed, to be asked in another one.
+    def is_committed(self, session: Session, transaction: int) -> bool:
+        """Return True if a transaction was committed. Ask in another transaction.
 
         Args:
-            session: whose transaction.
-            transaction: the id of the one that is asked about.
-            may_have_crashed: the server, since then; it issues ids again that it had not yet written down, so the row
-                itself has to bear witness that it was this transaction: "no" also if somebody has locked it since.
+            session: the session to ask in.
+            transaction: id of a transaction that had the row locked.
 
         Raises:
-            DBAPIError: the server has not come to this transaction; it is another one than that which began it.
+            DBAPIError: the server has not issued this id: it is another server.
         """
-        statement, parameters = self._statements.status, {"transaction": transaction}
-        if may_have_crashed:
-            own = self._own | {"low_bits": transaction % 2**32}
-            statement, parameters = self._statements.status_of_locker, parameters | own
-        found: str | None = self.connection(session).scalar(statement, parameters)
-        return found == "committed"  # NULL when it is so old that it has been forgotten
+        found: str | None = self.connection(session).scalar(self._statements.status, {"transaction": transaction})
+        return found == "committed"  # NULL if the transaction is so old that the server has forgotten it
 
     def record_failure(
         self,
@@ -169,73 +172,77 @@ class Checkpoint:
         max_attempts: int | None = None,
         worker_id: UUID | None = None,
     ) -> Failure | None:
-        """Count a failed attempt, and show with what it failed and when the next one is; the position stays.
+        """Count a failed attempt at an event and set the time of the next one, or park the partition.
 
         Args:
-            session: whose transaction.
-            position: the event that failed.
-            error: with what.
-            delay: how many seconds to wait after so many failures.
-            max_attempts: after so many the partition is parked; ``None`` for never.
+            session: the session.
+            position: position of the event.
+            error: the error, as text.
+            delay: returns the seconds to wait after a number of failed attempts.
+            max_attempts: number of failed attempts after which the partition is parked; ``None`` for never.
             worker_id: as for `lock`.
 
         Returns:
-            ``None``, with nothing recorded, when somebody else is at work on the partition, has passed the event, or
-            has parked the partition.
+            ``None`` if nothing is recorded: another transaction has the lock, the event is handled, or the partition is
+            parked already.
         """
-        found = self._lock_before(session, position, worker_id)
-        if found is None:
+        locked = self._lock_before(session, position, worker_id)
+        if locked is None:
             return None
-        attempts = _attempts_at(position, found) + 1
+        attempts = _attempts_at(position, locked) + 1
         is_parked = max_attempts is not None and attempts >= max_attempts
-        return self._show(session, position, error, Failure(attempts, None if is_parked else delay(attempts)))
+        return self._record(session, position, error, Failure(attempts, None if is_parked else delay(attempts)))
 
-    def record_disturbance(
+    def record_interruption(
         self, session: Session, *, position: int, error: str, retry_after: float, worker_id: UUID | None = None
     ) -> Failure | None:
-        """Show what befalls an event, and when it is tried again, without counting it; never parks.
+        """Record the error of an event and the time of the next attempt, without counting it. Never parks.
 
         Args:
-            session: whose transaction.
-            position: the event.
-            error: what befalls it.
-            retry_after: it is tried again in so many seconds.
+            session: the session.
+            position: position of the event.
+            error: the error, as text.
+            retry_after: seconds until the next attempt.
             worker_id: as for `lock`.
 
         Returns:
             ``None`` as for `record_failure`.
         """
-        found = self._lock_before(session, position, worker_id)
-        if found is None:
+        locked = self._lock_before(session, position, worker_id)
+        if locked is None:
             return None
-        return self._show(session, position, error, Failure(_attempts_at(position, found), retry_after))
+        return self._record(session, position, error, Failure(_attempts_at(position, locked), retry_after))
 
     def park(self, session: Session, *, position: int, error: str, worker_id: UUID | None = None) -> Failure | None:
-        """Park the partition, also when somebody else has passed the event; one that is parked stays as it is.
+        """Park the partition, even if the event is handled by now. A partition that is parked stays unchanged.
 
         Args:
-            session: whose transaction.
-            position: the event that it is parked on.
-            error: why.
+            session: the session.
+            position: position of the event to park on.
+            error: the reason, as text.
             worker_id: as for `lock`.
 
         Returns:
-            ``None``, with nothing done, when somebody else is at work on the partition.
+            ``None`` if another transaction has the lock, and nothing was done.
         """
-        found = self.lock(session, worker_id=worker_id)
-        if found is None:
+        locked = self.lock(session, worker_id=worker_id)
+        if locked is None:
             return None
-        if found.is_parked:
-            return Failure(found.attempts, None)
-        return self._show(session, position, error, Failure(_attempts_at(position, found) + 1, None))
+        if locked.is_parked:
+            return Failure(locked.attempts, None)
+        return self._record(session, position, error, Failure(_attempts_at(position, locked) + 1, None))
 
-    def _lock_before(self, session: Session, position: int, worker_id: UUID | None) -> Locked | None:
-        """Lock it, unless it has passed the position or is parked."""
-        found = self.lock(session, worker_id=worker_id)
-        return None if found is None or found.is_parked or found.position >= position else found
+    def connection(self, session: Session) -> Connection:
+        """Return the session's connection to the checkpoint. A session may have others."""
+        return connection_of(session, self._statements.update)
 
-    def _show(self, session: Session, position: int, error: str, failure: Failure) -> Failure:
-        """Write down what befell an event; without a next attempt the partition is parked."""
+    def _lock_before(self, session: Session, position: int, worker_id: UUID | None) -> LockedCheckpoint | None:
+        """Lock the row; return ``None`` if it cannot be locked, has passed the position, or is parked."""
+        locked = self.lock(session, worker_id=worker_id)
+        return None if locked is None or locked.is_parked or locked.position >= position else locked
+
+    def _record(self, session: Session, position: int, error: str, failure: Failure) -> Failure:
+        """Write a failure to the row; without a next attempt the partition is parked."""
         now, seconds = func.now(), failure.retry_after
         self.connection(session).execute(
             self._statements.update.values(
@@ -250,18 +257,14 @@ class Checkpoint:
         )
         return failure
 
-    def connection(self, session: Session) -> Connection:
-        """The session's connection to the checkpoint, whichever else it has."""
-        return connection_of(session, self._statements.update)
 
-
-def _attempts_at(position: int, found: Locked) -> int:
-    """How often this event has failed; what the table has may be about another one."""
-    return found.attempts if found.failed_position == position else 0
+def _attempts_at(position: int, locked: LockedCheckpoint) -> int:
+    """Return the number of failed attempts at an event; the row may be about another event."""
+    return locked.attempts if locked.failed_position == position else 0
 
 
 def _storable(error: str) -> str:
-    """An error as PostgreSQL can store it: no NUL, no halves of surrogate pairs, and not of any length."""
+    """Return an error text that PostgreSQL can store: without NUL and lone surrogates, and of limited length."""
     if len(error) > _MAX_ERROR:
         error = f"{error[: _MAX_ERROR // 2]}\n…\n{error[-_MAX_ERROR // 2 :]}"
     return error.replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="backslashreplace").decode()

@@ -1,9 +1,22 @@
-"""Failures: counted in the table, where they are an event's fault; in any case told, and waited for.
+"""Failures of one partition: recorded, counted, logged, and delayed.
 
-All are tried again after a pause that doubles. An event's failures are counted in its checkpoint, by whatever process
-they happened in, and may park the partition. What befalls a batch from outside is never counted, but an event with
-which it happens again and again, when it is tried alone, is shown in the table as well: its handler may be what ends
-the connection. A handler that commits is not tried again, because that would apply the event twice.
+========================  ============================  =====================  ====================================
+outcome of the batch      in the checkpoint's row       delay                  log
+========================  ============================  =====================  ====================================
+`BatchFailed`, isolated   counted; may park             doubles per attempt    first attempt ERROR with traceback,
+                                                                               others WARNING in one line;
+                                                                               parking ERROR with traceback
+`BatchCommitted`          parked at once                until it is parked     ERROR with traceback
+outage                    nothing                       doubles, up to 2 s     WARNING once, INFO when it is over
+outages of one event,     shown, not counted            doubles per outage     first one ERROR with traceback,
+five in a row, isolated                                                        others WARNING in one line
+lost race                 nothing                       the first delay        WARNING for the 4th, 8th, 16th … in a
+                                                                               row, INFO when it is over
+========================  ============================  =====================  ====================================
+
+The row counts the attempts of all processes. An event whose handler ends the connection each time is shown in the row
+although it is not counted: another process would not know about it otherwise. A handler that commits is not retried,
+because that would apply the event twice.
 """
 
 from __future__ import annotations
@@ -14,203 +27,209 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeGuard
-from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.backoff import delay_after
 from pupsourcing_sa.worker.classification import is_lost_race
-from pupsourcing_sa.worker.config import WorkerConfig
-from pupsourcing_sa.worker.execution.protocol import BindHandler, Execution
-from pupsourcing_sa.worker.processing.batch import (
-    BatchCommitted,
-    BatchDisturbed,
-    BatchFailed,
-    BatchStopped,
-)
-from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, Failure
+from pupsourcing_sa.worker.execution.protocol import BindHandler
+from pupsourcing_sa.worker.lifecycle.outage import Outage, first_line
+from pupsourcing_sa.worker.processing.checkpoints import Failure
+from pupsourcing_sa.worker.processing.context import PartitionContext
+from pupsourcing_sa.worker.processing.outcomes import BatchCommitted, BatchError, BatchFailed, BatchInterrupted
 
 __all__ = ["Failures"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
-#: The longest pause after an outage, in seconds: it shall stop nothing for much longer than it lasts.
-_MOST_AFTER_OUTAGE: Final = 2.0
-#: After so many batches in a row that were disturbed at their events, one of these may be the reason, and is searched
-#: for. An outage, as a rule, is noticed before there are any events.
+#: Upper limit of the delay after an outage, in seconds, so that batches run again soon after it ends.
+_MAX_OUTAGE_DELAY: Final = 2.0
+#: After this number of batches in a row that were interrupted at their events, one of the events is suspected and
+#: searched for. Most outages interrupt a batch before it has events.
 _SUSPICIOUS: Final = 3
-#: After so many, an event that was tried alone is shown in the table.
+#: After this number, an event that was handled alone is shown in the checkpoint's row.
 _SHOWN: Final = 5
+#: A lost race is reported only after this number in a row.
+_UNREPORTED_RACES: Final = 3
+
+_INTERRUPTED: Final = "batch was interrupted; will retry"
+_RUNNING_AGAIN: Final = "batches are running again"
 
 
 class Failures:
-    """What a processor does about the batches that fail.
+    """The failures of one partition, in the table and in the log. Used on the event loop only.
 
     Args:
-        checkpoint: where failed attempts are counted.
-        max_attempts: after so many the partition is parked; ``None`` for never.
-        worker_id: the node that the partition is assigned to; ``None`` if there is none.
-        execution: runs database work.
-        name: of that work.
-        config: the worker's settings.
-        hooks: what is told.
+        context: the partition.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        max_attempts: int | None,
-        *,
-        worker_id: UUID | None,
-        execution: Execution,
-        name: str,
-        config: WorkerConfig,
-        hooks: Hooks,
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._max_attempts = max_attempts
-        self._worker_id = worker_id
-        self._execution = execution
-        self._name = name
-        self._config = config
-        self._hooks = hooks
-        self._unrecorded = 0  # attempts at an event that failed, in a row, that the table knows nothing of
-        self._disturbances = 0  # in a row
-        self._disturbed_events = 0  # how many batches in a row were disturbed that had come to their events
-        self._shown = 0  # of these, when the table was last told
-        self._details = {"consumer": checkpoint.consumer_name, "partition": checkpoint.partition}
+    def __init__(self, context: PartitionContext) -> None:
+        self._context = context
+        self._details = context.details
+        self._outage = Outage(
+            _INTERRUPTED,
+            _RUNNING_AGAIN,
+            details=self._details,
+            first_delay=context.config.retry_delay,
+            max_delay=min(context.config.max_retry_delay, _MAX_OUTAGE_DELAY),
+        )
+        # All of these are numbers in a row.
+        self._lost_races = 0
+        self._unrecorded = 0  # failed attempts at an event that the table does not have
+        self._interruptions = 0  # of batches that had events, outages only
+        self._shown = 0  # of these, when the event was last shown in the table
 
-    # -- an event's fault --------------------------------------------------------------------------------------
+    # -- failures of an event ----------------------------------------------------------------------------------
 
     async def record(self, failure: BatchFailed) -> float | None:
-        """Count a failed attempt at an event; gives the seconds to wait for the next, ``None`` if there is none."""
-        record = partial(self._checkpoint.record_failure, delay=self._delay, max_attempts=self._max_attempts)
-        recorded = self._or_unrecorded(await self._written(failure, record))
-        details = self._of_event(failure) | {"attempts": recorded.attempts}
+        """Count a failed attempt at an event.
+
+        Returns:
+            The seconds until the next attempt; ``None`` if the partition is parked.
+        """
+        checkpoint, max_attempts = self._context.checkpoint, self._context.subscription.max_attempts
+        record = partial(checkpoint.record_failure, delay=self._delay, max_attempts=max_attempts)
+        recorded = self._or_unrecorded(await self._write(failure, record))
+        details = self._event_details(failure) | {"attempts": recorded.attempts}
+        error = failure.__cause__
         if recorded.retry_after is None:
-            _logger.error("handler failed; partition is parked", exc_info=failure.__cause__, extra=details)
-            self._hooks.event("worker.parked", **details)
+            _logger.error("handler failed; partition is parked", exc_info=error, extra=details)
+            self._context.hooks.event("worker.parked", **details)
+            return None
+        details["retry_after"] = recorded.retry_after
+        if recorded.attempts == 1:
+            _logger.error("handler failed; will retry", exc_info=error, extra=details)
         else:
-            details["retry_after"] = recorded.retry_after
-            _logger.error("handler failed; will try again", exc_info=failure.__cause__, extra=details)
-            self._hooks.event("worker.event_failed", **details)
+            _logger.warning("handler failed again; will retry", extra=details | _summary(error))
+        self._context.hooks.event("worker.event_failed", **details)
         return recorded.retry_after
 
     async def park(self, committed: BatchCommitted) -> float | None:
-        """Park the partition; gives the seconds to wait until that is to be tried again, ``None`` when it is parked."""
-        recorded = self._or_unrecorded(await self._written(committed, self._checkpoint.park))
-        details = self._of_event(committed) | {"attempts": recorded.attempts}
+        """Park the partition.
+
+        Returns:
+            The seconds until the next attempt to park it; ``None`` if it is parked.
+        """
+        recorded = self._or_unrecorded(await self._write(committed, self._context.checkpoint.park))
+        details = self._event_details(committed) | {"attempts": recorded.attempts}
+        error = committed.__cause__
         if recorded.retry_after is None:
-            _logger.error("handler committed; partition is parked", exc_info=committed.__cause__, extra=details)
-            self._hooks.event("worker.parked", **details)
+            message = "handler committed the transaction; partition is parked"
+            _logger.error(message, exc_info=error, extra=details)
+            self._context.hooks.event("worker.parked", **details)
         else:
             details["retry_after"] = recorded.retry_after
-            _logger.error(
-                "handler committed; partition is not parked yet, will try again to do so",
-                exc_info=committed.__cause__,
-                extra=details,
-            )
+            message = "handler committed the transaction; cannot park the partition, will retry"
+            _logger.error(message, exc_info=error if recorded.attempts == 1 else None, extra=details)
         return recorded.retry_after
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the table knows of the last failed attempt."""
+        """True if the table has the last failed attempt."""
         return not self._unrecorded
 
-    def passed(self, failures: int) -> None:
-        """Events were handled, of which the first had failed so often, according to the table."""
+    def events_handled(self, failures: int) -> None:
+        """Note that events were handled.
+
+        Args:
+            failures: number of earlier failures of the first one, according to the table.
+        """
         failures = max(failures, self._unrecorded, self._shown)
-        self._unrecorded = self._disturbed_events = self._shown = 0
+        self._unrecorded = self._interruptions = self._shown = 0
         if failures:
-            _logger.info("consumer goes on after a failure", extra=self._details | {"failures": failures})
-            self._hooks.event("worker.recovered", **self._details, failures=failures)
+            _logger.info("event is processed after failures", extra=self._details | {"failures": failures})
+            self._context.hooks.event("worker.recovered", **self._details, failures=failures)
 
     def _or_unrecorded(self, recorded: Failure | None) -> Failure:
-        """What the table knows or, if it does not, what this process does."""
+        """Return what the table has or, if it has nothing, what this process has counted."""
         if recorded is None:
             self._unrecorded += 1
             return Failure(self._unrecorded, self._delay(self._unrecorded))
         self._unrecorded = 0
         return recorded
 
-    # -- nobody's fault ----------------------------------------------------------------------------------------
+    # -- interruptions -----------------------------------------------------------------------------------------
 
-    def suspects(self, error: Exception) -> TypeGuard[BatchDisturbed]:
-        """Whether this happens for so many times in a row now that an event of the batch may be the reason."""
+    def is_suspicious(self, error: Exception) -> TypeGuard[BatchInterrupted]:
+        """Return True if outages have interrupted so many batches in a row that an event may be the reason."""
         return (
-            isinstance(error, BatchDisturbed)
-            and self._disturbed_events + 1 >= _SUSPICIOUS
-            and not is_lost_race(error)  # which takes two
+            isinstance(error, BatchInterrupted)
+            and self._interruptions + 1 >= _SUSPICIOUS
+            and not is_lost_race(error)  # it takes two transactions to lose a race
         )
 
-    async def disturbed(self, error: Exception, *, is_isolated: bool = False) -> float:
-        """Tell what befell a batch; gives the seconds to wait before the next.
+    async def interrupted(self, error: Exception, *, is_isolated: bool = False) -> float:
+        """Log an interruption and return the seconds until the next batch.
 
         Args:
-            error: what it was.
-            is_isolated: the batch is suspected, and it had one event or is known to have come to its first only.
+            error: a `BatchInterrupted`, or the error of a batch that had no events yet.
+            is_isolated: an event is suspected, and the interrupted batch had no other event.
         """
-        is_race = is_lost_race(error)
-        self._disturbances += 1
-        self._disturbed_events += isinstance(error, BatchDisturbed) and not is_race
-        pause = self._delay(1) if is_race else min(self._delay(self._disturbances), _MOST_AFTER_OUTAGE)
-        if is_isolated and isinstance(error, BatchDisturbed) and self._disturbed_events >= _SHOWN:
-            # It may be an event with which the server crashes, for everybody: ever less often.
-            pause = max(pause, self._delay(self._disturbed_events - _SHOWN + 1))
-            await self._show(error, pause)
-        elif self._is_worth_telling(is_race=is_race):
-            _logger.warning(
-                "batch could not be run; will try again",
-                exc_info=error.__cause__ if isinstance(error, BatchDisturbed) else error,
-                extra=self._details | {"failures": self._disturbances, "retry_after": pause},
-            )
-        self._hooks.event("worker.batch_retried", **self._details, retry_after=pause)
-        return pause
+        cause = error.__cause__ if isinstance(error, BatchInterrupted) and error.__cause__ else error
+        if is_lost_race(error):
+            delay = self._delay(1)
+            self._race_lost(cause, delay)
+        else:
+            delay = self._outage.failed(cause)
+            if isinstance(error, BatchInterrupted):
+                self._interruptions += 1
+                if is_isolated and self._interruptions >= _SHOWN:
+                    # The event may crash the server, and with it the work of others: retry it ever less often.
+                    delay = max(delay, self._delay(self._interruptions - _SHOWN + 1))
+                    await self._show(error, delay)
+        self._context.hooks.event("worker.batch_retried", **self._details, retry_after=delay)
+        return delay
 
-    def _is_worth_telling(self, *, is_race: bool) -> bool:
-        """Less and less often while it lasts; a few lost races are nothing."""
-        number = self._disturbances
-        return number & (number - 1) == 0 and not (is_race and number <= _SUSPICIOUS)
+    def batch_completed(self) -> None:
+        """Note that a batch was committed, or found the checkpoint locked by another transaction."""
+        self._outage.over()
+        if self._lost_races > _UNREPORTED_RACES:
+            _logger.info(_RUNNING_AGAIN, extra=self._details | {"failures": self._lost_races})
+        self._lost_races = 0
 
-    def undisturbed(self) -> None:
-        """A batch came to its end, perhaps because somebody else is at work."""
-        self._disturbances = 0
+    def _race_lost(self, error: BaseException, delay: float) -> None:
+        """Warn of lost races ever less often; a few are normal."""
+        self._lost_races = number = self._lost_races + 1
+        is_power_of_two = number & (number - 1) == 0
+        if is_power_of_two and number > _UNREPORTED_RACES:
+            details = self._details | {"failures": number, "retry_after": delay} | _summary(error)
+            _logger.warning(_INTERRUPTED, extra=details)
 
-    async def _show(self, disturbed: BatchDisturbed, pause: float) -> None:
-        """Let the table have the error, without counting it."""
-        self._shown = self._disturbed_events
-        details = self._of_event(disturbed) | {"failures": self._disturbed_events, "retry_after": pause}
-        _logger.error(
-            "event could not be handled, for no fault that counts; will try again",
-            exc_info=disturbed.__cause__,
-            extra=details,
-        )
-        await self._written(disturbed, partial(self._checkpoint.record_disturbance, retry_after=pause))
+    async def _show(self, interrupted: BatchInterrupted, delay: float) -> None:
+        """Show the error in the table, without counting it."""
+        error, is_first = interrupted.__cause__, not self._shown
+        self._shown = self._interruptions
+        details = self._event_details(interrupted) | {"failures": self._interruptions, "retry_after": delay}
+        message = "handling the event keeps losing the connection; will retry"
+        if is_first:
+            _logger.error(message, exc_info=error, extra=details)
+        else:
+            _logger.warning(message, extra=details | _summary(error))
+        await self._write(interrupted, partial(self._context.checkpoint.record_interruption, retry_after=delay))
 
     # ----------------------------------------------------------------------------------------------------------
 
-    async def _written(self, stopped: BatchStopped, record: Callable[..., Failure | None]) -> Failure | None:
-        """What the table knows now; ``None`` if that it does not know of this."""
-        position = stopped.event.global_position
-        text = "".join(traceback.format_exception(stopped.__cause__))
+    async def _write(self, error: BatchError, record: Callable[..., Failure | None]) -> Failure | None:
+        """Write to the checkpoint's row. Return what it has now; ``None`` if it does not have this failure."""
+        position, worker_id = error.event.global_position, self._context.worker_id
+        text = "".join(traceback.format_exception(error.__cause__))
 
         def work(session: Session, _: BindHandler) -> Failure | None:
-            recorded = record(session, position=position, error=text, worker_id=self._worker_id)
+            recorded = record(session, position=position, error=text, worker_id=worker_id)
             session.commit()
             return recorded
 
         try:
-            recorded = await self._execution(self._name, work)
+            recorded = await self._context.execution(self._context.name, work)
         except Exception:
-            _logger.warning("failure could not be recorded", exc_info=True, extra=self._details)
+            _logger.warning("cannot record the failure", exc_info=True, extra=self._details)
             return None
         if recorded is None:
-            _logger.warning("failure not recorded: another process is at work on the partition", extra=self._details)
+            _logger.warning("failure is not recorded: another process has the partition", extra=self._details)
         return recorded
 
-    def _of_event(self, stopped: BatchStopped) -> dict[str, Any]:
-        event = stopped.event
+    def _event_details(self, error: BatchError) -> dict[str, Any]:
+        event = error.event
         return self._details | {
             "event_id": str(event.event_id),
             "event_type": event.event_type,
@@ -218,5 +237,9 @@ class Failures:
         }
 
     def _delay(self, failures: int) -> float:
-        config = self._config
+        config = self._context.config
         return delay_after(failures, first=config.retry_delay, most=config.max_retry_delay, jitter=random.random())
+
+
+def _summary(error: BaseException | None) -> dict[str, str]:
+    return {} if error is None else {"error": first_line(error)}

@@ -1,31 +1,33 @@
-"""Holders: who has locked a checkpoint that others want, and what to do about it.
+"""The lock watch: finds the transaction that has a checkpoint locked, and ends it if its node is dead.
 
-The owner of a partition takes the lock for each batch, and skips it where somebody else has it. Only then does it ask
-who that is, twice a second with the default settings; a batch that gets its lock asks nothing::
+A batch takes the lock with SKIP LOCKED. Only if another transaction has it does the owner of the partition ask which
+one, every ``max_poll_interval``. A batch that gets its lock asks nothing::
 
-    dead       a node that is not in worker_nodes any more       its backend is ended, at once
-    anybody    psql, a prepared transaction, a drain, a node     has had it for heartbeat_timeout: told, once for
-               that is alive, in a long batch                    each transaction; waited for, however long it takes
-    unknown    somebody who shares the lock, or has it under     the same, without a name
-               a savepoint that was released
+    holder of the lock                                          what the owner of the partition does
+    a dead node: its row in worker_nodes is gone                terminates its backend at once
+    psql, a prepared transaction, a drain, a live node in a     waits; warns once per transaction when it has had the
+    long batch                                                  lock for heartbeat_timeout
+    unknown: several transactions share the lock, or it was     the same, without a name
+    taken under a savepoint that is released
 
-A node that is stopped, or whose host has lost its power, in the middle of a batch leaves its transaction open on the
-server, and the row locked, until TCP gives up. The others remove the node for its silence, its partitions go to them,
-and all they get is a row that is locked::
+**Why dead nodes hold locks.** A node that is frozen, or whose host has lost its power, in the middle of a batch leaves
+its transaction open on the server and the row locked, until TCP gives up. The leader removes the node because its
+heartbeats are missing, and its partitions get another owner, which finds the row locked::
 
-    holder    lock, as "pupsourcing-sa <its id>" ── handler … stopped
-    leader                                             removes the silent node
-    owner                                                  no lock: who has it? ── a node that is gone: end its backend
-    owner                                                                                                       lock …
+    holder    lock, as "pupsourcing-sa <its id>" ── handler … frozen
+    leader                                              removes the silent node
+    owner                                                   no lock: held by a removed node ── terminate its backend
+    owner                                                                                            lock …
 
-A transaction carries its node's name (``application_name``) for as long as it holds a checkpoint. Whoever has no name
-of that form is none of our business to end, such as a drain, which belongs to no node; neither is a node that is alive,
-which may take its time. A node that comes back to life finds its connection closed and has applied nothing.
+While it holds a checkpoint, a transaction has the name of its node as ``application_name``. Only transactions with such
+a name are terminated, so a drain, which belongs to no node, never is. A node that resumes finds its connection closed,
+and its batch has written nothing.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+import logging
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import Boolean, Select, case, false, func
@@ -33,28 +35,33 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks, is_of_dead_node
 from pupsourcing_sa.postgres.connections import connection_of
+from pupsourcing_sa.postgres.errors import is_privilege_missing
 from pupsourcing_sa.postgres.lock_holders import LockHolder, holder_of
+from pupsourcing_sa.worker.execution.protocol import BindHandler
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.context import PartitionContext
 
-__all__ = ["Held", "Holders", "LockWatch"]
+__all__ = ["CheckpointLock", "HolderQuery", "LockTimer", "LockWatch"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
 
 
-class Held(NamedTuple):
-    """A lock on a checkpoint.
+class CheckpointLock(NamedTuple):
+    """The lock on a checkpoint.
 
     Attributes:
-        transaction: whose it is, as no other transaction is called at the same time.
-        holder: what is known of it.
-        is_ended: whether it was told to end.
+        transaction: virtual id of the transaction that has it; unique among running transactions.
+        holder: what is known about that transaction.
+        is_terminated: True if its backend was told to terminate.
     """
 
     transaction: str
     holder: LockHolder
-    is_ended: bool
+    is_terminated: bool
 
 
-class Holders:
-    """Looks who has locked a checkpoint, and ends the transactions of dead nodes.
+class HolderQuery:
+    """Query for the transaction that has a checkpoint locked.
 
     Args:
         checkpoint: the checkpoint.
@@ -64,72 +71,124 @@ class Holders:
         self._checkpoint = checkpoint
         self._table = checkpoint.tables.consumer_checkpoints
 
-    # Built when they are first needed, which most never are: it takes milliseconds, and of all processors that a node
-    # begins at once, on its event loop, so many that it might be taken for dead.
+    # The statements are built on first use, and most processors never use them. Building takes milliseconds. For all
+    # processors that start at once, on the event loop, that could delay the heartbeat until the node is presumed dead.
 
     @cached_property
-    def _held(self) -> Select[Any]:
-        held = checkpoint_locks(self._checkpoint.tables)
-        c = held.selected_columns
-        return held.where(c.consumer_name == self._checkpoint.consumer_name, c.partition == self._checkpoint.partition)
+    def _locks(self) -> Select[Any]:
+        locks = checkpoint_locks(self._checkpoint.tables)
+        c = locks.selected_columns
+        return locks.where(c.consumer_name == self._checkpoint.consumer_name, c.partition == self._checkpoint.partition)
 
     @cached_property
-    def _look(self) -> Select[Any]:
-        return self._held.add_columns(false().label("is_ended"))
+    def _find(self) -> Select[Any]:
+        return self._locks.add_columns(false().label("is_terminated"))
 
     @cached_property
-    def _end(self) -> Select[Any]:
-        # In the statement that looks, so that the process is the one that has been looked at; and by CASE among its
-        # results, because PostgreSQL evaluates conditions in any order.
-        ended = func.pg_terminate_backend(self._held.selected_columns.pid, type_=Boolean)
-        is_ended = case((is_of_dead_node(self._checkpoint.tables), ended), else_=false()).label("is_ended")
-        return self._held.add_columns(is_ended)
+    def _find_and_terminate(self) -> Select[Any]:
+        # One statement, so that the terminated process is the one that was found. CASE in the select list, because
+        # PostgreSQL evaluates conditions in any order.
+        terminated = func.pg_terminate_backend(self._locks.selected_columns.pid, type_=Boolean)
+        is_terminated = case((is_of_dead_node(self._checkpoint.tables), terminated), else_=false())
+        return self._locks.add_columns(is_terminated.label("is_terminated"))
 
-    def look(self, session: Session, *, is_ending: bool) -> Held | None:
-        """Who has the checkpoint; ``None`` when nobody has it any more, or it cannot be told who.
+    def find(self, session: Session, *, terminate_dead: bool) -> CheckpointLock | None:
+        """Return the lock; ``None`` if the row is not locked by now, or the holder cannot be found.
 
         Args:
-            session: a fresh session.
-            is_ending: whether it is to be ended if it is dead.
+            session: a session without a transaction.
+            terminate_dead: terminate the holder if its node is dead.
 
         Raises:
-            DBAPIError: among others, because this role may not end what another role has begun.
+            DBAPIError: with ``terminate_dead``, this role must not terminate a backend of another role.
         """
-        row = connection_of(session, self._table.update()).execute(self._end if is_ending else self._look).first()
-        return None if row is None else Held(row.transaction, holder_of(row), row.is_ended)
+        statement = self._find_and_terminate if terminate_dead else self._find
+        row = connection_of(session, self._table.update()).execute(statement).first()
+        return None if row is None else CheckpointLock(row.transaction, holder_of(row), row.is_terminated)
 
 
-class LockWatch:
-    """Follows who has a checkpoint locked, and tells when to complain: once of each transaction.
+class LockTimer:
+    """Timer that says when to warn of a lock: once per transaction. Pure: the time is a parameter.
 
     Args:
-        patience: for how long a transaction may have it, in seconds.
+        seconds: time that a transaction may have the lock.
     """
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._transaction: str | None = None
         self._since = 0.0
-        self._is_told = False
-        self._has_complained = False
+        self._is_reported = False
+        self._was_reported = False  # of any transaction since the checkpoint was free
 
     def overdue(self, transaction: str, now: float) -> float | None:
-        """Take notice of who has it; if it is time to complain, the seconds since it was seen first.
+        """Note the holder, and return the seconds since it was seen first if a warning is due.
 
         Args:
-            transaction: who has it; the empty string for those who cannot be told.
-            now: the time, in seconds from anywhere.
+            transaction: the holder; the empty string if it is unknown.
+            now: the time, in seconds.
         """
         if transaction != self._transaction:
-            self._transaction, self._since, self._is_told = transaction, now, False
+            self._transaction, self._since, self._is_reported = transaction, now, False
         seconds = now - self._since
-        if self._is_told or seconds < self._patience:
+        if self._is_reported or seconds < self._seconds:
             return None
-        self._is_told = self._has_complained = True
+        self._is_reported = self._was_reported = True
         return seconds
 
     def has_ended(self) -> bool:
-        """Take notice that nobody else has it; whether what was complained of has come to an end by that."""
-        has_complained, self._has_complained = self._has_complained, False
+        """Note that the checkpoint is free, and return True if a warning has ended by that."""
+        was_reported, self._was_reported = self._was_reported, False
         self._transaction = None
-        return has_complained
+        return was_reported
+
+
+class LockWatch:
+    """Watch over the lock of one partition's checkpoint. It is used on the event loop only.
+
+    Args:
+        context: the partition.
+    """
+
+    def __init__(self, context: PartitionContext) -> None:
+        self._query = HolderQuery(context.checkpoint)
+        self._timer = LockTimer(context.config.heartbeat_timeout)
+        self._context = context
+        self._details = context.details
+        self._may_terminate = True
+
+    async def locked(self) -> None:
+        """Deal with a lock that a batch did not get: terminate a dead node's transaction, or warn."""
+        try:
+            lock = await self._context.execution(
+                self._context.name, partial(self._find, terminate_dead=self._may_terminate)
+            )
+        except Exception as error:
+            if not self._may_terminate or not is_privilege_missing(error):
+                raise
+            self._may_terminate = False
+            _logger.warning(
+                "a dead node holds the checkpoint, and this role may not terminate its backend; "
+                "grant it pg_signal_backend",
+                exc_info=True,
+                extra=self._details,
+            )
+            return
+        if lock is not None and lock.is_terminated:
+            holder = {"pid": lock.holder.pid, "application_name": lock.holder.application_name}
+            _logger.warning("terminated the transaction of a dead node", extra=self._details | holder)
+            self._context.hooks.event("worker.holder_ended", **self._details, pid=lock.holder.pid)
+            return
+        seconds = self._timer.overdue(lock.transaction if lock else "", self._context.clock())
+        if seconds is not None:
+            details = self._details | {"seconds": seconds} | (lock.holder.to_dict() if lock else {})
+            _logger.warning("checkpoint is locked by another transaction; waiting", extra=details)
+            self._context.hooks.event("worker.locked_out", **details)
+
+    def unlocked(self) -> None:
+        """Note that a batch got the lock."""
+        if self._timer.has_ended():
+            _logger.info("checkpoint is no longer locked", extra=self._details)
+
+    def _find(self, session: Session, _: BindHandler, *, terminate_dead: bool) -> CheckpointLock | None:
+        return self._query.find(session, terminate_dead=terminate_dead)

@@ -1,4 +1,4 @@
-"""The processors that a node runs at the moment: one for each of its partitions."""
+"""The processor pool: one processor for each partition that is assigned to the node."""
 
 from __future__ import annotations
 
@@ -10,130 +10,126 @@ from typing import NamedTuple
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.partition import Partition, PartitionState
 from pupsourcing_sa.worker.processing.processor import Processor
-from pupsourcing_sa.worker.stable_position import StablePosition
 
-__all__ = ["Crew"]
+__all__ = ["ProcessorPool"]
 
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
 
-class _Member(NamedTuple):
+class _Running(NamedTuple):
     processor: Processor
     task: asyncio.Task[None]
-    stopping: asyncio.Event
-    began_at: int  # the position of the checkpoint
+    began_at: int  # position of the checkpoint
 
     @property
-    def standing(self) -> PartitionState:
-        """As the processor knows; before its first batch has come to an end, as the table said."""
-        left = self.processor.standing
-        return left._replace(position=max(left.position, self.began_at))
+    def state(self) -> PartitionState:
+        """The state that the processor knows; before its first batch has ended, the one that the table had."""
+        state = self.processor.state
+        return state._replace(position=max(state.position, self.began_at))
 
 
-class Crew:
-    """Starts and stops processors, each in a task of its own.
+class ProcessorPool:
+    """The running processors of a node.
 
     Args:
-        worker_id: the node's.
-        hire: makes the processor of a partition, which ends when the event that it is given is set.
-        stable: what the processors wait for.
-        hooks: what is told of assignments.
-        is_aborted: whether the processors may have been cancelled by the run that they are part of.
+        worker_id: the node.
+        create: creates the processor of a partition.
+        hooks: telemetry.
+        is_aborted: returns True if the node rolls back running batches, and cancels processors.
     """
 
     def __init__(
-        self,
-        worker_id: str,
-        hire: Callable[[Partition, asyncio.Event], Processor],
-        stable: StablePosition,
-        hooks: Hooks,
-        is_aborted: Callable[[], bool],
+        self, worker_id: str, create: Callable[[Partition], Processor], hooks: Hooks, is_aborted: Callable[[], bool]
     ) -> None:
         self._details = {"worker": worker_id}
-        self._hire = hire
-        self._stable = stable
+        self._create = create
         self._hooks = hooks
         self._is_aborted = is_aborted
-        self._running: dict[Partition, _Member] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._running: dict[Partition, _Running] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._is_new = True
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
-        """Those that have not ended yet."""
-        return {each.task for each in self._running.values() if not each.task.done()} | self._leaving
+        """Tasks of the processors that have not ended, even if they were stopped."""
+        return {running.task for running in self._running.values() if not running.task.done()} | self._stopping
 
-    def standings(self) -> dict[Partition, PartitionState]:
-        """How the processors have left their partitions."""
-        return {partition: member.standing for partition, member in self._running.items()}
+    def states(self) -> dict[Partition, PartitionState]:
+        """Return the state in which each processor left its partition."""
+        return {partition: running.state for partition, running in self._running.items()}
 
     def adjust(self, wanted: Mapping[Partition, PartitionState], known: Mapping[Partition, PartitionState]) -> None:
         """Run these partitions and no others.
 
-        A processor begins anew if it has ended, because it parked or was cancelled, and if somebody has changed its
-        checkpoint: moved it back, to have events applied again, which it would not look at before there is another
-        event; or set the time of the next attempt to NULL, to have a failing event tried at once.
+        A processor that has ended, because its partition was parked or its task was cancelled, is replaced. So is one
+        whose checkpoint an operator has moved back, or whose ``retry_at`` an operator has cleared: the processor reads
+        its row only for the next event, or the next attempt.
 
         Args:
-            wanted: the partitions, as the table says that they stand.
-            known: what `standings` gave, before that was read; of those that begin, nothing.
+            wanted: the partitions to run, in the state that the table has.
+            known: the result of `states` before the table was read; empty if no processor is running.
         """
         for partition in self._running.keys() - wanted.keys():
-            self._dismiss(partition)
+            self._log("partition revoked", partition)
+            self._stop(partition)
         for partition, found in sorted(wanted.items()):
-            member = self._running.get(partition)
-            change = None if member is None else _change(found, known.get(partition, found), member.standing)
-            if change is not None:
-                where = {"consumer": partition[0], "partition": partition[1], "position": found.position}
-                _logger.info(change, extra=self._details | where)
-            if member is None or member.task.done() or change is not None:
-                self._dismiss(partition)
-                self._begin(partition, found.position)
+            running = self._running.get(partition)
+            if running is None:
+                self._log("partition assigned" if self._is_new else "took over partition", partition, found.position)
+            elif (change := _change(found, known.get(partition, found), running.state)) is not None:
+                self._log(change, partition, found.position)
+            elif running.task.done():
+                self._log("partition assigned", partition, found.position)
+            else:
+                continue
+            self._stop(partition)
+            self._start(partition, found.position)
+        self._is_new = False
 
-    def dismiss_all(self) -> None:
-        """No new batches; the running ones go on."""
+    def stop_all(self) -> None:
+        """Begin no batches. Running batches continue."""
         for partition in list(self._running):
-            self._dismiss(partition)
+            self._stop(partition)
 
-    def _begin(self, partition: Partition, position: int) -> None:
-        stopping = asyncio.Event()
-        processor = self._hire(partition, stopping)
-        task = asyncio.create_task(processor.run(self._stable), name=processor.name)
-        self._running[partition] = _Member(processor, task, stopping, position)
-        self._tell("worker.assigned", partition)
+    def _start(self, partition: Partition, position: int) -> None:
+        processor = self._create(partition)
+        self._running[partition] = _Running(processor, processor.start(), position)
+        self._hooks.event("worker.assigned", consumer=partition.consumer, partition=partition.number)
 
-    def _dismiss(self, partition: Partition) -> None:
-        if partition not in self._running:
+    def _stop(self, partition: Partition) -> None:
+        running = self._running.pop(partition, None)
+        if running is None:
             return
-        member = self._running.pop(partition)
-        member.stopping.set()
-        self._stable.wake()  # it may be waiting for the position to move
-        self._leaving.add(member.task)
-        member.task.add_done_callback(self._gone)
-        self._tell("worker.revoked", partition)
+        running.processor.stop()
+        self._stopping.add(running.task)
+        running.task.add_done_callback(self._ended)
+        self._hooks.event("worker.revoked", consumer=partition.consumer, partition=partition.number)
 
-    def _gone(self, task: asyncio.Task[None]) -> None:
-        self._leaving.discard(task)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._stopping.discard(task)
         details = self._details | {"processor": task.get_name()}
         if task.cancelled():
-            if not self._is_aborted():  # as by a handler that lets its own task be cancelled after it has returned
-                _logger.error("processor was cancelled, and not by the worker", extra=details)
+            if not self._is_aborted():
+                # A handler may have its own task cancelled after it has returned.
+                _logger.error("processor was cancelled, but not by the worker", extra=details)
         elif (error := task.exception()) is not None:
             _logger.error("processor failed", exc_info=error, extra=details)
 
-    def _tell(self, hook: str, partition: Partition) -> None:
-        self._hooks.event(hook, consumer=partition[0], partition=partition[1])
+    def _log(self, message: str, partition: Partition, position: int | None = None) -> None:
+        details = self._details | {"consumer": partition.consumer, "partition": partition.number}
+        _logger.info(message, extra=details if position is None else details | {"position": position})
 
 
 def _change(found: PartitionState, left: PartitionState, now: PartitionState) -> str | None:
-    """What somebody else has done to a partition, if the processor has to hear of it.
+    """Return the log message about a change by an operator; ``None`` if there is none.
 
     Args:
-        found: how the partition stood in the table.
-        left: how the processor had left it before that was read.
-        now: the same, since then. A processor that still waits for the same attempt has not had another one.
+        found: the state in the table.
+        left: the state in which the processor had left the partition before the table was read.
+        now: the state in which it has left it now. If it still waits for the same attempt, it has not run since.
     """
     if found.position < left.position:
-        return "checkpoint was moved back; going on from there"
+        return "checkpoint was moved back; restarting from there"
     if left.is_waiting and now == left and not found.is_waiting:
-        return "retry_at was set to NULL; trying the failing event now"
+        return "retry_at was cleared; retrying the failing event now"
     return None

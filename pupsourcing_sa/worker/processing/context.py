@@ -1,0 +1,57 @@
+"""The context of a partition: everything that stays the same from batch to batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pupsourcing_sa.consumer import Scope, Subscription
+from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
+from pupsourcing_sa.worker.config import WorkerConfig
+from pupsourcing_sa.worker.execution.protocol import Execution
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+
+__all__ = ["PartitionContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionContext:
+    """A partition of a consumer, and the means to process it.
+
+    Attributes:
+        subscription: the consumer.
+        scope: the events of the partition.
+        store: the log.
+        checkpoint: the checkpoint of the partition.
+        execution: runs database work, in threads or greenlets.
+        config: the worker's settings.
+        is_aborted: returns True if running batches shall be rolled back. The event loop sets it, threads read it.
+        hooks: telemetry.
+        worker_id: the node that the partition is assigned to; ``None`` in a drain.
+        clock: returns seconds, as ``time.monotonic`` does.
+    """
+
+    subscription: Subscription
+    scope: Scope
+    store: EventStore
+    checkpoint: Checkpoint
+    execution: Execution
+    config: WorkerConfig
+    is_aborted: Callable[[], bool]
+    hooks: Hooks = NO_TELEMETRY
+    worker_id: UUID | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    @property
+    def name(self) -> str:
+        """Name of the partition's task and threads."""
+        return f"pupsourcing-{self.subscription.name}-{self.scope.partition}"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Data of every log message and telemetry event of the partition."""
+        return {"consumer": self.subscription.name, "partition": self.scope.partition}

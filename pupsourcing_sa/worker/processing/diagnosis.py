@@ -1,0 +1,112 @@
+"""Diagnosis: from the exception that ended a batch to the outcome that says what to do about it.
+
+`pupsourcing_sa.worker.classification` decides which failures count. The server answers two questions first. Is the
+connection lost? The driver may not know it yet. Has the handler committed the transaction?
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa.errors import HandlerTransactionError
+from pupsourcing_sa.worker.classification import FailureKind, classify
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, LockedCheckpoint
+from pupsourcing_sa.worker.processing.outcomes import BatchCommitted, BatchFailed, BatchInterrupted
+from pupsourcing_sa.worker.processing.overdue import BatchProgress
+
+__all__ = ["LockedTransaction", "is_connection_lost", "raise_outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class LockedTransaction:
+    """The transaction of a batch, as it was when it locked the checkpoint.
+
+    Attributes:
+        session: the session of the batch.
+        connection: its connection to the checkpoint's database.
+        checkpoint: the checkpoint.
+        locked: the row, as it was locked.
+    """
+
+    session: Session
+    connection: Connection
+    checkpoint: Checkpoint
+    locked: LockedCheckpoint
+
+    def was_committed(self) -> bool:
+        """Roll back, and return True if the handler had committed. Return False if the server does not answer."""
+        try:
+            self.session.reset()  # in its present state it may refuse to execute anything
+            return self.checkpoint.is_committed(self.session, self.locked.transaction)
+        except Exception:  # the reason why the batch failed is more important, and few handlers commit
+            return False
+
+
+def is_connection_lost(connection: Connection) -> bool:
+    """Return True if the connection is lost; ask the server, because the driver may not know it yet."""
+    if connection.invalidated:
+        return True
+    if connection.closed:
+        return False  # the handler ended the transaction of the session; there is no connection to ask
+    try:
+        connection.scalar(select(1))
+    except DBAPIError as error:
+        return error.connection_invalidated  # otherwise the transaction has failed
+    except OSError:  # raised by asyncpg
+        return True
+    except Exception:
+        return connection.invalidated
+    return False
+
+
+def raise_outcome(
+    error: BaseException, transaction: LockedTransaction, progress: BatchProgress, *, is_moved: bool
+) -> NoReturn:
+    """Raise the outcome of a batch that an exception has ended, after rolling it back.
+
+    Args:
+        error: the exception.
+        transaction: the transaction of the batch.
+        progress: the events of the batch, and the current one.
+        is_moved: the checkpoint was moved. The transaction that moves it has it locked, so that the handler cannot have
+            committed before.
+    """
+    events, failed = progress.events, progress.current
+    kind = classify(error, is_connection_lost=is_connection_lost(transaction.connection))
+    if not is_moved and transaction.was_committed():
+        handled = events if failed is None else events[: failed + 1]
+        committed = _handler_committed(transaction.checkpoint, handled[0].global_position, handled[-1].global_position)
+        committed.__cause__ = error
+        raise BatchCommitted(handled, None) from committed
+    if kind is not FailureKind.HANDLER:
+        raise BatchInterrupted(events, failed) from error
+    failure = BatchFailed(events, failed)
+    _add_note(error, failure, transaction.checkpoint.consumer_name)
+    raise failure from error
+
+
+def _add_note(error: BaseException, failure: BatchFailed, consumer: str) -> None:
+    """Add a note to the exception that names the event being handled."""
+    events = repr(failure.event)
+    if failure.failed is None and len(failure.events) > 1:
+        first, last = failure.events[0].global_position, failure.events[-1].global_position
+        events = f"the events from {first} to {last}"
+    note = f"while consumer {consumer!r} handled {events}"
+    with suppress(Exception):  # the application may raise the same object again, or one that refuses notes
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+
+
+def _handler_committed(checkpoint: Checkpoint, first: int, last: int) -> HandlerTransactionError:
+    return HandlerTransactionError(
+        f"a handler of consumer {checkpoint.consumer_name!r} committed past the session, for example by executing "
+        f"COMMIT: all or some writes of the events from {first} to {last} are committed without the checkpoint of "
+        f"partition {checkpoint.partition}. To continue, inspect the writes; undo them, or set last_position to the "
+        "last event whose writes shall stay; then set parked_at to NULL. Otherwise the events are applied twice"
+    )

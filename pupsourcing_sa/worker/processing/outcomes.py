@@ -1,0 +1,99 @@
+"""Outcomes of a batch: the result of one that was committed, and the exceptions of those that were not.
+
+::
+
+    BatchResult            committed; None instead of it if another transaction has the checkpoint's lock
+    RetryLater             rolled back: the next event has failed, and its next attempt is not due
+    ShuttingDown           rolled back: the shutdown timeout is over
+    BatchError
+     ├── BatchFailed       rolled back: the handler failed; counts against an event
+     ├── BatchInterrupted  rolled back: a lost race or an outage; counts against no event
+     └── BatchCommitted    committed by the handler, without the checkpoint
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pupsourcing_sa.event import PersistedEvent
+
+__all__ = [
+    "BatchCommitted",
+    "BatchError",
+    "BatchFailed",
+    "BatchInterrupted",
+    "BatchResult",
+    "RetryLater",
+    "ShuttingDown",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The result of a committed batch.
+
+    Attributes:
+        scanned: every event of the scope up to this position is handled.
+        checkpoint: position of the checkpoint in the table. It lags behind ``scanned`` if events are rare.
+        handled: number of events that were handled.
+        failures: number of earlier failures of the first event.
+        server_identity: the server and database that ``scanned`` belongs to; ``None`` if nothing was scanned.
+    """
+
+    scanned: int
+    checkpoint: int
+    handled: int
+    failures: int = 0
+    server_identity: str | None = None
+
+
+class BatchError(Exception):
+    """A batch got events and was not committed by the worker. ``__cause__`` is the reason.
+
+    Attributes:
+        events: the events of the batch.
+        failed: index of the failing event; ``None`` if it is not known.
+    """
+
+    def __init__(self, events: Sequence[PersistedEvent], failed: int | None) -> None:
+        super().__init__(events, failed)
+        self.events = events
+        self.failed = failed
+
+    @property
+    def event(self) -> PersistedEvent:
+        """The failing event, or the first of the candidates."""
+        return self.events[self.failed or 0]
+
+    @property
+    def is_isolated(self) -> bool:
+        """True if a smaller batch would not tell more about which event fails."""
+        return self.failed == 0 or (self.failed is None and len(self.events) == 1)
+
+
+class BatchFailed(BatchError):
+    """A handler failed, and the batch was rolled back."""
+
+
+class BatchInterrupted(BatchError):
+    """The batch was rolled back for a reason that is not the fault of its events."""
+
+
+class BatchCommitted(BatchError):
+    """A handler committed the transaction past SQLAlchemy, and the checkpoint has not moved.
+
+    The cause is a `HandlerTransactionError`. To run the batch again would apply its events twice.
+    """
+
+
+class RetryLater(Exception):
+    """The next event has failed before, and its next attempt is due in ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class ShuttingDown(Exception):
+    """The batch was rolled back, or not begun, because the worker stops."""

@@ -1,0 +1,178 @@
+"""Turns: batches of one partition that follow one another in one session, before other partitions get the slot.
+
+A turn runs in a thread or a greenlet, and its partition's loop waits for it. Nothing is written by both: the turn takes
+the state of the partition along, replaces it after each batch, and the loop takes it back when the turn has ended, even
+when it has ended with an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from pupsourcing_sa.worker.execution.protocol import BindHandler
+from pupsourcing_sa.worker.processing.batch import BatchRequest, BatchTransaction
+from pupsourcing_sa.worker.processing.catch_up import CatchUp
+from pupsourcing_sa.worker.processing.context import PartitionContext
+from pupsourcing_sa.worker.processing.failures import Failures
+from pupsourcing_sa.worker.processing.limits import BatchLimits, checkpoint_threshold
+from pupsourcing_sa.worker.processing.outcomes import BatchError, BatchResult, ShuttingDown
+from pupsourcing_sa.worker.processing.overdue import BatchProgress, OverdueMonitor
+
+__all__ = ["TurnState", "Turns"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
+
+#: Length of a turn, in seconds. A shorter one would cost a thread for each batch.
+_TURN_SECONDS: Final = 0.1
+#: The result before the first batch: no checkpoint is at this position.
+_NOTHING: Final = BatchResult(scanned=0, checkpoint=-1, handled=0)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnState:
+    """The state of a partition between two batches.
+
+    Attributes:
+        last: result of the last batch.
+        limits: limits of the next batch.
+        moved_at: time when the checkpoint moved, or when the processor was created.
+    """
+
+    last: BatchResult
+    limits: BatchLimits
+    moved_at: float
+
+    def after(self, result: BatchResult, now: float) -> TurnState:
+        """Return the state after another batch."""
+        limits = self.limits.grown(has_events=result.handled > 0)
+        return TurnState(result, limits, self.moved_at if result.checkpoint == self.last.checkpoint else now)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One turn. Its thread writes it until it ends; then the loop reads it.
+
+    Attributes:
+        state: the state after the last batch.
+        batches: number of batches that ended without an exception.
+        failures: number of earlier failures of events that were handled; ``None`` if no events were handled.
+    """
+
+    state: TurnState
+    batches: int = 0
+    failures: int | None = None
+
+
+class Turns:
+    """The turns of one partition. Used on the event loop, except for the work of a turn.
+
+    Args:
+        context: the partition.
+        failures: is informed of batches that succeed.
+        stopping: set when no new batch shall begin, and the running one shall end with the current event.
+
+    Attributes:
+        state: the state of the partition; written by the event loop only.
+    """
+
+    def __init__(self, context: PartitionContext, failures: Failures, stopping: asyncio.Event) -> None:
+        self._context = context
+        self._failures = failures
+        self._is_stopping = stopping.is_set
+        self._transaction = BatchTransaction(context, stopping.is_set)
+        self._overdue = OverdueMonitor(context.config.stall_warning, self._report_overdue, context.clock)
+        self._catch_up = CatchUp()
+        limits = BatchLimits.of(context.subscription.batch_size or context.config.batch_size)
+        self.state = TurnState(_NOTHING, limits, context.clock())
+
+    async def run(self, up_to: int, server_identity: str | None, *, is_draining: bool = False) -> bool:
+        """Run batches up to a stable position, for one turn. Return False if another transaction has the checkpoint.
+
+        Args:
+            up_to: the stable position.
+            server_identity: the server and database that it belongs to; ``None`` to trust that it is the session's.
+            is_draining: retry a failing event before its time, and move the checkpoint over every position.
+
+        Raises:
+            Exception: as `BatchTransaction.run`, or from getting a connection.
+        """
+        turn = _Turn(self.state)
+        work = partial(self._work, turn, up_to, server_identity, is_draining)
+        try:
+            with self._overdue.watching():
+                has_lock = await self._context.execution(self._context.name, work)
+        finally:
+            self.state = turn.state
+            if turn.batches:
+                self._failures.batch_completed()
+            if turn.failures is not None:
+                self._failures.events_handled(turn.failures)
+        if has_lock:
+            self._report_catch_up(up_to)
+        return has_lock
+
+    def narrow(self, error: BatchError) -> None:
+        """Handle fewer events in the next batch."""
+        self.state = replace(self.state, limits=self.state.limits.narrowed(error))
+
+    def shrink(self) -> None:
+        """Read fewer positions, and handle fewer events, in the next batches."""
+        self.state = replace(self.state, limits=self.state.limits.shrunk())
+
+    def _work(
+        self,
+        turn: _Turn,
+        up_to: int,
+        server_identity: str | None,
+        is_draining: bool,
+        session: Session,
+        bind: BindHandler,
+    ) -> bool:
+        """Run the batches of a turn, in its thread or greenlet."""
+        if self._is_stopping():  # the turn has waited for a slot
+            raise ShuttingDown
+        context, clock = self._context, self._context.clock
+        ends_at = clock() + _TURN_SECONDS
+        while True:
+            state, now = turn.state, clock()
+            request = BatchRequest(
+                last=state.last,
+                up_to=up_to,
+                server_identity=server_identity,
+                max_events=state.limits.max_events,
+                window=state.limits.window,
+                checkpoint_threshold=1 if is_draining else checkpoint_threshold(now - state.moved_at),
+                ends_at=now + context.config.batch_time,
+                ignore_retry_time=is_draining,
+            )
+            with context.hooks.span("worker.batch", **context.details) as data, self._overdue.batch() as progress:
+                result = self._transaction.run(session, bind, request, progress)
+                if result is not None:
+                    data["events"], data["position"] = result.handled, result.checkpoint
+            turn.batches += 1
+            if result is None:
+                return False
+            turn.state = state.after(result, clock())
+            if result.handled:
+                turn.failures = max(turn.failures or 0, result.failures)
+            if result.scanned >= up_to or self._is_stopping() or clock() >= ends_at:
+                return True
+            session.reset()  # the next batch gets a session without instances and transaction
+
+    def _report_catch_up(self, up_to: int) -> None:
+        scanned = self.state.last.scanned
+        line = self._catch_up.line(scanned, up_to, self._context.clock())
+        if line is not None:
+            positions = {"position": scanned, "stable_position": up_to, "positions_left": max(0, up_to - scanned)}
+            _logger.info(line, extra=self._context.details | positions)
+
+    def _report_overdue(self, progress: BatchProgress, seconds: float) -> None:
+        details = self._context.details | {"seconds": seconds} | progress.details()
+        _logger.warning("batch is still running", extra=details)
+        self._context.hooks.event("worker.batch_overdue", **details)
