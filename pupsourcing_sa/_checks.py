@@ -13,6 +13,7 @@ __all__ = [
     "MAX_BIGINT",
     "MAX_INTEGER",
     "MAX_NAME_BYTES",
+    "MAX_SECONDS",
     "check_int",
     "check_name",
     "check_names",
@@ -27,7 +28,7 @@ MAX_BIGINT: Final = 2**63 - 1
 #: PostgreSQL truncates longer identifiers.
 MAX_NAME_BYTES: Final = 63
 #: PostgreSQL's own timeouts go up to about twice as much.
-_MAX_SECONDS: Final = 1_000_000
+MAX_SECONDS: Final = 1_000_000
 
 
 def check_type(name: str, value: object, types: Any, expected: str, hint: str = "") -> None:
@@ -57,8 +58,8 @@ def check_seconds(name: str, value: object) -> None:
     """Refuse anything but a positive, finite number of seconds."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value <= _MAX_SECONDS:  # False for NaN
-        raise ValueError(f"{name} must be greater than 0 and at most {_MAX_SECONDS:,} seconds, not {value}")
+    if not 0 < value <= MAX_SECONDS:  # False for NaN
+        raise ValueError(f"{name} must be greater than 0 and at most {MAX_SECONDS:,} seconds, not {value}")
 
 
 def check_text(name: str, value: object, *, is_optional: bool = False) -> None:

@@ -27,8 +27,6 @@ ROOT = Path(__file__).parents[1]
 _NOT_YET = """
 Makefile
 
-pupsourcing_sa/cli/
-
 pupsourcing_sa/demo/
 
 pupsourcing_sa/errors.py
@@ -50,8 +48,6 @@ pupsourcing_sa/worker/__init__.py
 pupsourcing_sa/worker/_worker.py
 
 pupsourcing_sa/worker/backoff.py
-
-pupsourcing_sa/worker/config.py
 
 pupsourcing_sa/worker/coordination/
 

@@ -1,7 +1,9 @@
-"""What the commands print on: rich, which the extra ``cli`` installs."""
+"""Standard output: plain text, and consoles of rich, which the extra ``cli`` installs."""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from pupsourcing_sa.errors import MissingExtraError
@@ -9,11 +11,11 @@ from pupsourcing_sa.errors import MissingExtraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["open_console"]
+__all__ = ["open_console", "write"]
 
 
 def open_console(*, to_stderr: bool = False) -> Console:
-    """A console on standard output or standard error.
+    """Return a console on standard output or standard error.
 
     Raises:
         MissingExtraError: rich is not installed.
@@ -23,3 +25,12 @@ def open_console(*, to_stderr: bool = False) -> Console:
     except ImportError as error:
         raise MissingExtraError("rich", "cli") from error
     return Console(stderr=to_stderr, highlight=False)
+
+
+def write(text: str) -> None:
+    """Print to standard output, which may be a pipe that its reader has closed, as ``head`` does."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # Python flushes what is left in the buffer when the process exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

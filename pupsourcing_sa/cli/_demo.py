@@ -2,53 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
-from typing import Any
+from typing import Final
 
+import click
 from sqlalchemy.exc import ArgumentError
 
-from pupsourcing_sa.cli._usage import UsageError, complain, count
+from pupsourcing_sa.cli._console import open_console
+from pupsourcing_sa.cli._errors import UsageError, fail
+from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._values import whole_number
 
-__all__ = ["add_to"]
-
-
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's."""
-    demo = commands.add_parser(
-        "demo",
-        help="see it work, on a database that comes with it",
-        description="Start PostgreSQL, migrate it with Alembic, register users and events in one transaction, have "
-        "several processes append while a worker follows, and compare its read model with SQL over the log. "
-        "Exits with 1 on any difference.",
-    )
-    demo.add_argument(
-        "--events", metavar="N", type=count, default=10_000, help="events to append under load (default: %(default)s)"
-    )
-    demo.add_argument("--writers", metavar="N", type=count, default=4, help="writing processes (default: %(default)s)")
-    demo.add_argument("--database-url", metavar="URL", help="use this server, in a schema that is removed afterwards")
-    demo.add_argument("--keep", action="store_true", help="leave that schema in the database")
-    demo.set_defaults(call=_demo)
+__all__ = ["demo"]
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from pupsourcing_sa.cli._console import open_console
+_HELP: Final = """\
+Show the library at work, and check the result.
 
+The demo starts PostgreSQL and migrates it with Alembic. It registers users and their events in one transaction.
+Then several processes append events while two worker nodes update a read model, and one of the nodes is killed.
+At the end the demo compares the read model with a query of the log.
+"""
+
+
+@click.command(
+    cls=Command,
+    help=_HELP,
+    short_help="Show the library at work, on its own database.",
+    examples=["pupsourcing-sa demo", "pupsourcing-sa demo --events 100000 --writers 8"],
+    exit_status={0: "the read model agrees with the log", 1: "it does not, or the demo failed", 2: "wrong usage"},
+)
+@click.option(
+    "--events",
+    cls=Option,
+    group="Load",
+    metavar="N",
+    type=whole_number(),
+    default="10000",
+    help="Events to append under load.",
+    show_default=True,
+)
+@click.option(
+    "--writers",
+    cls=Option,
+    group="Load",
+    metavar="N",
+    type=whole_number(),
+    default="4",
+    help="Processes that append them.",
+    show_default=True,
+)
+@click.option(
+    "--database-url",
+    cls=Option,
+    group="Database",
+    metavar="URL",
+    help="Use this PostgreSQL server, in a schema that is dropped afterwards.",
+    default_text="start a server",
+)
+@click.option("--keep", cls=Option, group="Database", is_flag=True, help="Do not drop that schema.")
+def demo(events: int, writers: int, database_url: str | None, keep: bool) -> int:
+    """Run the command."""
     console = open_console()
     from pupsourcing_sa.demo.story import run_demo
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up, as after Ctrl-C
+    # Clean up after SIGTERM as after Ctrl-C.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        is_right = run_demo(
-            console,
-            events=options.events,
-            writers=options.writers,
-            database_url=options.database_url,
-            keep=options.keep,
-        )
+        is_correct = run_demo(console, events=events, writers=writers, database_url=database_url, keep=keep)
     except (ArgumentError, ValueError) as error:
-        raise UsageError(error) from error
+        raise UsageError(str(error)) from error
     except RuntimeError as error:
-        return complain(error, 1)
-    return 0 if is_right else 1
+        return fail(error, 1)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0 if is_correct else 1

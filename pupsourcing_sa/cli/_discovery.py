@@ -1,4 +1,4 @@
-"""Finds the consumers that installed distributions offer, and adds them to a worker's own.
+"""Consumers that installed distributions offer.
 
 A distribution offers them by an entry point of the group ``pupsourcing_sa.consumers``, which names a consumer or an
 iterable of consumers::
@@ -13,53 +13,53 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, NamedTuple
 
+from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._target import application_code
-from pupsourcing_sa.cli._usage import UsageError
 from pupsourcing_sa.consumer import Subscription
 
-__all__ = ["GROUP", "Found", "discovered", "distinct"]
+__all__ = ["GROUP", "DiscoveredConsumer", "discover_consumers", "distinct_consumers"]
 
 GROUP: Final = "pupsourcing_sa.consumers"
 
 
-class Found(NamedTuple):
-    """A consumer, and where it comes from, for a message."""
+class DiscoveredConsumer(NamedTuple):
+    """A consumer, and the place that it comes from, for messages."""
 
     consumer: Any
-    origin: str
+    source: str
 
 
-def discovered() -> list[Found]:
-    """What the installed distributions offer, in the order of their entry points' names.
-
-    Raises:
-        UsageError: an entry point cannot be loaded, or gives something that is no consumer.
-    """
-    points = entry_points(group=GROUP)
-    return [found for point in sorted(points, key=lambda each: (each.name, each.value)) for found in _offered(point)]
-
-
-def distinct(found: Iterable[Found]) -> list[Any]:
-    """The consumers, each once.
+def discover_consumers() -> list[DiscoveredConsumer]:
+    """Return the consumers that installed distributions offer, sorted by the names of their entry points.
 
     Raises:
-        UsageError: two of them have one name, and with it one checkpoint; both origins are named.
+        UsageError: an entry point cannot be loaded, or is not a consumer.
     """
-    first: dict[str, Found] = {}
-    for each in found:
-        name = Subscription.of(each.consumer).name
-        known = first.setdefault(name, each)
-        if known.consumer is not each.consumer:
+    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    return [discovered for point in points for discovered in _load(point)]
+
+
+def distinct_consumers(discovered: Iterable[DiscoveredConsumer]) -> list[Any]:
+    """Return the consumers without repetitions of the same object.
+
+    Raises:
+        UsageError: two different consumers have the same name, and so the same checkpoint.
+    """
+    by_name: dict[str, DiscoveredConsumer] = {}
+    for found in discovered:
+        name = Subscription.of(found.consumer).name
+        first = by_name.setdefault(name, found)
+        if first.consumer is not found.consumer:
             raise UsageError(
-                f"two consumers are called {name!r}, one of {known.origin} and one of {each.origin}; "
-                "a name is that of a checkpoint: rename one of them, or leave out the entry points with --no-discover"
+                f"two consumers have the name {name!r}, and so the same checkpoint: one of {first.source} and one of "
+                f"{found.source}. Rename one of them, or ignore entry points with --no-discover"
             )
-    return [each.consumer for each in first.values()]
+    return [found.consumer for found in by_name.values()]
 
 
-def _offered(point: EntryPoint) -> Iterator[Found]:
-    origin = _origin(point)
-    with application_code(f"loading {origin}"):
+def _load(point: EntryPoint) -> Iterator[DiscoveredConsumer]:
+    source = _describe(point)
+    with application_code(f"loading {source}"):
         loaded = point.load()
         is_one = hasattr(loaded, "name") or not isinstance(loaded, Iterable)
         consumers = [loaded] if is_one else list(loaded)
@@ -67,10 +67,10 @@ def _offered(point: EntryPoint) -> Iterator[Found]:
         try:
             Subscription.of(consumer)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{origin} must give a consumer or an iterable of them: {error}") from error
-        yield Found(consumer, origin)
+            raise UsageError(f"{source} must be a consumer or an iterable of consumers: {error}") from error
+        yield DiscoveredConsumer(consumer, source)
 
 
-def _origin(point: EntryPoint) -> str:
-    of = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
-    return f"entry point {point.name} = {point.value}{of}"
+def _describe(point: EntryPoint) -> str:
+    distribution = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
+    return f"entry point {point.name} = {point.value}{distribution}"

@@ -2,91 +2,130 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Final
 
+import click
 from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa import EventStore, EventTables
-from pupsourcing_sa.cli._usage import UsageError, complain, count, database_url, open_engine
+from pupsourcing_sa.cli._console import open_console
+from pupsourcing_sa.cli._database import (
+    STORE_TABLES,
+    database_url_option,
+    given,
+    open_engine,
+    parse_url,
+    table_options,
+    wrong_names_refused,
+)
+from pupsourcing_sa.cli._errors import UsageError, fail
+from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._values import whole_number
 from pupsourcing_sa.errors import ImportFailed
+from pupsourcing_sa.jsonlines import import_events
 
-__all__ = ["add_to"]
-
-
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's."""
-    importer = commands.add_parser(
-        "import",
-        help="append events from JSON Lines",
-        description="Append events from JSON Lines: one object for each event, with the fields of Event "
-        "(aggregate_type, aggregate_id, event_type, payload; optionally event_version, event_id, metadata, "
-        "trace_id, correlation_id, causation_id, created_at). A bad line is named; nothing of its batch is appended.",
-    )
-    importer.add_argument("file", metavar="FILE", help="a file of JSON Lines, or - for standard input")
-    importer.add_argument("--database-url", metavar="URL", help="SQLAlchemy URL (default: $DATABASE_URL)")
-    importer.add_argument("--schema", metavar="NAME", help="schema of the log (default: the database's search_path)")
-    importer.add_argument("--events", metavar="NAME", default="events", help="table of the log (default: %(default)s)")
-    importer.add_argument(
-        "--aggregate-heads", metavar="NAME", default="aggregate_heads", help="table of the heads (default: %(default)s)"
-    )
-    importer.add_argument(
-        "--batch-size", metavar="N", type=count, default=1000, help="events in one transaction (default: %(default)s)"
-    )
-    importer.add_argument(
-        "--from-line", metavar="N", type=count, default=1, help="first line to read (default: %(default)s)"
-    )
-    importer.set_defaults(call=_import)
+__all__ = ["import_"]
 
 
-def _import(options: argparse.Namespace) -> int:
-    from pupsourcing_sa.cli._console import open_console
-    from pupsourcing_sa.jsonlines import import_events
+_HELP: Final = """\
+Append events from JSON Lines. FILE is a file, or - for standard input.
 
+Each line is a JSON object with the fields of an Event: aggregate_type, aggregate_id, event_type and payload are
+required; event_version, event_id, metadata, trace_id, correlation_id, causation_id and created_at are optional.
+
+A bad line ends the import. The message names the line. Nothing of its batch is appended.
+"""
+
+
+@click.command(
+    "import",
+    cls=Command,
+    help=_HELP,
+    short_help="Append events from a file of JSON Lines.",
+    examples=["pupsourcing-sa import events.jsonl", "zcat events.jsonl.gz | pupsourcing-sa import -"],
+    exit_status={
+        0: "every event was appended",
+        1: "failure; the message contains the number of appended events",
+        2: "wrong usage",
+    },
+)
+@click.argument("file")
+@click.option(
+    "--batch-size",
+    cls=Option,
+    group="Import",
+    metavar="N",
+    type=whole_number(),
+    default="1000",
+    help="Events in one transaction.",
+    show_default=True,
+)
+@click.option(
+    "--from-line",
+    cls=Option,
+    group="Import",
+    metavar="N",
+    type=whole_number(),
+    default="1",
+    help="First line to read; continues a failed import.",
+    show_default=True,
+)
+@database_url_option
+@table_options(STORE_TABLES)
+def import_(
+    file: str,
+    batch_size: int,
+    from_line: int,
+    database_url: str | None,
+    schema: str | None,
+    **names: str | None,
+) -> int:
+    """Run the command."""
     console = open_console(to_stderr=True)
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    store = EventStore(
-        EventTables(schema=options.schema, events=options.events, aggregate_heads=options.aggregate_heads)
-    )
-    engine = open_engine(database_url(options))
+    with wrong_names_refused():
+        tables = EventTables(schema=schema, **given(names, STORE_TABLES))
+    engine = open_engine(parse_url(database_url))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    appended = 0
-    with _open(options.file) as file, Progress(*columns, console=console) as progress:
-        size = os.fstat(file.fileno()).st_size if options.file != "-" else None
+    appended = read = 0
+    with _open(file) as opened, Progress(*columns, console=console) as progress:
+        size = os.fstat(opened.fileno()).st_size if file != "-" else None
         bar = progress.add_task("0 events", total=size)
-        read = 0
 
-        def lines() -> Any:
+        def lines() -> Iterator[bytes]:
             nonlocal read
-            for line in file:
+            for line in opened:
                 read += len(line)
                 yield line
 
-        def on_batch(_: int, events: int) -> None:
+        def on_batch(_: int, events_in_batch: int) -> None:
             nonlocal appended
-            appended += events
+            appended += events_in_batch
             progress.update(bar, completed=read, description=f"{appended:,} events")
 
         try:
             import_events(
                 sessionmaker(engine),
-                store,
+                EventStore(tables),
                 lines(),
-                batch_size=options.batch_size,
-                first_line=options.from_line,
+                batch_size=batch_size,
+                first_line=from_line,
                 on_batch=on_batch,
             )
         except ImportFailed as error:
             progress.stop()
-            return complain(
-                f"{error}\n{appended:,} events were appended, and nothing from line {error.first_line} on; "
-                f"when it is mended, go on with --from-line {error.first_line}",
-                1,
+            message = (
+                f"{error}\n{appended:,} events were appended, and none from line {error.first_line} on. "
+                f"Correct the line, then continue with --from-line {error.first_line}"
             )
+            return fail(message, 1)
+        finally:
+            engine.dispose()
     print(f"{appended:,} events appended")
     return 0
 

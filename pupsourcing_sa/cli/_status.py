@@ -2,140 +2,175 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+import click
 from sqlalchemy import MetaData, NullPool
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
-from pupsourcing_sa.cli._usage import UsageError, database_url, emit, open_engine
+from pupsourcing_sa.cli._console import open_console, write
+from pupsourcing_sa.cli._database import (
+    STORE_TABLES,
+    WORKER_TABLES,
+    database_url_option,
+    given,
+    open_engine,
+    parse_url,
+    table_options,
+    wrong_names_refused,
+)
+from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._values import seconds, whole_number
 from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.status import HEARTBEAT_TIMEOUT, LAG_LIMIT, Status, read_status
 from pupsourcing_sa.status.findings import StatusLimits, diagnose
 
-__all__ = ["add_to"]
+__all__ = ["status"]
 
-_NEEDS_ATTENTION: Final = 3
-
-
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's."""
-    status = commands.add_parser(
-        "status",
-        help="nodes, consumers, how far behind they are, and what fails",
-        description="Show the worker's nodes and consumers, how far behind each partition is, what fails, and what "
-        "locks a partition or holds the stable position back. What needs attention comes first, each in a line.",
-        epilog="Exit status: 0 all is well, 1 cannot ask the database, 2 wrong usage, 3 something needs attention.",
-    )
-    status.add_argument("--json", action="store_true", help="print one JSON object")
-    limits = status.add_argument_group("what needs attention, besides what fails and what no node runs")
-    limits.add_argument("--max-lag-events", metavar="N", type=_number, help="a partition with more events to come to")
-    limits.add_argument(
-        "--max-lag-seconds", metavar="S", type=_seconds, help="a partition with an older one to come to"
-    )
-    limits.add_argument(
-        "--max-stall-seconds",
-        metavar="S",
-        type=_seconds,
-        default=StatusLimits().max_stall_seconds,
-        help="a transaction that holds the stable position back for longer (default: %(default)g)",
-    )
-    limits.add_argument(
-        "--max-lock-seconds",
-        metavar="S",
-        type=_seconds,
-        default=StatusLimits().max_lock_seconds,
-        help="a transaction that keeps a node from its partition for longer (default: %(default)g)",
-    )
-    limits.add_argument(
-        "--heartbeat-timeout",
-        metavar="S",
-        type=_seconds,
-        default=HEARTBEAT_TIMEOUT,
-        help="a node that was silent for longer, as in the workers' configuration (default: %(default)g)",
-    )
-    database = status.add_argument_group("where to look")
-    database.add_argument(
-        "--database-url", metavar="URL", help="SQLAlchemy URL (default: $DATABASE_URL); psycopg is used for any driver"
-    )
-    database.add_argument(
-        "--timeout", metavar="S", type=_seconds, default=30.0, help="give up after (default: %(default)g)"
-    )
-    database.add_argument("--schema", metavar="NAME", help="schema of the tables (default: the database's search_path)")
-    for name in ("events", "aggregate_heads", "worker_nodes", "consumer_assignments", "consumer_checkpoints"):
-        option = f"--{name.replace('_', '-')}"
-        database.add_argument(option, metavar="NAME", default=name, help="name of the table (default: %(default)s)")
-    status.set_defaults(call=_status)
+_PROBLEMS_FOUND: Final = 3
+_LIMITS: Final = StatusLimits()
 
 
-def _status(options: argparse.Namespace) -> int:
+_HELP: Final = """\
+Show the nodes and consumers of a log, and report problems.
+
+Problems come first, one line each. Failing and parked partitions, and partitions without a running node, are
+always reported. The tables show how far each partition is behind, what fails and which transactions are in the way.
+"""
+
+
+@click.command(
+    cls=Command,
+    help=_HELP,
+    short_help="Show nodes, consumers, lag and problems.",
+    examples=[
+        "pupsourcing-sa status --database-url postgresql://localhost/shop",
+        "pupsourcing-sa status --json --max-lag-seconds 60",
+    ],
+    exit_status={
+        0: "no problems found",
+        1: "the database cannot be reached or has no tables",
+        2: "wrong usage",
+        3: "problems found",
+    },
+)
+@click.option("--json", "is_json", cls=Option, group="Output", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--max-lag-events",
+    cls=Option,
+    group="Problems to report",
+    metavar="N",
+    type=whole_number(0),
+    help="A partition that has more than N events to process.",
+    default_text="not reported",
+)
+@click.option(
+    "--max-lag-seconds",
+    cls=Option,
+    group="Problems to report",
+    metavar="S",
+    type=seconds(),
+    help="A partition whose oldest unprocessed event is older than S seconds.",
+    default_text="not reported",
+)
+@click.option(
+    "--max-stall-seconds",
+    cls=Option,
+    group="Problems to report",
+    metavar="S",
+    type=seconds(),
+    default=f"{_LIMITS.max_stall_seconds:g}",
+    show_default=True,
+    help="An open transaction that holds newer events back for more than S seconds.",
+)
+@click.option(
+    "--max-lock-seconds",
+    cls=Option,
+    group="Problems to report",
+    metavar="S",
+    type=seconds(),
+    default=f"{_LIMITS.max_lock_seconds:g}",
+    show_default=True,
+    help="A transaction that keeps a node from its partition for more than S seconds.",
+)
+@click.option(
+    "--heartbeat-timeout",
+    cls=Option,
+    group="Problems to report",
+    metavar="S",
+    type=seconds(),
+    default=f"{HEARTBEAT_TIMEOUT:g}",
+    show_default=True,
+    help="A node that sent no heartbeat for S seconds. Use the setting of your workers.",
+)
+@click.option(
+    "--timeout",
+    cls=Option,
+    group="Database",
+    metavar="S",
+    type=seconds(),
+    default="30",
+    show_default=True,
+    help="Give up if the database does not answer within S seconds.",
+)
+@database_url_option
+@table_options({**STORE_TABLES, **WORKER_TABLES})
+def status(
+    is_json: bool,
+    max_lag_events: int | None,
+    max_lag_seconds: float | None,
+    max_stall_seconds: float,
+    max_lock_seconds: float,
+    heartbeat_timeout: float,
+    timeout: float,
+    database_url: str | None,
+    schema: str | None,
+    **names: str | None,
+) -> int:
+    """Run the command."""
     limits = StatusLimits(
-        max_lag_events=options.max_lag_events,
-        max_lag_seconds=options.max_lag_seconds,
-        max_stall_seconds=options.max_stall_seconds,
-        max_lock_seconds=options.max_lock_seconds,
+        max_lag_events=max_lag_events,
+        max_lag_seconds=max_lag_seconds,
+        max_stall_seconds=max_stall_seconds,
+        max_lock_seconds=max_lock_seconds,
     )
-    if options.json:
-        status = _ask(options)
-        findings = diagnose(status, limits)
-        found = {"findings": [asdict(finding) for finding in findings]} | status.to_dict()
-        emit(f"{json.dumps(found, indent=2)}\n")
+    console = None if is_json else open_console()
+    found = _read(
+        database_url,
+        timeout,
+        _tables(schema, names),
+        heartbeat_timeout=heartbeat_timeout,
+        lag_limit=max(LAG_LIMIT, max_lag_events or 0),
+    )
+    findings = diagnose(found, limits)
+    if console is None:
+        report = {"findings": [asdict(finding) for finding in findings]} | found.to_dict()
+        write(f"{json.dumps(report, indent=2)}\n")
     else:
-        from pupsourcing_sa.cli._console import open_console
-
-        console = open_console()
         from pupsourcing_sa.cli._status_report import print_report
 
-        status = _ask(options)
-        findings = diagnose(status, limits)
-        print_report(console, status, findings)
-    return _NEEDS_ATTENTION if findings else 0
+        print_report(console, found, findings)
+    return _PROBLEMS_FOUND if findings else 0
 
 
-def _ask(options: argparse.Namespace) -> Status:
-    """The status, from a database that answers in time or not at all."""
+def _tables(schema: str | None, names: Mapping[str, str | None]) -> tuple[EventTables, WorkerTables]:
     metadata = MetaData()
-    try:
-        events = EventTables(
-            metadata, schema=options.schema, events=options.events, aggregate_heads=options.aggregate_heads
+    with wrong_names_refused():
+        return (
+            EventTables(metadata, schema=schema, **given(names, STORE_TABLES)),
+            WorkerTables(metadata, schema=schema, **given(names, WORKER_TABLES)),
         )
-        tables = WorkerTables(
-            metadata,
-            schema=options.schema,
-            worker_nodes=options.worker_nodes,
-            consumer_assignments=options.consumer_assignments,
-            consumer_checkpoints=options.consumer_checkpoints,
-        )
-    except ValueError as error:
-        raise UsageError(error) from error
-    url = database_url(options)
-    connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(options.timeout)}
+
+
+def _read(database_url: str | None, timeout: float, tables: tuple[EventTables, WorkerTables], **options: Any) -> Status:
+    """Return the status from a database that answers within the timeout."""
+    url = parse_url(database_url)
+    connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(timeout)}
     engine = open_engine(url, poolclass=NullPool, connect_args=connect)
     with engine.connect() as connection:
-        limit_transaction(connection, options.timeout, "statement_timeout")
-        return read_status(
-            connection,
-            EventStore(events),
-            tables,
-            heartbeat_timeout=options.heartbeat_timeout,
-            lag_limit=max(LAG_LIMIT, options.max_lag_events or 0),
-        )
-
-
-def _number(value: str) -> int:
-    if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {value!r}")
-    return int(value)
-
-
-def _seconds(value: str) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, not {value!r}")
-    return seconds
+        limit_transaction(connection, timeout, "statement_timeout")
+        return read_status(connection, EventStore(tables[0]), tables[1], **options)

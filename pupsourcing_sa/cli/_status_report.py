@@ -1,9 +1,9 @@
-"""A status for people: what needs attention, then tables. Needs rich."""
+"""A status for people: the problems, then tables. Needs rich."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from uuid import UUID
 
@@ -19,35 +19,40 @@ __all__ = ["print_report"]
 
 
 def print_report(console: Console, status: Status, findings: Iterable[Finding]) -> None:
-    """Print it. Findings and explanations are lines, however wide the console is; tables fit into it."""
+    """Print the report. Tables fit into the console; problems and explanations are single lines of any length."""
 
-    def say(line: str, style: str = "") -> None:
-        console.print(Text(line, style=style), soft_wrap=True)  # Text: what comes from the database is not markup
+    def write(line: str, style: str = "") -> None:
+        # A Text, because rich would interpret brackets in data as markup.
+        console.print(Text(line, style=style), soft_wrap=True)
 
     findings = list(findings)
     for finding in findings:
-        say(f"attention: {finding.message}", "bold red")
+        write(f"problem: {finding.message}", "bold red")
     if not findings:
-        say("well: nothing needs attention", "green")
-    say("")
-    positions = f"log at {status.last_position:,}, stable up to {status.stable_position:,}"
-    say(f"{positions}, at {status.taken_at:%Y-%m-%d %H:%M:%S} UTC")
+        write("ok: no problems found", "green")
+    write("")
+    write(
+        f"log: last position {status.last_position:,}, stable position {status.stable_position:,}, "
+        f"at {status.taken_at:%Y-%m-%d %H:%M:%S} UTC"
+    )
     if status.blocking and status.stable_position < status.last_position:
         first = status.blocking[0]
-        say(f"held back for {_time(status.held_back_seconds)} at the most, by {describe_transaction(first)}")
-        say(f"  to end it: {how_to_end(first)}")
+        write(
+            f"newer events are held back for up to {_time(status.held_back_seconds)}, by {describe_transaction(first)}"
+        )
+        write(f"  to end it: {how_to_end(first)}")
     console.print(_nodes(status) if status.nodes else Text("\nno nodes"))
     console.print(_consumers(status) if status.consumers else Text("\nno consumers"))
-    parts = [(consumer, partition) for consumer in status.consumers for partition in consumer.partitions]
+    partitions = [(consumer, partition) for consumer in status.consumers for partition in consumer.partitions]
     sections = {
-        "Failures": [line for part in parts for line in _failure(*part, status.taken_at)],
-        "Locks": [line for part in parts for line in _lock(*part)],
+        "Failures": [line for pair in partitions for line in _failure(*pair, status.taken_at)],
+        "Locks": [line for pair in partitions for line in _lock(*pair)],
     }
     for title, lines in sections.items():
         if lines:
-            say(f"\n{title}", "bold")
+            write(f"\n{title}", "bold")
         for line in lines:
-            say(line)
+            write(line)
 
 
 def _table(title: str, *columns: tuple[str, JustifyMethod]) -> Table:
@@ -55,16 +60,17 @@ def _table(title: str, *columns: tuple[str, JustifyMethod]) -> Table:
         box=None, padding=(0, 2, 0, 0), title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim"
     )
     for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold")  # everything is shown, however narrow the console
+        # Fold, so that a narrow console shows everything.
+        table.add_column(name, justify=justify, overflow="fold")
     return table
 
 
-def _add(table: Table, *cells: str, is_well: bool) -> None:
-    table.add_row(*(Text(one_line(cell)) for cell in cells), style=None if is_well else "red")
+def _add(table: Table, *cells: str, is_ok: bool) -> None:
+    table.add_row(*(Text(one_line(cell)) for cell in cells), style=None if is_ok else "red")
 
 
 def _nodes(status: Status) -> Table:
-    running = Counter(partition.worker_id for consumer in status.consumers for partition in consumer.partitions)
+    assigned = Counter(partition.worker_id for consumer in status.consumers for partition in consumer.partitions)
     table = _table(
         "Nodes",
         ("node", "left"),
@@ -84,8 +90,8 @@ def _nodes(status: Status) -> Table:
             f"{_time(node.heartbeat_age)} ago",
             f"{_time((status.taken_at - node.started_at).total_seconds())} ago",
             str(len(node.consumers)),
-            str(running[node.worker_id]),
-            is_well=not node.is_silent,
+            str(assigned[node.worker_id]),
+            is_ok=not node.is_silent,
         )
     return table
 
@@ -95,11 +101,11 @@ def _consumers(status: Status) -> Table:
     table = _table(
         "Consumers",
         ("consumer", "left"),
-        ("part", "right"),
+        ("partition", "right"),
         ("node", "left"),
         ("checkpoint", "right"),
         ("lag", "right"),
-        ("for", "right"),
+        ("lag age", "right"),
         ("state", "left"),
     )
     for consumer in status.consumers:
@@ -114,7 +120,7 @@ def _consumers(status: Status) -> Table:
                 f"{partition.lag_events:,}" if partition.is_lag_exact else f">{partition.lag_events - 1:,}",
                 _time(partition.lag_seconds) if partition.lag_events else "",
                 state,
-                is_well=state == "assigned",
+                is_ok=state == "assigned",
             )
     return table
 
@@ -125,7 +131,7 @@ def _state(consumer: ConsumerStatus, partition: PartitionStatus, silent: set[UUI
     if partition.failing is not None:
         return "failing" if partition.failing.parked_at is None else "parked"
     if not consumer.live_nodes:
-        return "no node has it"
+        return "no node"
     if partition.worker_id is None:
         return "unassigned"
     if partition.worker_id in silent:
@@ -133,33 +139,33 @@ def _state(consumer: ConsumerStatus, partition: PartitionStatus, silent: set[UUI
     return "assigned" if partition.locked_by is None else "locked"
 
 
-def _failure(consumer: ConsumerStatus, partition: PartitionStatus, now: datetime) -> Iterable[str]:
+def _failure(consumer: ConsumerStatus, partition: PartitionStatus, now: datetime) -> Iterator[str]:
     failing = partition.failing
     if failing is None:
         return
     facts = [describe_event(failing)]
     if failing.failed_at is not None:
-        facts.append(f"last {_time((now - failing.failed_at).total_seconds())} ago")
+        facts.append(f"last failure {_time((now - failing.failed_at).total_seconds())} ago")
     if failing.parked_at is not None:
         facts.append(f"parked {_time((now - failing.parked_at).total_seconds())} ago")
     elif failing.retry_at is not None:
-        due = (failing.retry_at - now).total_seconds()
-        facts.append(f"next in {_time(due)}" if due > 0 else "next attempt due")
+        seconds = (failing.retry_at - now).total_seconds()
+        facts.append(f"next retry in {_time(seconds)}" if seconds > 0 else "next retry is due")
     yield f"{one_line(consumer.name)}/{partition.partition}: {', '.join(facts)}"
     yield f"  {cause_of(failing)}"
 
 
-def _lock(consumer: ConsumerStatus, partition: PartitionStatus) -> Iterable[str]:
+def _lock(consumer: ConsumerStatus, partition: PartitionStatus) -> Iterator[str]:
     holder = partition.locked_by
     if holder is None:
         return
-    seconds, who = _time(partition.locked_seconds), describe_transaction(holder)
-    yield f"{one_line(consumer.name)}/{partition.partition}: locked for {seconds} at the most, by {who}"
+    seconds, transaction = _time(partition.locked_seconds), describe_transaction(holder)
+    yield f"{one_line(consumer.name)}/{partition.partition}: locked for up to {seconds}, by {transaction}"
     yield f"  to end it: {how_to_end(holder)}"
 
 
 def _short(worker_id: UUID | None) -> str:
-    """Enough of a random id to tell a few nodes apart; `--json` has all of it."""
+    """Return the first digits of a random id. They distinguish a few nodes; ``--json`` has the whole id."""
     return "-" if worker_id is None else str(worker_id)[:8]
 
 

@@ -1,4 +1,4 @@
-"""Finds what a command line names as ``module:attribute``, and says what is wrong with it if it cannot be used."""
+"""Load the worker that a command line names as ``module:attribute``, or explain why it cannot be used."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pupsourcing_sa.cli._usage import UsageError
+from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.worker import Worker
 
 __all__ = ["application_code", "load_worker"]
 
 
 def load_worker(target: str) -> Worker:
-    """The worker that ``module:attribute`` is, or that the function of this name returns.
+    """Return the worker ``module:attribute``, or the worker that the function of this name returns.
 
     The working directory is on the path, as with ``python -m``.
 
     Raises:
-        UsageError: there is none. Where the application's own code failed, its traceback was printed.
+        UsageError: there is no such worker. If the application's code failed, its traceback has been printed.
     """
     module_name, attribute = _split(target)
     try:
-        here = str(Path.cwd())
+        directory = str(Path.cwd())
     except OSError as error:
-        raise UsageError("the working directory does not exist any more; change to one that does") from error
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    found = _attribute(_module(module_name, here), module_name, attribute)
+        raise UsageError("the working directory was removed. Change to a directory that exists") from error
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    found = _attribute(_module(module_name, directory), module_name, attribute)
     if not isinstance(found, Worker) and callable(found):
-        found = _made_by(found, target)
+        found = _call(found, target)
     if not isinstance(found, Worker):
         raise UsageError(f"{target} must be a Worker or a function that returns one, not {type(found).__name__}")
     return found
 
 
 @contextmanager
-def application_code(what: str) -> Iterator[None]:
-    """Run the application's code, whose failure is a UsageError: after its traceback, without our part of it.
+def application_code(action: str) -> Iterator[None]:
+    """Run code of the application. If it fails, print its traceback without the frames of this package.
 
     Raises:
-        UsageError: with what failed and why.
+        UsageError: the action failed; the message says why.
     """
     try:
         yield
@@ -56,10 +56,10 @@ def application_code(what: str) -> Iterator[None]:
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
         hint = ""
-        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":  # which SQLAlchemy 2.0 takes by default
-            hint = "; write postgresql+psycopg:// in the URL of the database"
+        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":  # the default of SQLAlchemy 2.0
+            hint = ". Write postgresql+psycopg:// in the URL of the database"
         line = str(error).partition("\n")[0]
-        raise UsageError(f"{what} failed: {type(error).__name__}: {line}{hint}") from error
+        raise UsageError(f"{action} failed: {type(error).__name__}: {line}{hint}") from error
 
 
 def _is_ours(module: str) -> bool:
@@ -74,19 +74,19 @@ def _split(target: str) -> tuple[str, str]:
     guess = module_name.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
     if not colon and "." in guess and not module_name.endswith(".py"):
         guess, _, attribute = guess.rpartition(".")
-    hint = f"{guess or 'myapp.worker'}:{attribute or 'worker'}"
-    raise UsageError(f"{target!r} must be a module and an attribute of it, such as {hint}")
+    example = f"{guess or 'myapp.worker'}:{attribute or 'worker'}"
+    raise UsageError(f"{target!r} must be a module and one of its attributes, such as {example}")
 
 
-def _module(name: str, here: str) -> Any:
+def _module(name: str, directory: str) -> Any:
     with application_code(f"importing {name}"):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # it is there, and imports something that is not
+                raise  # the module exists, and imports one that does not
             missing = error.name
-    raise UsageError(f"there is no module {missing!r} in {here} or on the Python path")
+    raise UsageError(f"there is no module {missing!r} in {directory} or on the Python path")
 
 
 def _attribute(module: Any, module_name: str, attribute: str) -> Any:
@@ -97,22 +97,22 @@ def _attribute(module: Any, module_name: str, attribute: str) -> Any:
                 found = getattr(found, name)
                 continue
             except AttributeError:
-                known = getattr(found, "__dict__", {})
-                workers = [each for each, value in known.items() if isinstance(value, Worker)]
-                near = difflib.get_close_matches(name, dir(found), n=1) or workers
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                members = getattr(found, "__dict__", {})
+                workers = [member for member, value in members.items() if isinstance(value, Worker)]
+                similar = difflib.get_close_matches(name, dir(found), n=1) or workers
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
         raise UsageError(f"module {module_name!r} has no attribute {attribute!r}{hint}")
     return found
 
 
-def _made_by(factory: Any, target: str) -> Any:
-    if inspect.iscoroutinefunction(factory):
-        raise UsageError(f"{target} must not be a coroutine function; a Worker makes its event loop itself")
+def _call(function: Any, target: str) -> Any:
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{target} must not be a coroutine function. A Worker creates its event loop itself")
     try:
-        inspect.signature(factory).bind()
+        inspect.signature(function).bind()
     except TypeError as error:
-        raise UsageError(f"{target} is called without arguments: {error}") from error
+        raise UsageError(f"{target} must be callable without arguments: {error}") from error
     except ValueError:
-        pass  # something of C that does not tell; calling it will
+        pass  # a function written in C has no signature
     with application_code(f"{target}()"):
-        return factory()
+        return function()

@@ -2,129 +2,186 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from pupsourcing_sa.cli._discovery import Found, discovered, distinct
-from pupsourcing_sa.cli._logs import configure_logging
-from pupsourcing_sa.cli._processes import Channel, Supervisor
-from pupsourcing_sa.cli._settings import (
-    DISCOVER,
-    LOG_FORMAT,
-    PROCESSES,
-    Given,
-    add_worker_settings,
-    changed,
-    given_arguments,
-    given_settings,
-)
+import click
+from click.core import ParameterSource
+
+from pupsourcing_sa.cli._discovery import DiscoveredConsumer, discover_consumers, distinct_consumers
+from pupsourcing_sa.cli._errors import UsageError
+from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._logging import FORMATS, LEVELS, configure_logging
+from pupsourcing_sa.cli._supervised import SupervisedNode
+from pupsourcing_sa.cli._supervisor import Supervisor
 from pupsourcing_sa.cli._target import load_worker
-from pupsourcing_sa.cli._usage import UsageError
+from pupsourcing_sa.cli._values import one_of, whole_number
+from pupsourcing_sa.cli._worker_settings import (
+    SettingValue,
+    given_settings,
+    replace_settings,
+    variable,
+    worker_settings,
+)
 from pupsourcing_sa.worker import Worker
+from pupsourcing_sa.worker.lifecycle import shutdown
 from pupsourcing_sa.worker.lifecycle.signals import limit_exit
 
-__all__ = ["add_to"]
+__all__ = ["worker"]
 
-#: What the application's own threads have for their end when the worker has stopped.
-_EXIT_SECONDS: Final = 5.0
 
-_DESCRIPTION = """\
-Run the consumers of a Worker until SIGINT or SIGTERM. Running batches may finish first, within --shutdown-timeout; a
-second signal ends the process at once. Any number of nodes may run on one database: start the command as often as you
-like, on any machine. They share the partitions of the consumers among themselves, and take over those of a node that
-is gone.
+class WorkerCommand(Command):
+    """The command, which keeps its command line for the nodes of ``--processes``."""
 
-Each option that takes a value is also an environment variable: --batch-size is PUPSOURCING_BATCH_SIZE, and
-PUPSOURCING_DISCOVER=0 is --no-discover. Options win over variables, and these over the WorkerConfig of the code.
-Times are in seconds.
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        ctx.meta["arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+_HELP: Final = """\
+Run the consumers of a worker until SIGINT or SIGTERM.
+
+MODULE:ATTRIBUTE is a Worker, or a function that returns one. The working directory is on the Python path.
+
+You can start any number of workers on one database, on any machine. Each is a node. Nodes divide the partitions of
+the consumers among themselves and take over those of a node that stops.
+
+After the first signal, running batches have --shutdown-timeout seconds to finish. A second signal ends the process
+at once.
+
+Every option with a value is also an environment variable: PUPSOURCING_BATCH_SIZE=500 is --batch-size 500, and
+PUPSOURCING_DISCOVER=0 is --no-discover. Options take precedence over variables, and variables over the WorkerConfig in
+the code. S is a time in seconds.
 """
 
-_EPILOG = """\
-examples:
-  pupsourcing-sa worker myapp.worker:worker
-  pupsourcing-sa worker myapp.worker:make_worker --processes 4 --log-format json
-  pupsourcing-sa worker myapp.worker:worker --drain --batch-size 1000 --quiet
-  PUPSOURCING_SHUTDOWN_TIMEOUT=10 pupsourcing-sa worker myapp.worker:worker
 
-Exit status: 0 stopped as asked, 1 failure, 2 wrong usage, 130 or 143 ended by a second signal.
-"""
-
-
-def add_to(commands: Any) -> None:
-    """Add the command to the parser's."""
-    worker = commands.add_parser(
-        "worker",
-        help="run consumers until SIGINT or SIGTERM",
-        usage="%(prog)s [OPTION ...] MODULE:ATTRIBUTE",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # what is unambiguous now is not for ever
-    )
-    worker.add_argument(
-        "target",
-        metavar="MODULE:ATTRIBUTE",
-        help="a Worker or what returns one, as myapp.worker:worker; the working directory is on the Python path",
-    )
-    worker.add_argument(
-        "--drain", action="store_true", help="process everything up to now in this one process, then return"
-    )
-    worker.add_argument("--quiet", action="store_true", help="log warnings and errors only")
-    for setting in (PROCESSES, DISCOVER, LOG_FORMAT):
-        setting.add_to(worker)
-    add_worker_settings(worker)
-    worker.add_argument("--supervised-by", metavar="DESCRIPTOR", type=int, help=argparse.SUPPRESS)
-    worker.set_defaults(call=_worker)
-
-
-def _worker(options: argparse.Namespace) -> int:
-    settings = given_settings(options, os.environ)
-    processes, discover, log_format = (
-        setting.given(options, os.environ) for setting in (PROCESSES, DISCOVER, LOG_FORMAT)
-    )
-    if options.drain and (options.processes or 1) > 1:
-        raise UsageError("--drain runs in one process; leave out --processes")
-    if processes is not None and processes.value > 1 and not options.drain and options.supervised_by is None:
-        configure_logging(log_format and log_format.value, is_quiet=options.quiet)
-        return Supervisor(_node_command(options), processes.value).run()
-    channel = _channel(options.supervised_by)
-    worker = _adapted(load_worker(options.target), options.target, settings, discover=not discover or discover.value)
-    configure_logging(log_format and log_format.value, is_quiet=options.quiet)
-    if channel is not None:
-        channel.ready(worker)
+@click.command(
+    cls=WorkerCommand,
+    help=_HELP,
+    short_help="Run consumers until SIGINT or SIGTERM.",
+    examples=[
+        "pupsourcing-sa worker myapp.worker:worker",
+        "pupsourcing-sa worker myapp.worker:make_worker --processes 4 --log-format json",
+        "pupsourcing-sa worker myapp.worker:worker --drain --batch-size 1000 --quiet",
+        "PUPSOURCING_SHUTDOWN_TIMEOUT=10 pupsourcing-sa worker myapp.worker:worker",
+    ],
+    exit_status={
+        0: "stopped as requested",
+        1: "failure",
+        2: "wrong usage",
+        130: "ended by a second SIGINT",
+        143: "ended by a second SIGTERM",
+    },
+)
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@click.option(
+    "--processes",
+    cls=Option,
+    group="Run",
+    metavar="N",
+    type=whole_number(),
+    envvar=variable("processes"),
+    help="Run N nodes, each in a process of its own, and restart those that crash.",
+    default_text="1",
+)
+@click.option(
+    "--drain", cls=Option, group="Run", is_flag=True, help="Process the events that the log has now, then exit."
+)
+@click.option(
+    "--discover/--no-discover",
+    cls=Option,
+    group="Run",
+    default=True,
+    envvar=variable("discover"),
+    help="Also run consumers from entry points of installed packages, in the group pupsourcing_sa.consumers.",
+    default_text="run them",
+)
+@click.option(
+    "--log-level",
+    cls=Option,
+    group="Logging, on standard error",
+    metavar="LEVEL",
+    type=one_of(*LEVELS),
+    envvar=variable("log_level"),
+    help="Least severe messages to log: debug, info, warning or error.",
+    default_text="info",
+)
+@click.option(
+    "--quiet", cls=Option, group="Logging, on standard error", is_flag=True, help="Same as --log-level warning."
+)
+@click.option(
+    "--log-format",
+    cls=Option,
+    group="Logging, on standard error",
+    metavar="text|json",
+    type=one_of(*FORMATS),
+    envvar=variable("log_format"),
+    help="Log lines of text, or one JSON object per line.",
+    default_text="text, unless the application configures logging",
+)
+@worker_settings
+@click.option("--supervised-by", metavar="DESCRIPTOR", type=int, hidden=True)
+@click.pass_context
+def worker(
+    context: click.Context,
+    /,
+    target: str,
+    processes: int | None,
+    drain: bool,
+    discover: bool,
+    log_level: str | None,
+    quiet: bool,
+    log_format: str | None,
+    supervised_by: int | None,
+    **_: Any,
+) -> int:
+    """Run the command."""
+    if quiet and context.get_parameter_source("log_level") is ParameterSource.COMMANDLINE:
+        raise UsageError("--quiet is the same as --log-level warning. Leave out one of the two")
+    level = "warning" if quiet else log_level
+    if drain and context.get_parameter_source("processes") is ParameterSource.COMMANDLINE and (processes or 1) > 1:
+        raise UsageError("--drain runs in one process. Leave out --processes")
+    if processes is not None and processes > 1 and not drain and supervised_by is None:
+        configure_logging(log_format, level)
+        return Supervisor(_node_command(context.meta["arguments"]), processes).run()
+    node = _supervised_node(supervised_by)
+    ready = _configured(load_worker(target), target, given_settings(context), discover=discover)
+    configure_logging(log_format, level)
+    if node is not None:
+        node.report_ready(ready)
     try:
-        if options.drain:
-            worker.drain()
+        if drain:
+            ready.drain()
         else:
-            worker.run()
+            ready.run()
     finally:
-        if options.is_process:
-            limit_exit(_EXIT_SECONDS)
+        if context.obj:
+            limit_exit(shutdown.EXIT_SECONDS)
     return 0
 
 
-def _adapted(worker: Worker, target: str, settings: dict[str, Given], *, discover: bool) -> Worker:
-    """The code's worker with what the deployment adds to it."""
-    own = [Found(consumer, target) for consumer in worker._consumers]
-    more = distinct([*own, *(discovered() if discover else ())])[len(own) :]
+def _configured(worker: Worker, target: str, settings: Mapping[str, SettingValue], *, discover: bool) -> Worker:
+    """Return the worker of the code with the consumers and settings that the deployment adds."""
+    own = [DiscoveredConsumer(worker.consumer_named(name), target) for name in worker.consumers]
+    more = distinct_consumers([*own, *(discover_consumers() if discover else ())])[len(own) :]
     if not more and not settings:
         return worker
     try:
-        return worker.replace(more_consumers=more, config=changed(worker.config, settings))
+        return worker.replace(more_consumers=more, config=replace_settings(worker.config, settings))
     except (TypeError, ValueError) as error:
-        raise UsageError(error) from error
+        raise UsageError(str(error)) from error
 
 
-def _channel(descriptor: int | None) -> Channel | None:
+def _supervised_node(descriptor: int | None) -> SupervisedNode | None:
     try:
-        return Channel(descriptor) if descriptor is not None else None
+        return SupervisedNode(descriptor) if descriptor is not None else None
     except OSError as error:
-        raise UsageError("--supervised-by is what the supervisor of --processes gives to its nodes") from error
+        raise UsageError("--supervised-by is set by --processes. Leave it out") from error
 
 
-def _node_command(options: argparse.Namespace) -> list[str]:
-    quiet = ["--quiet"] if options.quiet else []
-    command = [sys.executable, "-m", "pupsourcing_sa", "worker", options.target, *quiet, *given_arguments(options)]
-    return [*command, "--supervised-by"]
+def _node_command(arguments: Sequence[str]) -> Callable[[int], list[str]]:
+    """Return a function that returns the command of a node: this command, and the descriptor of the node's pipe."""
+    program = [sys.executable, "-m", "pupsourcing_sa", "worker"]
+    return lambda descriptor: [*program, "--supervised-by", str(descriptor), *arguments]

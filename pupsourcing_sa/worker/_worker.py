@@ -107,6 +107,14 @@ class Worker:
         """The names of the consumers, sorted."""
         return tuple(subscription.name for subscription in self._subscriptions)
 
+    def consumer_named(self, name: str) -> Consumer | BatchConsumer:
+        """Return the consumer of this name.
+
+        Raises:
+            KeyError: the worker has no such consumer.
+        """
+        return {consumer.name: consumer for consumer in self._consumers}[name]
+
     def replace(
         self, *, more_consumers: Iterable[Consumer | BatchConsumer] = (), config: WorkerConfig | None = None
     ) -> Worker:

@@ -1,73 +1,169 @@
-"""The worker's settings."""
+"""The worker's settings.
+
+The text, the default and the range of a setting are written once, in its field. The docstring of `WorkerConfig` and
+``pupsourcing-sa worker --help`` are made of them, and a test compares docs/reference/worker.md with them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+import textwrap
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
-from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_seconds
+from pupsourcing_sa._checks import MAX_INTEGER, MAX_SECONDS, check_int, check_seconds
 from pupsourcing_sa.status import HEARTBEAT_TIMEOUT
 
 __all__ = ["WorkerConfig"]
 
+_Class = TypeVar("_Class", bound=type)
 
+
+def _about(group: str, help: str, **more: Any) -> dict[str, Any]:  # noqa: A002 - the word that users of click know
+    """Return the metadata of a setting: its group in ``--help``, its text, and the largest value or the choices."""
+    return {"group": group, "help": help, **more}
+
+
+def _count(group: str, help: str) -> dict[str, Any]:  # noqa: A002
+    return _about(group, help, max=MAX_INTEGER)
+
+
+def _seconds(group: str, help: str) -> dict[str, Any]:  # noqa: A002
+    return _about(group, help, max=MAX_SECONDS)
+
+
+def _documented(cls: _Class) -> _Class:
+    """Add the settings' texts to the docstring, which ``python -OO`` removes."""
+    if cls.__doc__ is not None:
+        entries = [
+            textwrap.fill(
+                f"{setting.name}: {setting.metadata['help']}" + _default(setting.default),
+                width=112,
+                initial_indent=" " * 8,
+                subsequent_indent=" " * 12,
+            )
+            for setting in fields(cls)
+        ]
+        cls.__doc__ += "\n\n    Attributes:\n" + "\n".join(entries) + "\n    "
+    return cls
+
+
+def _default(value: object) -> str:
+    return "" if value is None else f" Default: {value:g}."
+
+
+@_documented
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfig:
-    """How a worker works. Times are in seconds.
+    """Settings of a worker. Times are in seconds."""
 
-    Attributes:
-        batch_size: at most so many events are handled in one transaction, unless the consumer has a ``batch_size`` of
-            its own. More are faster and keep row locks and other consumers' view of the read model waiting for longer.
-        batch_time: a batch that has taken so long is committed with the events that it has come to. A handler that is
-            running is not interrupted, and a ``handle_batch`` gets all of its events at once.
-        concurrency: at most so many batches run at the same time, each with a connection of its own. The engine's pool
-            should allow three more, for the dispatcher, its listener while it connects, and the node.
-        dispatcher: ``"poll"`` looks at the log at intervals; ``"notify"`` also waits for the notifications of a store
-            with a ``notify_channel``, on a connection of its own that no PgBouncer may share. By default the latter if
-            the store has a channel.
-        poll_interval: pause between two looks at the log while events arrive: the latency of an event.
-        max_poll_interval: the pause grows up to this while none do.
-        reconcile_interval: instead of it, while notifications are listened to.
-        heartbeat_interval: how often the node says that it is alive.
-        heartbeat_timeout: a node that was silent for so long is taken for dead: its partitions go to others, and a
-            transaction in which it holds one is ended.
-        rebalance_interval: how often the assignments are looked at, and planned anew if need be.
-        retry_delay: pause before a failed batch is tried again; it doubles with each failure, with jitter.
-        max_retry_delay: up to this.
-        stall_warning: a stable position that stands still for so long, while there are events above it, is reported
-            together with the transaction that holds it back; so is a batch that runs for so long, with its event.
-        shutdown_timeout: how long running batches may go on after a stop was asked for, before they are rolled back.
-    """
-
-    batch_size: int = 500
-    batch_time: float = 5.0
-    concurrency: int = 8
-    dispatcher: Literal["poll", "notify"] | None = None
-    poll_interval: float = 0.05
-    max_poll_interval: float = 0.5
-    reconcile_interval: float = 5.0
-    heartbeat_interval: float = 2.0
-    heartbeat_timeout: float = HEARTBEAT_TIMEOUT
-    rebalance_interval: float = 1.0
-    retry_delay: float = 0.5
-    max_retry_delay: float = 60.0
-    stall_warning: float = 30.0
-    shutdown_timeout: float = 30.0
+    batch_size: int = field(
+        default=500,
+        metadata=_count(
+            "Batches",
+            "Maximum number of events in one transaction, unless the consumer sets its own batch_size. Larger batches "
+            "are faster but hold row locks longer.",
+        ),
+    )
+    batch_time: float = field(
+        default=5.0,
+        metadata=_seconds(
+            "Batches",
+            "Commit a batch after this time even if events remain. A running handler is not interrupted, and "
+            "handle_batch always receives the whole batch.",
+        ),
+    )
+    concurrency: int = field(
+        default=8,
+        metadata=_count(
+            "Batches",
+            "Maximum number of batches that run at the same time, each on its own connection. The node needs up to "
+            "three more connections from the engine's pool.",
+        ),
+    )
+    dispatcher: Literal["poll", "notify"] | None = field(
+        default=None,
+        metadata=_about(
+            "Finding new events",
+            "poll checks the log at intervals. notify also listens on the store's notify_channel, on a connection "
+            "that must not go through PgBouncer. The default is notify if the store has a channel, otherwise poll.",
+            choices=("poll", "notify"),
+        ),
+    )
+    poll_interval: float = field(
+        default=0.05,
+        metadata=_seconds(
+            "Finding new events",
+            "Time between two checks of the log while events arrive. Adds to each event's latency.",
+        ),
+    )
+    max_poll_interval: float = field(
+        default=0.5,
+        metadata=_seconds(
+            "Finding new events", "Upper limit of the poll interval, which doubles while no events arrive."
+        ),
+    )
+    reconcile_interval: float = field(
+        default=5.0,
+        metadata=_seconds(
+            "Finding new events", "Poll interval while the node listens, in case a notification is missed."
+        ),
+    )
+    heartbeat_interval: float = field(
+        default=2.0,
+        metadata=_seconds("Nodes", "Time between two heartbeats of the node."),
+    )
+    heartbeat_timeout: float = field(
+        default=HEARTBEAT_TIMEOUT,
+        metadata=_seconds(
+            "Nodes",
+            "Presume a node dead after this time without a heartbeat. Other nodes then take over its partitions and "
+            "terminate its open batches. At least twice the heartbeat interval.",
+        ),
+    )
+    rebalance_interval: float = field(
+        default=1.0,
+        metadata=_seconds("Nodes", "Time between two checks of which partitions are assigned to the node."),
+    )
+    retry_delay: float = field(
+        default=0.5,
+        metadata=_seconds(
+            "Failures and shutdown",
+            "Delay before a failed batch is retried. It doubles with each failure and has jitter.",
+        ),
+    )
+    max_retry_delay: float = field(
+        default=60.0,
+        metadata=_seconds("Failures and shutdown", "Upper limit of the retry delay."),
+    )
+    stall_warning: float = field(
+        default=30.0,
+        metadata=_seconds(
+            "Failures and shutdown",
+            "Log a warning when a batch runs for this time, or when an open transaction holds newer events back for "
+            "this time.",
+        ),
+    )
+    shutdown_timeout: float = field(
+        default=30.0,
+        metadata=_seconds(
+            "Failures and shutdown",
+            "Time that running batches have to finish after a stop request. After it they are rolled back.",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name != "dispatcher":
-                value = getattr(self, field.name)
-                if field.type == "int":
-                    check_int(field.name, value, minimum=1, maximum=MAX_INTEGER)
-                else:
-                    check_seconds(field.name, value)
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.type == "int":
+                check_int(setting.name, value, minimum=1, maximum=MAX_INTEGER)
+            elif setting.type == "float":
+                check_seconds(setting.name, value)
         if self.dispatcher not in (None, "poll", "notify"):
             raise ValueError(f"dispatcher must be 'poll', 'notify' or None, not {self.dispatcher!r}")
-        for least, most in (("poll_interval", "max_poll_interval"), ("retry_delay", "max_retry_delay")):
-            if getattr(self, least) > getattr(self, most):
-                raise ValueError(f"{least} must not be greater than {most}")
+        for lower, upper in (("poll_interval", "max_poll_interval"), ("retry_delay", "max_retry_delay")):
+            if getattr(self, lower) > getattr(self, upper):
+                raise ValueError(f"{lower} must not be greater than {upper}")
         if self.heartbeat_timeout < 2 * self.heartbeat_interval:
             raise ValueError(
-                "heartbeat_timeout must be at least twice heartbeat_interval: one late beat is not a death"
+                "heartbeat_timeout must be at least twice heartbeat_interval, so that one late heartbeat is tolerated"
             )

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from tests.fix_command import COMMAND, Command
-from tests.waiting import wait_until
+from tests.waiting import patiently, wait_until
 
 
+@pytest.mark.exhaustive  # CI also runs `make demo`
 def test_it_shows_and_checks_everything(command: Command):
     done = command("demo", "--events", "300", "--writers", "3")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,15 +42,22 @@ def test_on_a_given_server_it_works_in_a_schema_of_its_own(command: Command, dat
     assert done.returncode == 0, done.stdout + done.stderr
     assert inspect(engine).get_schema_names() == before
     assert inspect(engine).get_table_names() == []
+    engine.dispose()
 
+
+@pytest.mark.exhaustive
+def test_a_schema_that_is_kept(command: Command, database_url: str):
+    engine = create_engine(database_url)
+    before = inspect(engine).get_schema_names()
     command("demo", "--events", "50", "--writers", "1", "--database-url", database_url, "--keep")
     (kept,) = set(inspect(engine).get_schema_names()) - set(before)
     assert "events" in inspect(engine).get_table_names(kept)
     engine.dispose()
 
 
+@pytest.mark.exhaustive
 def test_a_difference_is_an_error(command: Command, database_url: str):
-    """A read model that somebody else writes to does not agree with the log."""
+    """A read model that a trigger changes does not agree with the log."""
     spoil = (
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN NEW.users := NEW.users + 1; RETURN NEW; END $$;"
@@ -68,6 +76,7 @@ def test_a_difference_is_an_error(command: Command, database_url: str):
     assert "The read model is WRONG" in done.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_behind(number: signal.Signals):
     process = subprocess.Popen(
@@ -82,20 +91,20 @@ def test_nothing_is_left_behind(number: signal.Signals):
             wait_until(lambda: has_started_all(process.pid), seconds=60)
             others = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(number)
-            process.wait(timeout=60)
-        _, alive = psutil.wait_procs(others, timeout=30)
-        assert [each.cmdline() for each in alive] == []
+            process.wait(timeout=patiently(60))
+        _, alive = psutil.wait_procs(others, timeout=patiently(30))
+        assert [process.cmdline() for process in alive] == []
     finally:
-        for each in [process, *others]:
+        for left in [process, *others]:
             with suppress(psutil.NoSuchProcess):
-                each.kill()
+                left.kill()
         process.wait()
 
 
 def has_started_all(pid: int) -> bool:
-    """Whether the demo has its writers and both nodes; the server, which it has before, is many processes as well."""
+    """Return True if the demo has its writers and both nodes. The server is many more processes."""
     started = ""
-    for each in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # the server's come and go
-            started += " ".join(each.cmdline())
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # processes of the server come and go
+            started += " ".join(process.cmdline())
     return (started.count("demo.writer"), started.count("demo.follower")) == (4, 2)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pupsourcing_sa import consumer
-from pupsourcing_sa.cli._discovery import Found, discovered, distinct
-from pupsourcing_sa.cli._usage import UsageError
+from pupsourcing_sa.cli._discovery import DiscoveredConsumer, discover_consumers, distinct_consumers
+from pupsourcing_sa.cli._errors import UsageError
 from tests.fix_distribution import write_distribution
 
 CODE = """
@@ -46,42 +46,43 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         sys.modules.pop(module, None)
 
 
-def names(found: list[object]) -> list[str]:
-    return [consumer.name for consumer in found]
+def names(consumers: list[object]) -> list[str]:
+    return [consumer.name for consumer in consumers]
 
 
 def test_a_consumer_and_iterables_of_them(install: Install):
     install(a="billing:invoices", b="billing:generated")
     install("acme-payments", c="billing:payments")
-    assert names(distinct(discovered())) == ["invoices", "first", "second", "payments"]
+    assert names(distinct_consumers(discover_consumers())) == ["invoices", "first", "second", "payments"]
 
 
 def test_nothing_is_installed():
-    assert discovered() == []
+    assert discover_consumers() == []
 
 
 def test_one_object_counts_once(install: Install):
     install(a="billing:invoices", b="billing:everything")
     import billing
 
-    own = Found(billing.payments, "myapp:worker")
-    assert distinct([own, *discovered()]) == [billing.payments, billing.invoices]
+    own = DiscoveredConsumer(billing.payments, "myapp:worker")
+    assert distinct_consumers([own, *discover_consumers()]) == [billing.payments, billing.invoices]
 
 
 def test_two_consumers_of_one_name(install: Install):
     install(a="billing:invoices", b="billing:other_invoices")
     with pytest.raises(UsageError) as caught:
-        distinct(discovered())
+        distinct_consumers(discover_consumers())
     assert str(caught.value).startswith(
-        "two consumers are called 'invoices', one of entry point a = billing:invoices of acme-billing 1.5 "
-        "and one of entry point b = billing:other_invoices of acme-billing 1.5; "
+        "two consumers have the name 'invoices', and so the same checkpoint: "
+        "one of entry point a = billing:invoices of acme-billing 1.5 "
+        "and one of entry point b = billing:other_invoices of acme-billing 1.5. "
     )
 
     @consumer("invoices")
     def invoices(session, event): ...
 
     with pytest.raises(UsageError, match="one of myapp:worker and one of entry point a"):
-        distinct([Found(invoices, "myapp:worker"), *discovered()])
+        distinct_consumers([DiscoveredConsumer(invoices, "myapp:worker"), *discover_consumers()])
 
 
 @pytest.mark.parametrize(
@@ -90,14 +91,14 @@ def test_two_consumers_of_one_name(install: Install):
         ("broken:all", "loading {} failed: RuntimeError: not today"),
         ("nowhere:all", "loading {} failed: ModuleNotFoundError: No module named 'nowhere'"),
         ("billing:nothing", "loading {} failed: AttributeError: module 'billing' has no attribute 'nothing'"),
-        ("billing:number", "{} must give a consumer or an iterable of them: 5 is not a consumer: it needs a name"),
-        ("billing:make", "{} must give a consumer or an iterable of them: <function make"),
-        ("billing:Silent", "{} must give a consumer or an iterable of them: a consumer must be an object, not the"),
+        ("billing:number", "{} must be a consumer or an iterable of consumers: 5 is not a consumer: it needs a name"),
+        ("billing:make", "{} must be a consumer or an iterable of consumers: <function make"),
+        ("billing:Silent", "{} must be a consumer or an iterable of consumers: a consumer must be an object, not the"),
     ],
 )
-def test_what_is_wrong_is_said(install: Install, tmp_path: Path, value: str, message: str):
+def test_the_message_names_the_mistake(install: Install, tmp_path: Path, value: str, message: str):
     (tmp_path / "broken.py").write_text("raise RuntimeError('not today')")
     install(bad=value)
     with pytest.raises(UsageError) as caught:
-        discovered()
+        discover_consumers()
     assert str(caught.value).startswith(message.format(f"entry point bad = {value} of acme-billing 1.5"))

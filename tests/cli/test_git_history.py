@@ -80,17 +80,17 @@ def as_events(repository: Path) -> str:
     return "\n".join(lines)
 
 
-def test_it_agrees_with_git(command: Command, database: Engine, repository: Path):
-    Base.metadata.create_all(database)
+def test_it_agrees_with_git(command: Command, engine: Engine, repository: Path):
+    Base.metadata.create_all(engine)
     imported = command("import", "-", input=as_events(repository))
     assert imported.returncode == 0, imported.stderr
-    Worker(sessionmaker(database), store, [count], tables=worker_tables).drain()
+    Worker(sessionmaker(engine), store, [count], tables=worker_tables).drain()
 
     expected = {}
     for line in git("shortlog", "-sn", "HEAD", directory=repository).splitlines():
         commits, _, author = line.strip().partition("\t")
         expected[author] = int(commits)
-    with Session(database) as session:
+    with Session(engine) as session:
         assert {author.name: author.commits for author in session.scalars(select(Author))} == expected
         # And the log has them in git's order.
         commits = git("rev-list", "--reverse", "HEAD", directory=repository).split()

@@ -23,24 +23,24 @@ def line(number: int, **given: object) -> str:
 
 
 @pytest.fixture
-def store(database: Engine) -> EventStore:
-    return EventStore(make_tables(database))
+def store(engine: Engine) -> EventStore:
+    return EventStore(make_tables(engine))
 
 
-def payloads(database: Engine, store: EventStore) -> list[int]:
-    with Session(database) as session:
+def payloads(engine: Engine, store: EventStore) -> list[int]:
+    with Session(engine) as session:
         return [event.json()["n"] for event in store.read_events(session, limit=10_000)]
 
 
-def test_a_file(command: Command, database: Engine, store: EventStore, tmp_path: Path):
+def test_a_file(command: Command, engine: Engine, store: EventStore, tmp_path: Path):
     (tmp_path / "events.jsonl").write_text("\n".join(line(number) for number in range(25)) + "\n\n")
     done = command("import", "events.jsonl", "--batch-size", "10")
     assert (done.returncode, done.stdout) == (0, "25 events appended\n")
-    assert payloads(database, store) == list(range(25))  # the order of the lines is the order of the log
+    assert payloads(engine, store) == list(range(25))  # the order of the lines is the order of the log
     assert "25 events" in done.stderr
 
 
-def test_standard_input_with_every_field(command: Command, database: Engine, store: EventStore):
+def test_standard_input_with_every_field(command: Command, engine: Engine, store: EventStore):
     fields = {
         "event_version": 2,
         "event_id": "01a20a18-a008-732d-b352-7e82f252c9da",
@@ -51,7 +51,7 @@ def test_standard_input_with_every_field(command: Command, database: Engine, sto
         "created_at": "2026-01-02T03:04:05.000006+01:00",
     }
     assert command("import", "-", input=line(1, **fields)).returncode == 0
-    with Session(database) as session:
+    with Session(engine) as session:
         (event,) = store.read_events(session)
     assert event.event_id == UUID(fields["event_id"])
     assert (event.event_version, event.metadata, event.trace_id) == (2, {"by": "me"}, "t")
@@ -74,7 +74,7 @@ def test_standard_input_with_every_field(command: Command, database: Engine, sto
         (line(1, aggregate_type="x" * 100_000 + "y"), "aggregate_type is too long, with 88"),
     ],
 )
-def test_a_bad_line_leaves_nothing_of_its_batch(command: Command, database: Engine, store: EventStore, bad, message):
+def test_a_bad_line_and_its_batch_are_not_appended(command: Command, engine: Engine, store: EventStore, bad, message):
     lines = [line(number) for number in range(20)]
     lines[0] = line(0, event_id=str(UUID(int=1)))
     lines[14] = bad.replace("x" * 100_000, "".join(map(str, range(20_000))))
@@ -82,12 +82,12 @@ def test_a_bad_line_leaves_nothing_of_its_batch(command: Command, database: Engi
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert "go on with --from-line 11" in done.stderr
-    assert payloads(database, store) == list(range(10))
+    assert "continue with --from-line 11" in done.stderr
+    assert payloads(engine, store) == list(range(10))
 
     lines[14] = line(14)
     assert command("import", "-", "--from-line", "11", input="\n".join(lines)).returncode == 0
-    assert payloads(database, store) == list(range(20))
+    assert payloads(engine, store) == list(range(20))
 
 
 def test_text_that_is_no_utf8(command: Command, store: EventStore, tmp_path: Path):
@@ -97,7 +97,7 @@ def test_text_that_is_no_utf8(command: Command, store: EventStore, tmp_path: Pat
     assert "line 2: not UTF-8" in done.stderr
 
 
-def test_what_cannot_be_done_is_said(command: Command):
+def test_the_message_names_the_mistake(command: Command):
     missing = command("import", "nowhere.jsonl")
     assert (missing.returncode, missing.stderr) == (
         2,
@@ -105,7 +105,7 @@ def test_what_cannot_be_done_is_said(command: Command):
     )
     without = command("import", "-", env={"DATABASE_URL": ""}, input="")
     assert without.returncode == 2
-    assert "Give --database-url, or set DATABASE_URL" in without.stderr
+    assert "Use --database-url, or set DATABASE_URL" in without.stderr
     no_tables = command("import", "-", input=line(1))
     assert no_tables.returncode == 1
     assert "run your migrations" in no_tables.stderr

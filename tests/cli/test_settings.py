@@ -1,58 +1,65 @@
-"""Options, environment variables and the code's settings."""
+"""Options, environment variables and the settings in the code."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 
+import click
 import pytest
 
-from pupsourcing_sa.cli import _parser
-from pupsourcing_sa.cli._settings import _GROUPS, DISCOVER, PROCESSES, changed, given_arguments, given_settings
-from pupsourcing_sa.cli._usage import UsageError
-from pupsourcing_sa.cli._worker import _node_command
+from pupsourcing_sa.cli import _worker
+from pupsourcing_sa.cli._errors import UsageError
+from pupsourcing_sa.cli._worker_settings import given_settings, replace_settings
 from pupsourcing_sa.worker import WorkerConfig
+from tests.fix_command import Result, run_in_process
 
-FIELDS = [field.name for field in dataclasses.fields(WorkerConfig)]
-# Different from the defaults, and from one another; they go together.
+FIELDS = {field.name: field for field in dataclasses.fields(WorkerConfig)}
+# These differ from the defaults and from one another, and are valid together.
 VALUES = {name: 11 + number for number, name in enumerate(FIELDS)} | {
     "dispatcher": "poll", "poll_interval": 2.5, "retry_delay": 0.25, "heartbeat_interval": 1.5,
 }  # fmt: skip
 
 
-def parse(*arguments: str) -> argparse.Namespace:
-    return _parser().parse_args(["worker", "myapp:worker", *arguments])
+def parse(*arguments: str, **variables: object) -> click.Context:
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(f"PUPSOURCING_{name.upper()}", str(value))
+        return _worker.worker.make_context("worker", ["myapp:worker", *arguments])
 
 
-def config(*arguments: str, code: WorkerConfig | None = None, **environment: object) -> WorkerConfig:
-    variables = {f"PUPSOURCING_{name.upper()}": str(value) for name, value in environment.items()}
-    return changed(code or WorkerConfig(), given_settings(parse(*arguments), variables))
+def config(*arguments: str, code: WorkerConfig | None = None, **variables: object) -> WorkerConfig:
+    return replace_settings(code or WorkerConfig(), given_settings(parse(*arguments, **variables)))
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_every_field_is_an_option_and_a_variable(name: str):
-    option, value = "--" + name.replace("_", "-"), str(VALUES[name])
+def worker(*arguments: str, **variables: object) -> Result:
+    """Run the command for a module that does not exist: mistakes in settings are reported before that."""
+    env = {f"PUPSOURCING_{name.upper()}": str(value) for name, value in variables.items()}
+    return run_in_process("worker", "nowhere:worker", *arguments, env=env)
+
+
+def test_every_field_is_an_option_and_a_variable():
     roomy = WorkerConfig(max_poll_interval=1e3, max_retry_delay=1e3, heartbeat_timeout=1e3)
-    for found in (config(option, value, code=roomy), config(code=roomy, **{name: value})):
-        assert found == dataclasses.replace(roomy, **{name: VALUES[name]})
-        assert type(getattr(found, name)) is type(getattr(WorkerConfig(), name) or "")
+    for name, value in VALUES.items():
+        for found in (
+            config("--" + name.replace("_", "-"), str(value), code=roomy),
+            config(code=roomy, **{name: value}),
+        ):
+            assert found == dataclasses.replace(roomy, **{name: value})
+            assert type(getattr(found, name)) is type(getattr(WorkerConfig(), name) or "")
 
 
-def test_every_field_has_a_place_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    assert sorted(name for names in _GROUPS.values() for name in names) == sorted(FIELDS)
-    monkeypatch.setenv("COLUMNS", "1000")  # a paragraph is a line
-    with pytest.raises(SystemExit):
-        parse("--help")
-    shown = capsys.readouterr().out
-    for field in dataclasses.fields(WorkerConfig):
-        _, _, after = shown.partition(f"\n  --{field.name.replace('_', '-')} ")
-        text, _, _ = after.partition("\n  --")
-        assert len(text.split()) > 3, "there is something to read"
-        assert field.default is None or f"Default: {field.default}.\n" in f"{text}\n"
-    assert "`" not in shown
+def test_help_and_docstring_have_the_text_and_the_default_of_every_field():
+    shown = " ".join(run_in_process("worker", "--help").stdout.split())
+    documented = " ".join((WorkerConfig.__doc__ or "").split())
+    for name, field in FIELDS.items():
+        text = field.metadata["help"]
+        default = "" if field.default is None else f"{field.default:g}"
+        assert f"{text} [default: {default}]" in shown or (text in shown and not default)
+        assert f"{name}: {text}" + (f" Default: {default}." if default else "") in documented
+        assert f"{field.metadata['group']}: --" in shown
 
 
-def test_options_win_over_variables_and_these_over_the_code():
+def test_options_take_precedence_over_variables_and_these_over_the_code():
     code = WorkerConfig(batch_size=1, concurrency=2, batch_time=3.0)
     found = config("--batch-size", "30", code=code, batch_size=20, concurrency=20)
     assert found == dataclasses.replace(code, batch_size=30, concurrency=20)
@@ -60,6 +67,7 @@ def test_options_win_over_variables_and_these_over_the_code():
 
 def test_an_empty_variable_is_unset():
     assert config(batch_size="", dispatcher="") == WorkerConfig()
+    assert parse(discover="", processes="", log_level="", log_format="").params == parse().params
 
 
 @pytest.mark.parametrize(
@@ -67,78 +75,89 @@ def test_an_empty_variable_is_unset():
     [
         ("batch_size", "many", "must be a whole number, not 'many'"),
         ("batch_size", "1.5", "must be a whole number, not '1.5'"),
+        ("batch_size", "0", "must be from 1 to 2,147,483,647, not 0"),
+        ("batch_size", "2147483648", "must be from 1 to 2,147,483,647, not 2147483648"),
         ("poll_interval", "soon", "must be a number of seconds, not 'soon'"),
+        ("poll_interval", "nan", "must be a number of seconds greater than 0 and at most 1,000,000, not nan"),
+        ("poll_interval", "0", "must be a number of seconds greater than 0 and at most 1,000,000, not 0"),
+        ("poll_interval", "1e7", "must be a number of seconds greater than 0 and at most 1,000,000, not 1e7"),
         ("dispatcher", "push", "must be poll or notify, not 'push'"),
         ("processes", "two", "must be a whole number, not 'two'"),
-        ("processes", "0", "must be 1 or more"),
+        ("processes", "0", "must be a whole number, 1 or more, not 0"),
         ("log_format", "xml", "must be text or json, not 'xml'"),
+        ("log_level", "loud", "must be debug, info, warning or error, not 'loud'"),
     ],
 )
-def test_a_text_that_is_no_value(name: str, value: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_a_value_that_is_refused(name: str, value: str, message: str):
     option, variable = "--" + name.replace("_", "-"), f"PUPSOURCING_{name.upper()}"
-    with pytest.raises(SystemExit) as exited:
-        parse(option, value)
-    assert exited.value.code == 2
-    assert f"argument {option}: {message}" in capsys.readouterr().err
-    monkeypatch.setenv(variable, value)
-    options = parse()
-    with pytest.raises(UsageError, match=f"^environment variable {variable}: {message}$"):
-        options.call(options)
+    hint = "Run 'pupsourcing-sa worker --help' for help.\n"
+    assert worker(option, value) == (2, "", f"pupsourcing-sa: {option}: {message}\n{hint}")
+    assert worker(**{name: value}) == (2, "", f"pupsourcing-sa: environment variable {variable}: {message}\n{hint}")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "environment", "message"),
-    [
-        (["--batch-size", "0"], {}, "batch_size must be between 1 and 2147483647, not 0 (given: --batch-size 0)"),
-        (
-            [],
-            {"poll_interval": "nan"},
-            "poll_interval must be greater than 0 and at most 1,000,000 seconds, not nan (given: ",
-        ),
-        (
-            ["--heartbeat-timeout", "3"],
-            {"heartbeat_interval": 2},
-            "heartbeat_timeout must be at least twice heartbeat_interval: one late beat is not a death "
-            "(given: PUPSOURCING_HEARTBEAT_INTERVAL=2, --heartbeat-timeout 3.0)",
-        ),
-    ],
-)
-def test_an_impossible_value(arguments: list[str], environment: dict[str, object], message: str):
+def test_settings_that_contradict_each_other():
     with pytest.raises(UsageError) as caught:
-        config(*arguments, **environment)
-    assert str(caught.value).startswith(message)
+        config("--heartbeat-timeout", "3", heartbeat_interval=2)
+    assert str(caught.value) == (
+        "heartbeat_timeout must be at least twice heartbeat_interval, so that one late heartbeat is tolerated "
+        "(given: PUPSOURCING_HEARTBEAT_INTERVAL=2.0, --heartbeat-timeout 3.0)"
+    )
 
 
 def test_a_switch():
-    def discover(*arguments: str, **environment: str) -> object:
-        given = DISCOVER.given(parse(*arguments), environment)
-        return given and given.value
+    def discover(*arguments: str, **variables: object) -> object:
+        return parse(*arguments, **variables).params["discover"]
 
-    assert discover() is None
+    assert discover() is True
     assert discover("--no-discover") is False
-    assert discover("--discover", PUPSOURCING_DISCOVER="0") is True
+    assert discover("--discover", discover="0") is True
     for text, expected in {"0": False, "no": False, "False": False, "off": False, "1": True, "YES": True}.items():
-        assert discover(PUPSOURCING_DISCOVER=text) is expected
-    with pytest.raises(UsageError, match="environment variable PUPSOURCING_DISCOVER: must be 1 or 0, not 'maybe'"):
-        discover(PUPSOURCING_DISCOVER="maybe")
+        assert discover(discover=text) is expected
+    wrong = worker(discover="maybe")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("pupsourcing-sa: environment variable PUPSOURCING_DISCOVER: 'maybe' is not a valid")
 
 
-def test_a_node_gets_the_options_of_its_supervisor():
-    arguments = ["--no-discover", "--log-format", "json", "--batch-size", "7", "--poll-interval", "0.001", "--quiet"]
-    options = parse("--processes", "3", *arguments)
-    assert sorted(given_arguments(options)) == sorted(arguments[:-1])
-    node = _parser().parse_args([*_node_command(options)[3:], "5"])
-    assert vars(node) == vars(options) | {"processes": None, "supervised_by": 5}
+def test_a_node_gets_the_command_line_of_its_supervisor():
+    arguments = ["--no-discover", "--log-format", "json", "--batch-size", "7", "--log-level", "debug"]
+    supervisor = parse("--processes", "3", *arguments)
+    command = _worker._node_command(supervisor.meta["arguments"])(5)
+    node = _worker.worker.make_context("worker", command[4:])
+    assert command[1:4] == ["-m", "pupsourcing_sa", "worker"]
+    assert node.params == supervisor.params | {"supervised_by": 5}
 
 
-def test_a_drain_is_one_process(monkeypatch: pytest.MonkeyPatch):
-    options = parse("--drain", "--processes", "2")
-    with pytest.raises(UsageError, match="--drain runs in one process; leave out --processes"):
-        options.call(options)
-    assert PROCESSES.given(parse("--processes", "1"), {"PUPSOURCING_PROCESSES": "4"}).value == 1
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--drain", "--processes", "2"], "--drain runs in one process. Leave out --processes"),
+        (["--quiet", "--log-level", "info"], "--quiet is the same as --log-level warning. Leave out one of the two"),
+    ],
+)
+def test_options_that_exclude_each_other(arguments: list[str], message: str):
+    assert worker(*arguments) == (2, "", f"pupsourcing-sa: {message}\n")
 
 
-def test_an_option_is_written_in_full(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        parse("--batch-si", "5")
-    assert "unrecognized arguments" in capsys.readouterr().err
+def test_variables_that_an_option_overrides():
+    for arguments, variables in ((["--drain"], {"processes": 2}), (["--quiet"], {"log_level": "debug"})):
+        assert "there is no module 'nowhere'" in worker(*arguments, **variables).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wroker"], "pupsourcing-sa: there is no command 'wroker'. Did you mean worker?"),
+        (["nothing"], "pupsourcing-sa: there is no command 'nothing'. Choose from worker, status, init,"),
+        (["worker", "a:b", "--batchsize", "5"], "there is no option --batchsize; did you mean --batch-size"),
+        (["worker", "a:b", "--batch-si", "5"], "there is no option --batch-si; did you mean --batch-size"),
+        (["worker"], "pupsourcing-sa: missing argument MODULE:ATTRIBUTE\nRun 'pupsourcing-sa worker --help' for help."),
+        (["worker", "a:b", "c:d"], "pupsourcing-sa: Got unexpected extra argument (c:d)"),
+        (["worker", "a:b", "--batch-size"], "pupsourcing-sa: Option '--batch-size' requires an argument"),
+        ([], "pupsourcing-sa: missing command\nRun 'pupsourcing-sa --help' for help."),
+        (["--versoin"], "pupsourcing-sa: there is no option --versoin; did you mean --version?"),
+    ],
+)
+def test_a_command_line_that_is_refused(arguments: list[str], message: str):
+    result = run_in_process(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr

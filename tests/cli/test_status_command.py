@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, func, make_url, text
+from sqlalchemy import Engine, func, text
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateSchema
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, WorkerTables
 from tests.fix_command import Command
+from tests.fix_postgres import new_schema
 from tests.fix_store import make_event
 
 CUSTOM = {
-    "schema": "my shop",
     "events": "the.events",
     "worker_nodes": "nodes",
     "consumer_assignments": "assignments",
@@ -28,20 +27,16 @@ CUSTOM = {
 
 
 class Group:
-    """The tables of a group of workers, in which the tests write what workers would."""
+    """The tables of a group of workers. The tests write the rows that workers would write."""
 
-    def __init__(self, database: Engine, **names: str) -> None:
-        self.database = database
-        schema = names.pop("schema", None)
-        self.store = EventStore(EventTables(schema=schema, events=names.pop("events", "events")))
+    def __init__(self, engine: Engine, schema: str | None = None, events: str = "events", **names: str) -> None:
+        self.engine = engine
+        self.store = EventStore(EventTables(schema=schema, events=events))
         self.tables = WorkerTables(self.store.tables.metadata, schema=schema, **names)
-        with database.begin() as connection:
-            if schema:
-                connection.execute(CreateSchema(schema))
-            self.tables.metadata.create_all(connection)
+        self.tables.metadata.create_all(engine)
 
     def append(self, number: int) -> None:
-        with Session(self.database) as session:
+        with Session(self.engine) as session:
             for count in range(number):
                 self.store.append(session, AnyVersion(), [make_event(f"u{count}")])
             session.commit()
@@ -57,16 +52,16 @@ class Group:
         self._insert("consumer_checkpoints", **key, **checkpoint)
 
     def _insert(self, table: str, **values: Any) -> None:
-        with self.database.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(getattr(self.tables, table).insert().values(values))
 
 
 @pytest.fixture
-def group(database: Engine) -> Group:
-    return Group(database)
+def group(engine: Engine) -> Group:
+    return Group(engine)
 
 
-def test_all_is_well(command: Command, group: Group):
+def test_no_problems(command: Command, group: Group):
     group.append(1_234)
     node = group.node("orders", "mails")
     group.partition("orders", node, last_position=1_200)
@@ -74,8 +69,8 @@ def test_all_is_well(command: Command, group: Group):
     done = command("status")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["well:", "nothing", "needs", "attention"]
-    assert lines[2][:7] == ["log", "at", "1,234,", "stable", "up", "to", "1,234,"]
+    assert lines[0] == ["ok:", "no", "problems", "found"]
+    assert lines[2][:7] == ["log:", "last", "position", "1,234,", "stable", "position", "1,234,"]
     short = str(node)[:8]
     assert ["mails", "0", short, "1,234", "0", "assigned"] in lines
     (orders,) = (line for line in lines if line[:1] == ["orders"])
@@ -92,7 +87,7 @@ def test_nothing_to_show(command: Command, group: Group):
     assert "no consumers" in done.stdout
 
 
-def test_what_needs_attention_comes_first(command: Command, group: Group):
+def test_problems_come_first(command: Command, group: Group):
     group.append(3)
     node, silent = group.node("orders"), group.node(silent_for=30)
     failure = {"failed_position": 2, "attempts": 4, "failed_at": func.now() - timedelta(seconds=30)}
@@ -103,7 +98,7 @@ def test_what_needs_attention_comes_first(command: Command, group: Group):
     done = command("status", "--max-lag-events", "2")
     assert (done.returncode, done.stderr) == (3, "")
     lines = done.stdout.splitlines()
-    assert [line.startswith("attention: ") for line in lines[:8]] == [True] * 6 + [False, False], done.stdout
+    assert [line.startswith("problem: ") for line in lines[:8]] == [True] * 6 + [False, False], done.stdout
     assert f"no heartbeat from node {silent} (host, pid 7) for 3" in lines[0]
     assert "consumer 'or[bold]' has no running node" in lines[1]
     assert "consumer 'or[bold]' partition 0 is 3 events behind (limit 2)" in lines[2]
@@ -112,36 +107,34 @@ def test_what_needs_attention_comes_first(command: Command, group: Group):
     assert lines[4].endswith("attempts 4: ValueError: [red]no[/nothing] �]0;title�; the worker will retry")
     assert "consumer 'orders' partition 1 is 3 events behind (limit 2)" in lines[5]
     assert "orders/0: event 2 (UserRegistered" in done.stdout
-    assert re.search(r"attempts 4, last \d\d s ago\n  ValueError: \[red\]no", done.stdout)
+    assert re.search(r"attempts 4, last failure \d\d s ago\n  ValueError: \[red\]no", done.stdout)
     assert "or[bold] " in done.stdout
 
-    assert command("status", "--heartbeat-timeout", "100").stdout.splitlines()[0].startswith("attention: consumer")
+    assert command("status", "--heartbeat-timeout", "100").stdout.splitlines()[0].startswith("problem: consumer")
 
 
-def test_json(command: Command, group: Group, tmp_path: Path):
-    """Also without rich, which only tables need."""
+def test_json(command: Command, group: Group, monkeypatch: pytest.MonkeyPatch):
+    """JSON does not need rich."""
     group.append(2)
     node = group.node("orders")
     group.partition("orders", node, last_position=1)
     group.partition("mails", None, last_position=2)
-    (tmp_path / "without" / "rich").mkdir(parents=True)
-    (tmp_path / "without" / "rich" / "__init__.py").write_text("raise ImportError('not installed')")
-    without_rich = {"PYTHONPATH": str(tmp_path / "without")}
-    done = command("status", "--json", env=without_rich)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    done = command("status", "--json")
     assert (done.returncode, done.stderr) == (3, "")
     found = json.loads(done.stdout)
     assert [finding["kind"] for finding in found["findings"]] == ["no_node_for_consumer"]
     assert (found["last_position"], found["stable_position"], found["blocking"]) == (2, 2, [])
     assert found["nodes"][0]["worker_id"] == str(node)
-    assert [each["name"] for each in found["consumers"]] == ["mails", "orders"]
+    assert [consumer["name"] for consumer in found["consumers"]] == ["mails", "orders"]
     assert found["consumers"][1]["partitions"][0]["lag_events"] == 1
-    missing = command("status", env=without_rich)
+    missing = command("status")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "pip install 'pupsourcing-sa[cli]'" in missing.stderr
 
 
 def test_what_holds_the_stable_position_back(command: Command, group: Group):
-    with Session(group.database) as session:
+    with Session(group.engine) as session:
         group.store.append(session, AnyVersion(), [make_event("slow")])
         pid = session.scalar(text("SELECT pg_backend_pid()"))
         group.append(1)
@@ -151,7 +144,7 @@ def test_what_holds_the_stable_position_back(command: Command, group: Group):
         assert f"  to end it: SELECT pg_terminate_backend({pid})\n" in within.stdout
         held = command("status", "--max-stall-seconds", "0.000001")
         assert held.returncode == 3
-        assert held.stdout.startswith("attention: the stable position has been stalled at 0 for ")
+        assert held.stdout.startswith("problem: the stable position has been stalled at 0 for ")
         as_json = json.loads(command("status", "--json").stdout)
         assert as_json["blocking"][0]["pid"] == pid
         assert as_json["blocking"][0]["age"] > 0
@@ -161,7 +154,7 @@ def test_what_holds_the_stable_position_back(command: Command, group: Group):
 def test_what_keeps_a_node_from_its_partition(command: Command, group: Group):
     node = group.node("orders")
     group.partition("orders", node, updated_at=func.now() - timedelta(minutes=5))
-    with group.database.connect() as connection:
+    with group.engine.connect() as connection:
         connection.execute(text("SET application_name = 'a[bold] tool'"))
         connection.execute(text("UPDATE consumer_checkpoints SET attempts = 0"))
         pid = connection.scalar(text("SELECT pg_backend_pid()"))
@@ -170,13 +163,13 @@ def test_what_keeps_a_node_from_its_partition(command: Command, group: Group):
         assert ["orders", "0", str(node)[:8], "0", "0", "locked"] in [
             line.split() for line in within.stdout.splitlines()
         ]
-        assert re.search(rf"Locks\norders/0: locked for .* at the most, by pid {pid} 'a\[bold\] tool', ", within.stdout)
+        assert re.search(rf"Locks\norders/0: locked for up to .*, by pid {pid} 'a\[bold\] tool', ", within.stdout)
         assert f"  to end it: SELECT pg_terminate_backend({pid})\n" in within.stdout
         locked = command("status", "--max-lock-seconds", "0.000001")
         assert locked.returncode == 3
-        assert locked.stdout.startswith("attention: consumer 'orders' partition 0 has been locked for ")
+        assert locked.stdout.startswith("problem: consumer 'orders' partition 0 has been locked for ")
         as_json = json.loads(command("status", "--json").stdout)
-        ((partition,),) = (each["partitions"] for each in as_json["consumers"])
+        ((partition,),) = (consumer["partitions"] for consumer in as_json["consumers"])
         assert (partition["locked_by"]["pid"], partition["locked_by"]["state"]) == (pid, "idle in transaction")
         assert partition["locked_by"]["age"] >= partition["locked_seconds"] > 0
     after = command("status")
@@ -187,16 +180,16 @@ def test_what_keeps_a_node_from_its_partition(command: Command, group: Group):
 def test_a_checkpoint_of_another_log(command: Command, group: Group):
     group.append(3)
     group.partition("orders", group.node("orders"), last_position=3)
-    with group.database.begin() as connection:
+    with group.engine.begin() as connection:
         connection.execute(text("TRUNCATE events RESTART IDENTITY"))
     done = command("status")
     assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout.startswith("attention: consumer 'orders' is at position 3, but the log has only issued 0, ")
+    assert done.stdout.startswith("problem: consumer 'orders' is at position 3, but the log has only issued 0, ")
     assert "ahead of log" in done.stdout
     found = json.loads(command("status", "--json").stdout)
     assert [finding["kind"] for finding in found["findings"]] == ["ahead_of_log"]
     assert found["last_issued"] == 0
-    with group.database.begin() as connection:
+    with group.engine.begin() as connection:
         connection.execute(text("DELETE FROM consumer_checkpoints"))
     assert command("status").returncode == 0
 
@@ -211,18 +204,20 @@ def test_limits_of_lag(command: Command, group: Group):
     assert "s behind (limit 1e-06 s)" in old.stdout
 
 
-def test_other_names(command: Command, database: Engine):
-    group = Group(database, **CUSTOM)
-    group.append(1)
-    group.partition("orders", group.node("orders"), last_position=1)
-    options = [part for name, value in CUSTOM.items() for part in (f"--{name.replace('_', '-')}", value)]
-    done = command("status", *options)
+def test_other_names(command: Command, engine: Engine):
+    names = CUSTOM | {"schema": f"my shop {uuid4().hex}"}
+    with new_schema(engine, names["schema"]):
+        group = Group(engine, **names)
+        group.append(1)
+        group.partition("orders", group.node("orders"), last_position=1)
+        options = [part for name, value in names.items() for part in (f"--{name.replace('_', '-')}", value)]
+        done = command("status", *options)
     assert done.returncode == 0, done.stderr
-    assert "log at 1, stable up to 1" in done.stdout
+    assert "log: last position 1, stable position 1" in done.stdout
 
 
 @pytest.mark.parametrize("width", [80, 160])
-def test_everything_is_shown_however_narrow(command: Command, group: Group, width: int):
+def test_a_narrow_console_shows_everything(command: Command, group: Group, width: int):
     node = group.node(hostname="worker-7f9c6d5b4-x2x8z.production.svc.cluster.example")
     name = "a_consumer_whose_name_is_quite_long_and_has_no_spaces_in_it_anywhere"
     group.partition(name, node, 12, last_position=123_456_789)
@@ -235,34 +230,32 @@ def test_everything_is_shown_however_narrow(command: Command, group: Group, widt
     assert "123,456,789" in shown
 
 
-@pytest.mark.parametrize(
-    "driver", ["postgresql", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql+psycopg_async"]
-)
-def test_the_driver_of_the_application_does_not_matter(command: Command, group: Group, database_url: str, driver: str):
-    url = make_url(database_url).set(drivername=driver)
-    if driver.endswith("asyncpg"):
-        url = url.update_query_dict({"ssl": "disable"})
-    done = command("status", "--database-url", url.render_as_string(hide_password=False))
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_driver_of_the_application_does_not_matter(command: Command, group: Group):
+    for driver in ("postgresql", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql+psycopg_async"):
+        url = group.engine.url.set(drivername=driver)
+        if driver.endswith("asyncpg"):
+            url = url.update_query_dict({"ssl": "disable"})
+        done = command("status", "--database-url", url.render_as_string(hide_password=False))
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-lag-events", "-1"], "argument --max-lag-events: must be a whole number, 0 or more, not '-1'"),
-        (["--max-lag-events", "x"], "argument --max-lag-events: must be a whole number, 0 or more, not 'x'"),
+        (["--max-lag-events", "-1"], "--max-lag-events: must be a whole number, 0 or more, not -1"),
+        (["--max-lag-events", "x"], "--max-lag-events: must be a whole number, not 'x'"),
         (
             ["--max-lag-seconds", "nan"],
-            "argument --max-lag-seconds: must be a number of seconds greater than 0, not 'nan'",
+            "--max-lag-seconds: must be a number of seconds greater than 0, not nan",
         ),
         (
             ["--heartbeat-timeout", "0"],
-            "argument --heartbeat-timeout: must be a number of seconds greater than 0, not '0'",
+            "--heartbeat-timeout: must be a number of seconds greater than 0, not 0",
         ),
-        (["--timeout", "soon"], "argument --timeout: must be a number of seconds greater than 0, not 'soon'"),
+        (["--timeout", "soon"], "--timeout: must be a number of seconds, not 'soon'"),
         (["--database-url", "mysql://u:secret@h/d"], "must be a postgresql URL, not mysql://u:***@h/d"),
         (["--database-url", "postgresql://host:port/d"], "--database-url or DATABASE_URL: invalid literal for int()"),
-        (["--database-url", ""], "Give --database-url, or set DATABASE_URL"),
+        (["--database-url", ""], "Use --database-url, or set DATABASE_URL"),
         (["--worker-nodes", "events"], "choose another name"),
         (["--events", ""], "events must be a table name"),
     ],
@@ -274,22 +267,22 @@ def test_wrong_usage(command: Command, arguments: list[str], message: str):
     assert "Traceback" not in done.stderr
 
 
-def test_a_database_that_cannot_be_asked(command: Command, database: Engine):
+def test_a_database_that_does_not_answer(command: Command, engine: Engine):
     away = command("status", "--json", "--database-url", "postgresql://nobody@127.0.0.1:1/x")
     assert (away.returncode, away.stdout) == (1, "")
     assert "connection" in away.stderr
     without_log = command("status")
     assert (without_log.returncode, without_log.stdout) == (1, "")
     assert "there is no table events" in without_log.stderr
-    group = Group(database)
-    with database.begin() as connection:
+    group = Group(engine)
+    with engine.begin() as connection:
         connection.execute(text("DROP TABLE worker_nodes CASCADE"))
     without_workers = command("status")
     assert without_workers.returncode == 1
     assert "there is no table worker_nodes" in without_workers.stderr
     assert "run your migrations" in without_workers.stderr
-    group.tables.metadata.create_all(database)
-    with database.begin() as connection:  # as a migration that is under way does
+    group.tables.metadata.create_all(engine)
+    with engine.begin() as connection:  # like a migration that is running
         connection.execute(text("LOCK TABLE worker_nodes IN ACCESS EXCLUSIVE MODE"))
         waiting = command("status", "--timeout", "0.3")
     assert (waiting.returncode, waiting.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""``module:attribute``: what it may be, and what is said when it cannot be used."""
+"""``module:attribute``: the workers that can be named, and the messages for those that cannot."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._target import load_worker
-from pupsourcing_sa.cli._usage import UsageError
 
 APPLICATION = """
 import functools
@@ -56,7 +56,7 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         "broken": "import nothing_of_that_name",
         "syntax": "def",
         "script": "import sys; sys.exit('done')",
-        "failing": "def connect():\n    raise ConnectionError('nobody\\nlistens')\n\nconnect()",
+        "failing": "def connect():\n    raise ConnectionError('no\\nserver')\n\nconnect()",
     }.items():
         (tmp_path / "myapp" / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -74,16 +74,16 @@ def test_an_instance_or_a_factory(attribute: str):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("myapp.jobs.worker", "must be a module and an attribute of it, such as myapp.jobs:worker"),
-        ("myapp", "must be a module and an attribute of it, such as myapp:worker"),
-        ("myapp/jobs.py:make", "must be a module and an attribute of it, such as myapp.jobs:make"),
-        ("./myapp/jobs.py", "must be a module and an attribute of it, such as myapp.jobs:worker"),
-        ("myapp.jobs.py:make", "must be a module and an attribute of it, such as myapp.jobs:make"),
-        ("myapp.jobs:", "must be a module and an attribute of it, such as myapp.jobs:worker"),
-        (":worker", "must be a module and an attribute of it, such as myapp.worker:worker"),
-        ("", "must be a module and an attribute of it, such as myapp.worker:worker"),
-        (".jobs:worker", "must be a module and an attribute of it, such as jobs:worker"),
-        ("myapp.jobs:make()", "must be a module and an attribute of it, such as myapp.jobs:make"),
+        ("myapp.jobs.worker", "must be a module and one of its attributes, such as myapp.jobs:worker"),
+        ("myapp", "must be a module and one of its attributes, such as myapp:worker"),
+        ("myapp/jobs.py:make", "must be a module and one of its attributes, such as myapp.jobs:make"),
+        ("./myapp/jobs.py", "must be a module and one of its attributes, such as myapp.jobs:worker"),
+        ("myapp.jobs.py:make", "must be a module and one of its attributes, such as myapp.jobs:make"),
+        ("myapp.jobs:", "must be a module and one of its attributes, such as myapp.jobs:worker"),
+        (":worker", "must be a module and one of its attributes, such as myapp.worker:worker"),
+        ("", "must be a module and one of its attributes, such as myapp.worker:worker"),
+        (".jobs:worker", "must be a module and one of its attributes, such as jobs:worker"),
+        ("myapp.jobs:make()", "must be a module and one of its attributes, such as myapp.jobs:make"),
         ("nowhere.jobs:worker", "there is no module 'nowhere' in "),
         ("myapp.nowhere:worker", "there is no module 'myapp.nowhere' in "),
         ("myapp.jobs.deeper:worker", "there is no module 'myapp.jobs.deeper' in "),
@@ -93,12 +93,12 @@ def test_an_instance_or_a_factory(attribute: str):
         ("myapp.jobs:number", "myapp.jobs:number must be a Worker or a function that returns one, not int"),
         ("myapp.jobs:make_nothing", "must be a Worker or a function that returns one, not NoneType"),
         ("myapp.jobs:make_async", "must not be a coroutine function"),
-        ("myapp.jobs:for_tenant", "is called without arguments: missing a required argument: 'tenant'"),
-        ("myapp.jobs:for_tenants", "is called without arguments: missing a required "),
-        ("myapp.jobs:Worker", "is called without arguments: missing a required argument: 'session_factory'"),
+        ("myapp.jobs:for_tenant", "must be callable without arguments: missing a required argument: 'tenant'"),
+        ("myapp.jobs:for_tenants", "must be callable without arguments: missing a required "),
+        ("myapp.jobs:Worker", "must be callable without arguments: missing a required argument: 'session_factory'"),
     ],
 )
-def test_what_is_wrong_is_said(target: str, message: str, capsys: pytest.CaptureFixture[str]):
+def test_the_message_names_the_mistake(target: str, message: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(UsageError) as caught:
         load_worker(target)
     assert message in str(caught.value)
@@ -115,8 +115,8 @@ def test_what_is_wrong_is_said(target: str, message: str, capsys: pytest.Capture
         ),
         (
             "myapp.failing:worker",
-            "importing myapp.failing failed: ConnectionError: nobody",
-            "raise ConnectionError('nobody\\nlistens')",
+            "importing myapp.failing failed: ConnectionError: no",
+            "raise ConnectionError('no\\nserver')",
         ),
         (
             "myapp.syntax:worker",
@@ -142,12 +142,12 @@ def test_the_applications_own_error_stays_visible(
     shown = capsys.readouterr().err
     assert last_line in shown
     assert shown.count("Error") + shown.count("SystemExit") >= 1
-    assert "pupsourcing_sa/cli" not in shown, "our part of the traceback is of no use to them"
+    assert "pupsourcing_sa/cli" not in shown, "frames of this package are of no use to the reader"
 
 
 def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(UsageError, match="the working directory does not exist any more"):
+    with pytest.raises(UsageError, match="the working directory was removed"):
         load_worker("myapp.jobs:worker")

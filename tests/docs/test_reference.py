@@ -24,10 +24,14 @@ def names(page: str, title: str) -> set[str]:
     return {re.findall(r"`([^`]+)`", row[0])[0] for row in rows(page, title)}
 
 
-def test_every_setting_with_its_default():
-    documented = {row[0].strip("`"): row[1].strip("`") for row in rows("worker.md", "setting")}
+def test_every_setting_with_its_default_and_its_text():
+    """The text is the one of ``pupsourcing-sa worker --help`` and of the docstring."""
+    documented = {
+        row[0].strip("`"): (row[1].strip("`"), row[2].removesuffix(" |")) for row in rows("worker.md", "setting")
+    }
     assert documented == {
-        field.name: "None" if field.default is None else f"{field.default:g}" for field in fields(WorkerConfig)
+        field.name: ("None" if field.default is None else f"{field.default:g}", field.metadata["help"])
+        for field in fields(WorkerConfig)
     }
 
 

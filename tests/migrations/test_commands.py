@@ -64,7 +64,7 @@ def test_template_path(command: Command, template: str) -> None:
 def test_an_unknown_template(command: Command) -> None:
     done = command("template-path", "generic")
     assert done.returncode == 2
-    assert "invalid choice: 'generic'" in done.stderr
+    assert "must be sync or async, not 'generic'" in done.stderr
 
 
 class TestSQL:

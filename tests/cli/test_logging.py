@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from pupsourcing_sa.cli._logs import JsonFormatter, TextFormatter, configure_logging
+from pupsourcing_sa.cli._logging import JsonFormatter, TextFormatter, configure_logging
+from tests.fix_command import root_logger
 
 
 def record(message: str = "worker started", *, exc_info: Any = None, **extra: Any) -> logging.LogRecord:
@@ -52,12 +53,24 @@ def failure() -> Any:
 )
 def test_text(value: object, expected: str):
     line = TextFormatter().format(record(first=1, value=value))
-    assert line.endswith(f" INFO pupsourcing_sa.test[{record().process}]: worker started first=1 value={expected}")
+    assert line.endswith(f" INFO    worker started first=1 value={expected} pid={os.getpid()}")
+
+
+def test_the_beginning_of_a_line_of_text():
+    early = record()
+    early.created, early.msecs = datetime(2026, 7, 25, 11, 29, 5).astimezone().timestamp(), 7.0
+    assert TextFormatter().format(early).startswith("2026-07-25 11:29:05.007 INFO    worker started ")
+
+
+def test_text_of_another_library_names_its_logger():
+    other = record()
+    other.name = "sqlalchemy.pool"
+    assert f" worker started logger=sqlalchemy.pool pid={os.getpid()}" in TextFormatter().format(other)
 
 
 def test_text_of_an_exception_follows_the_line():
     line, *traceback = TextFormatter().format(record(exc_info=failure(), attempts=3)).split("\n")
-    assert line.endswith("worker started attempts=3")
+    assert line.endswith(f"worker started attempts=3 pid={os.getpid()}")
     assert traceback[-2:] == ["ValueError: no", "luck"]
 
 
@@ -92,32 +105,32 @@ def test_json_keeps_its_own_names():
     assert (found["level"], found["level_"], found["time_"]) == ("INFO", 3, "now")
 
 
-@contextmanager
-def root_logger(*handlers: logging.Handler) -> Iterator[logging.Logger]:
-    """The root logger with these handlers only, without those of the tests."""
-    root, ours = logging.getLogger(), logging.getLogger("pupsourcing_sa")
-    before = root.handlers, root.level, ours.level
-    root.handlers = list(handlers)
-    try:
-        yield root
-    finally:
-        root.handlers = before[0]
-        root.setLevel(before[1])  # they cache what is enabled
-        ours.setLevel(before[2])
+def is_enabled(level: int) -> bool:
+    return logging.getLogger("pupsourcing_sa.worker").isEnabledFor(level)
 
 
-def test_an_application_that_configures_logging_keeps_it_unless_told():
+def test_an_application_that_configures_logging_keeps_its_handlers():
     with root_logger(own := logging.NullHandler()) as root:
-        configure_logging(None, is_quiet=True)
+        configure_logging(None, "warning")
         assert root.handlers == [own]
-        assert not logging.getLogger("pupsourcing_sa.worker").isEnabledFor(logging.INFO)
-        configure_logging("json", is_quiet=False)
+        assert not is_enabled(logging.INFO)
+        configure_logging("json", None)
         assert [type(handler.formatter) for handler in root.handlers] == [JsonFormatter]
 
 
-@pytest.mark.parametrize(("is_quiet", "level"), [(True, logging.WARNING), (False, logging.INFO)])
-def test_other_applications_get_text(is_quiet: bool, level: int):
+@pytest.mark.parametrize(
+    ("level", "first", "of_others"),
+    [
+        (None, logging.INFO, logging.INFO),
+        ("debug", logging.DEBUG, logging.INFO),
+        ("info", logging.INFO, logging.INFO),
+        ("warning", logging.WARNING, logging.WARNING),
+        ("error", logging.ERROR, logging.ERROR),
+    ],
+)
+def test_other_applications_get_text(level: str | None, first: int, of_others: int):
     with root_logger() as root:
-        configure_logging(None, is_quiet=is_quiet)
+        configure_logging(None, level)
         assert [type(handler.formatter) for handler in root.handlers] == [TextFormatter]
-        assert root.level == level
+        assert root.level == of_others
+        assert (is_enabled(first - 1), is_enabled(first)) == (False, True)

@@ -1,4 +1,4 @@
-"""The supervisor of ``--processes``: small scripts instead of nodes, and at the end the command itself."""
+"""The supervisor of ``--processes``. Small scripts replace the nodes; the last tests run the command itself."""
 
 from __future__ import annotations
 
@@ -23,30 +23,33 @@ from sqlalchemy import Engine, text
 from pupsourcing_sa import EventStore, WorkerTables
 from tests.fix_command import COMMAND
 from tests.fix_store import make_tables
-from tests.waiting import wait_until
+from tests.waiting import patiently, wait_until
 
 SUPERVISOR = """
 import sys
-from pupsourcing_sa.cli._logs import configure_logging
-from pupsourcing_sa.cli._processes import Pace, Supervisor
+from pupsourcing_sa.cli._logging import configure_logging
+from pupsourcing_sa.cli._supervisor import Supervisor, SupervisorTimings
 
-configure_logging("json", is_quiet=False)
-pace = Pace(restart_delay=0.05, max_restart_delay=0.2, settled_after=float(sys.argv[2]), margin=0.5)
-sys.exit(Supervisor(sys.argv[3:], int(sys.argv[1]), pace=pace).run())
+processes, settled_after, *command = sys.argv[1:]
+configure_logging("json", None)
+timings = SupervisorTimings(
+    restart_delay=0.05, max_restart_delay=0.2, settled_after=float(settled_after), margin=0.5
+)
+sys.exit(Supervisor(lambda descriptor: [*command, str(descriptor)], int(processes), timings=timings).run())
 """
 
-# What a script does in the place of a node; `attempt` is how often one was started before.
+# The beginning of each script. `attempt` is the number of nodes that were started before it.
 NODE = """
 import os, signal, socket, sys, time
 from pathlib import Path
 
 def ready(shutdown_timeout=0):
-    channel.sendall(b"%d" % shutdown_timeout)
+    pipe.sendall(b"%d\\n" % shutdown_timeout)
 
-def until_told_to_stop():
-    channel.recv(1)
+def wait_for_stop():
+    pipe.recv(1)
 
-channel = socket.socket(fileno=int(sys.argv[-1]))
+pipe = socket.socket(fileno=int(sys.argv[-1]))
 with open("attempts", "a+b") as attempts:
     attempts.write(b".")
     attempts.flush()
@@ -55,38 +58,39 @@ with open("attempts", "a+b") as attempts:
 
 
 class Supervised:
-    """A supervisor in a process of its own, and what it says."""
+    """A supervisor in a process of its own, with its log."""
 
     def __init__(self, *command: str, **options: Any) -> None:
-        self.said: list[dict[str, Any]] = []
-        # A group of its own, as that of a terminal, to be signalled as a whole.
+        self.log: list[dict[str, Any]] = []
+        # A process group of its own, like the one of a terminal, so that a test can signal all of it.
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **options)
-        self._deadline = threading.Timer(60, self.kill)  # only a failure comes to it: it ends the waiting below
+        # A failing test would wait for the next line without a limit.
+        self._deadline = threading.Timer(patiently(60), self.kill)
         self._deadline.start()
 
     def until(self, message: str, **data: Any) -> dict[str, Any]:
-        """The next line with this message and data."""
+        """Return the next line with this message and data."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if not line.startswith(b"{"):
                 pytest.fail(line.decode() + self.process.stderr.read().decode())
-            self.said.append(said := json.loads(line))
-            if said["message"] == message and said.items() >= data.items():
-                return said
-        pytest.fail(f"it ended without saying {message!r} {data}; it said {self.messages}")
+            self.log.append(entry := json.loads(line))
+            if entry["message"] == message and entry.items() >= data.items():
+                return entry
+        pytest.fail(f"it ended without logging {message!r} {data}; it logged {self.messages}")
 
     @property
     def messages(self) -> list[str]:
-        """What it said so far, with the node's number."""
-        return [f"{said['message']} {said.get('node', '')}".rstrip() for said in self.said]
+        """The messages so far, each with the number of its node."""
+        return [f"{entry['message']} {entry.get('node', '')}".rstrip() for entry in self.log]
 
     def nodes(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()
 
     def end(self) -> int:
-        """Its exit status, once it has ended by itself."""
+        """Return the exit status, after the supervisor has ended by itself."""
         self.until("supervisor stopped")
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=patiently(30))
 
     def kill(self) -> None:
         if self.process.returncode is None:
@@ -121,12 +125,12 @@ def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
         return started[-1]
 
     yield start
-    for each in started:
-        each.close()
+    for supervisor in started:
+        supervisor.close()
 
 
-def test_the_others_are_started_once_the_first_is_ready(supervise):
-    supervisor = supervise("ready(); until_told_to_stop()")
+def test_the_other_nodes_start_when_the_first_one_is_ready(supervise):
+    supervisor = supervise("ready(); wait_for_stop()")
     for node in (1, 2, 3):
         supervisor.until("node ready", node=node) if node == 1 else supervisor.until("node started", node=node)
     assert supervisor.messages == [
@@ -135,99 +139,105 @@ def test_the_others_are_started_once_the_first_is_ready(supervise):
     assert len(supervisor.nodes()) == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM]
+TARGETS = [pytest.param(os.kill, id="supervisor", marks=pytest.mark.exhaustive), pytest.param(os.killpg, id="group")]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_one_signal_stops_all(supervise, number: signal.Signals):
-    supervisor = supervise("ready(60); until_told_to_stop()")
+    supervisor = supervise("ready(60); wait_for_stop()")
     for _ in range(3):
         supervisor.until("node ready")
     supervisor.process.send_signal(number)
-    assert supervisor.until("stopping")["signal"] == number.name
+    assert supervisor.until("stopping the nodes")["signal"] == number.name
     assert supervisor.end() == 0
-    assert sorted(said["node"] for said in supervisor.said if said["message"] == "node stopped") == [1, 2, 3]
+    assert sorted(entry["node"] for entry in supervisor.log if entry["message"] == "node stopped") == [1, 2, 3]
 
 
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["supervisor", "group"])
+@pytest.mark.parametrize("send", TARGETS)
 def test_a_stop_before_the_first_is_ready(supervise, send: Callable[[int, int], None]):
-    """A node that has not installed its handlers is ended by a signal to the group: that is as good."""
-    supervisor = supervise("until_told_to_stop()")
+    """A signal to the group also ends a node that has not installed its handlers yet."""
+    supervisor = supervise("wait_for_stop()")
     supervisor.until("node started")
     send(supervisor.process.pid, signal.SIGTERM)
     assert supervisor.end() == 0
 
 
-def test_a_node_that_is_killed_is_started_again(supervise):
-    supervisor = supervise("ready(); until_told_to_stop()")
+def test_a_killed_node_is_restarted(supervise):
+    supervisor = supervise("ready(); wait_for_stop()")
     killed = supervisor.until("node ready", node=2)["pid"]
     os.kill(killed, signal.SIGKILL)
-    ended = supervisor.until("node ended; will start it again")
+    ended = supervisor.until("node ended")
     assert (ended["node"], ended["pid"], ended["signal"]) == (2, killed, "SIGKILL")
     assert supervisor.until("node ready", node=2)["pid"] != killed
     supervisor.process.terminate()
     assert supervisor.end() == 0
 
 
-def test_a_crash_at_the_start_is_tried_again_with_growing_pauses(supervise):
-    supervisor = supervise("if attempt < 4: os.kill(os.getpid(), signal.SIGSEGV)\nready(); until_told_to_stop()")
-    pauses = [supervisor.until("node ended; will start it again")["restart_in"] for _ in range(4)]
-    for pause, most in zip(pauses, (0.05, 0.1, 0.2, 0.2), strict=True):
-        assert most * 0.74 <= pause <= most
+def test_a_crash_at_the_start_is_retried_with_growing_delays(supervise):
+    supervisor = supervise("if attempt < 4: os.kill(os.getpid(), signal.SIGSEGV)\nready(); wait_for_stop()")
+    delays = [supervisor.until("will restart node")["restart_in"] for _ in range(4)]
+    for delay, longest in zip(delays, (0.05, 0.1, 0.2, 0.2), strict=True):
+        assert longest * 0.74 <= delay <= longest
     supervisor.until("node started", node=3)
     supervisor.process.terminate()
     assert supervisor.end() == 0
 
 
-def test_the_pause_begins_anew_once_a_node_has_settled(supervise):
+def test_the_delay_is_reset_when_a_node_has_settled(supervise):
     supervisor = supervise(
         "if attempt < 3: os.kill(os.getpid(), signal.SIGSEGV)\nready(); time.sleep(0.4); os.abort()", processes=1
     )
-    pauses = [supervisor.until("node ended; will start it again")["restart_in"] for _ in range(4)]
-    assert pauses[2] >= 0.15
-    assert pauses[3] <= 0.05
+    delays = [supervisor.until("will restart node")["restart_in"] for _ in range(4)]
+    assert delays[2] >= 0.15
+    assert delays[3] <= 0.05
 
 
-@pytest.mark.parametrize("status", [1, 2])
-def test_a_command_that_cannot_work_is_tried_once(supervise, status: int):
+@pytest.mark.parametrize("status", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
+def test_a_command_that_cannot_work_is_not_restarted(supervise, status: int):
     supervisor = supervise(f"sys.exit({status})")
-    gave_up = supervisor.until("node ended, and none has run for long; giving up")
+    gave_up = supervisor.until("node failed, and no node has run for long; giving up")
     assert (gave_up["node"], gave_up["status"]) == (1, status)
     assert supervisor.end() == status
     assert [message for message in supervisor.messages if message.startswith("node started")] == ["node started 1"]
 
 
 def test_it_gives_up_when_the_last_one_fails_after_it_was_ready(supervise):
-    """The tables may be missing, for example: the first node does not find out before the others are started."""
+    """If the tables are missing, for example, the first node is ready before it finds out."""
     code = "ready()\nwhile os.path.getsize('attempts') < 3: time.sleep(0.01)\nsys.exit(1)"
     supervisor = supervise(code, settled_after=60)
     assert supervisor.end() == 1
-    assert len([message for message in supervisor.messages if "will start it again" in message]) >= 2
-    (gave_up,) = [said for said in supervisor.said if "giving up" in said["message"]]
+    assert len([message for message in supervisor.messages if message.startswith("node ended")]) >= 2
+    (gave_up,) = [entry for entry in supervisor.log if "giving up" in entry["message"]]
     assert gave_up["status"] == 1
 
 
+@pytest.mark.exhaustive
 def test_it_does_not_give_up_once_a_node_has_settled(supervise):
     supervisor = supervise("if attempt: sys.exit(2)\nready(); time.sleep(0.4); sys.exit(2)", processes=1)
     for _ in range(3):
-        assert supervisor.until("node ended; will start it again")["status"] == 2
+        assert supervisor.until("node ended")["status"] == 2
 
 
-def test_a_node_that_ends_well_by_itself_is_started_again(supervise):
-    supervisor = supervise("ready()\nif attempt: until_told_to_stop()", processes=1)
-    assert supervisor.until("node ended; will start it again")["status"] == 0
+@pytest.mark.exhaustive
+def test_a_node_that_ends_by_itself_with_status_0_is_restarted(supervise):
+    supervisor = supervise("ready()\nif attempt: wait_for_stop()", processes=1)
+    assert supervisor.until("node ended")["status"] == 0
     supervisor.until("node ready")
     supervisor.process.terminate()
     assert supervisor.end() == 0
 
 
-def test_a_node_that_fails_on_its_way_out(supervise):
-    supervisor = supervise("ready(5); until_told_to_stop(); sys.exit(attempt)", processes=2)
+def test_a_node_that_fails_while_it_stops(supervise):
+    supervisor = supervise("ready(5); wait_for_stop(); sys.exit(attempt)", processes=2)
     supervisor.until("node ready", node=2)
     supervisor.process.terminate()
     assert supervisor.until("node stopped", node=2)["level"] == "ERROR"
     assert supervisor.end() == 1
 
 
-def test_a_node_has_its_shutdown_timeout_to_stop(supervise):
-    supervisor = supervise("ready(60); until_told_to_stop(); time.sleep(0.8)", processes=1)
+def test_a_node_may_use_its_shutdown_timeout(supervise):
+    supervisor = supervise("ready(60); wait_for_stop(); time.sleep(0.8)", processes=1)
     supervisor.until("node ready")
     supervisor.process.terminate()
     assert supervisor.end() == 0
@@ -242,13 +252,14 @@ def test_a_node_that_does_not_stop_is_killed(supervise):
     assert supervisor.end() == 1
 
 
-def test_it_ends_although_nobody_reads_its_log(supervise):
-    """As when a log collector hangs: whoever logs waits for ever once the pipe is full."""
+@pytest.mark.exhaustive
+def test_it_ends_when_its_log_is_a_full_pipe(supervise):
+    """A process that logs to a full pipe, because a log collector hangs, waits without a limit."""
     fill = "threading.Thread(target=os.write, args=(2, bytes(2**20)), daemon=True).start()"
-    supervisor = supervise(f"import threading; {fill}; ready(); until_told_to_stop()", processes=2)
+    supervisor = supervise(f"import threading; {fill}; ready(); wait_for_stop()", processes=2)
     wait_until(lambda: is_full(supervisor.process.stderr))
     supervisor.process.terminate()
-    assert supervisor.process.wait(timeout=30) == 1
+    assert supervisor.process.wait(timeout=patiently(30)) == 1
 
 
 def is_full(pipe: Any) -> bool:
@@ -257,21 +268,22 @@ def is_full(pipe: Any) -> bool:
     return waiting[0] >= 2**16 - select.PIPE_BUF
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_kills(supervise, number: signal.Signals):
     supervisor = supervise("ready(600); time.sleep(600)", processes=2)
     supervisor.until("node ready", node=2)
     supervisor.process.terminate()
-    supervisor.until("stopping")
+    supervisor.until("stopping the nodes")
     supervisor.process.send_signal(number)
-    supervisor.until("killing the nodes")
+    supervisor.until("second signal; killing the nodes")
     assert supervisor.end() == 128 + number
 
 
-def test_no_program_to_start(tmp_path: Path):
+@pytest.mark.exhaustive
+def test_a_program_that_cannot_be_started(tmp_path: Path):
     supervisor = Supervised(sys.executable, "-c", SUPERVISOR, "2", "0.3", "/nowhere/python")
     for _ in range(2):
-        assert "FileNotFoundError" in supervisor.until("node cannot be started; will try again")["exception"]
+        assert "FileNotFoundError" in supervisor.until("cannot start node; will retry")["exception"]
     supervisor.process.terminate()
     assert supervisor.end() == 0
     supervisor.close()
@@ -292,48 +304,49 @@ worker = Worker(sessionmaker(create_engine(os.environ["DATABASE_URL"])), EventSt
 
 
 @pytest.fixture
-def nodes(database: Engine, tmp_path: Path) -> Iterator[Supervised]:
-    """The command with two nodes, which have joined."""
+def nodes(engine: Engine, tmp_path: Path) -> Iterator[Supervised]:
+    """The command with two nodes that have joined."""
     (tmp_path / "myapp.py").write_text(APPLICATION)
-    store = EventStore(make_tables(database))
-    WorkerTables(store.tables.metadata).metadata.create_all(database)
-    environment = os.environ | {"DATABASE_URL": database.url.render_as_string(hide_password=False)}
+    store = EventStore(make_tables(engine))
+    WorkerTables(store.tables.metadata).metadata.create_all(engine)
+    environment = os.environ | {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
     command = [COMMAND, "worker", "myapp:worker", "--processes", "2", "--log-format", "json"]
     supervisor = Supervised(*command, cwd=tmp_path, env=environment)
     for _ in range(2):
         supervisor.until("worker started")
-    assert joined(database) == 2
+    assert joined(engine) == 2
     yield supervisor
     supervisor.close()
 
 
-def joined(database: Engine) -> int:
-    with database.connect() as connection:
+def joined(engine: Engine) -> int:
+    with engine.connect() as connection:
         return connection.scalar(text("SELECT count(*) FROM worker_nodes")) or 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["supervisor", "group"])
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("send", TARGETS)
 def test_the_command_stops_at_one_signal(
-    database: Engine, nodes: Supervised, send: Callable[[int, int], None], number: signal.Signals
+    engine: Engine, nodes: Supervised, send: Callable[[int, int], None], number: signal.Signals
 ):
-    """Also when it goes to the nodes as well, as Ctrl-C and systemd's do."""
+    """Ctrl-C and systemd send the signal to the nodes as well."""
     send(nodes.process.pid, number)
     assert nodes.end() == 0
-    assert joined(database) == 0
+    assert joined(engine) == 0
 
 
-def test_no_node_outlives_the_supervisor(database: Engine, nodes: Supervised):
-    left = nodes.nodes()
-    assert len(left) == 2
+def test_no_node_outlives_the_supervisor(engine: Engine, nodes: Supervised):
+    children = nodes.nodes()
+    assert len(children) == 2
     nodes.process.kill()
     nodes.process.wait()
-    _, alive = psutil.wait_procs(left, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=patiently(30))
     assert alive == []
-    assert joined(database) == 0  # they stopped as they should
+    assert joined(engine) == 0  # they left, and were not killed
 
 
-def test_a_node_that_crashes_is_replaced(database: Engine, nodes: Supervised):
+@pytest.mark.exhaustive
+def test_a_node_that_crashes_is_replaced(engine: Engine, nodes: Supervised):
     nodes.nodes()[0].kill()
     nodes.until("worker started")
     nodes.process.terminate()

@@ -1,0 +1,123 @@
+"""The options that name the database and its tables, and the engine for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import click
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from pupsourcing_sa.cli._errors import UsageError
+from pupsourcing_sa.cli._help import Option
+from pupsourcing_sa.errors import MissingExtraError
+
+__all__ = [
+    "STORE_TABLES",
+    "WORKER_TABLES",
+    "database_url_option",
+    "given",
+    "open_engine",
+    "parse_url",
+    "table_options",
+    "wrong_names_refused",
+]
+
+_GROUP: Final = "Database"
+
+#: What each table contains, by its default name, which is also the keyword argument that sets its name.
+STORE_TABLES: Final = {"events": "the event log", "aggregate_heads": "the current version of each aggregate"}
+WORKER_TABLES: Final = {
+    "worker_nodes": "the running worker processes",
+    "consumer_assignments": "the node of each partition",
+    "consumer_checkpoints": "the position and the failures of each partition",
+}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def database_url_option(function: _Function) -> _Function:
+    """Add ``--database-url``."""
+    return click.option(
+        "--database-url",
+        cls=Option,
+        group=_GROUP,
+        metavar="URL",
+        envvar="DATABASE_URL",
+        help="SQLAlchemy URL of the database. psycopg connects to it, even if the URL names another driver.",
+        default_text="$DATABASE_URL",
+    )(function)
+
+
+def table_options(tables: Mapping[str, str]) -> Callable[[_Function], _Function]:
+    """Add ``--schema``, and an option for the name of each table. A name that is not given is None."""
+
+    def add(function: _Function) -> _Function:
+        for name, content in reversed(list(tables.items())):
+            function = click.option(
+                f"--{name.replace('_', '-')}",
+                cls=Option,
+                group=_GROUP,
+                metavar="NAME",
+                help=f"Table of {content}.",
+                default_text=name,
+            )(function)
+        return click.option(
+            "--schema",
+            cls=Option,
+            group=_GROUP,
+            metavar="NAME",
+            help="Schema of the tables.",
+            default_text="the database's search_path",
+        )(function)
+
+    return add
+
+
+def given(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the options with these names that are not None."""
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+@contextmanager
+def wrong_names_refused() -> Iterator[None]:
+    """Report a name that the tables refuse as wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def parse_url(text: str | None) -> URL:
+    """Return the URL of the database, with psycopg as its driver.
+
+    SQLAlchemy 2.0 takes psycopg2 for a plain ``postgresql://``, and an asynchronous driver needs an event loop.
+
+    Raises:
+        UsageError: no URL is given, or it is not one of PostgreSQL.
+    """
+    if not text:
+        raise UsageError("no database is given. Use --database-url, or set DATABASE_URL")
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:  # ValueError: the port is not a number
+        raise UsageError(f"--database-url or DATABASE_URL: {error}") from error
+    if url.get_backend_name() != "postgresql":
+        raise UsageError(f"--database-url or DATABASE_URL must be a postgresql URL, not {url.render_as_string()}")
+    if url.drivername.endswith("+asyncpg") and "ssl" in url.query:
+        url = url.update_query_dict({"sslmode": url.query["ssl"]}).difference_update_query(["ssl"])
+    return url.set(drivername="postgresql+psycopg")
+
+
+def open_engine(url: URL, **options: Any) -> Engine:
+    """Return an engine for a URL of psycopg.
+
+    Raises:
+        MissingExtraError: psycopg is not installed.
+    """
+    try:
+        return create_engine(url, **options)
+    except ImportError as error:
+        raise MissingExtraError("psycopg", "psycopg") from error

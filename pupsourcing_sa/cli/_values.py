@@ -1,0 +1,53 @@
+"""Types of the values that options and environment variables have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import click
+
+__all__ = ["one_of", "seconds", "whole_number"]
+
+
+def whole_number(minimum: int = 1, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers in this range."""
+    expected = f"a whole number, {minimum} or more" if maximum is None else f"from {minimum:,} to {maximum:,}"
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise click.BadParameter(f"must be a whole number, not {text!r}") from None
+        if number < minimum or (maximum is not None and number > maximum):
+            raise click.BadParameter(f"must be {expected}, not {text}")
+        return number
+
+    return parse
+
+
+def seconds(maximum: float = math.inf) -> Callable[[str], float]:
+    """Return a parser of a time in seconds, greater than 0."""
+    limit = "" if math.isinf(maximum) else f" and at most {maximum:,}"
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            raise click.BadParameter(f"must be a number of seconds, not {text!r}") from None
+        if not 0 < number <= maximum or math.isinf(number):
+            raise click.BadParameter(f"must be a number of seconds greater than 0{limit}, not {text}")
+        return number
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser of one of these words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise click.BadParameter(f"must be {', '.join(choices[:-1])} or {choices[-1]}, not {text!r}")
+        return text
+
+    return parse
