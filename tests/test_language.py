@@ -55,8 +55,6 @@ pupsourcing_sa/worker/execution/
 
 pupsourcing_sa/worker/processing/
 
-tests/cli/
-
 tests/fix_
 
 tests/migrations/

@@ -27,7 +27,8 @@ def names(page: str, title: str) -> set[str]:
 def test_every_setting_with_its_default_and_its_text():
     """The text is the one of ``pupsourcing-sa worker --help`` and of the docstring."""
     documented = {
-        row[0].strip("`"): (row[1].strip("`"), row[2].removesuffix(" |")) for row in rows("worker.md", "setting")
+        row[0].strip("`"): (row[1].strip("`"), row[2].removesuffix(" |").replace("`", ""))
+        for row in rows("worker.md", "setting")
     }
     assert documented == {
         field.name: ("None" if field.default is None else f"{field.default:g}", field.metadata["help"])
