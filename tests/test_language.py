@@ -33,8 +33,6 @@ pupsourcing_sa/errors.py
 
 pupsourcing_sa/jsonlines.py
 
-pupsourcing_sa/migrations/
-
 pupsourcing_sa/postgres/
 
 pupsourcing_sa/store/

@@ -13,7 +13,7 @@ from alembic import op
 ${imports}
 % endif
 
-# Alembic reads these.
+# Revision identifiers, used by Alembic.
 revision: str = ${repr(up_revision)}
 down_revision: str | Sequence[str] | None = ${repr(down_revision)}
 branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}

@@ -1,7 +1,7 @@
-"""Alembic: the event log's tables are in the application's own migrations.
+"""Alembic support: the event log's tables are part of the application's own migrations.
 
-Tables on ``target_metadata`` are all that autogenerate needs. `register` adds what tables cannot say: the guards of a
-log, and what it takes to adopt a log that another program created. ``env.py`` calls it and lists the plugin::
+Autogenerate needs only the tables on ``target_metadata``. `register` adds operations for the guards of a log, and for
+adopting a log that another program created. ``env.py`` calls it and lists the plugin::
 
     from pupsourcing_sa import migrations
 
@@ -12,7 +12,7 @@ log, and what it takes to adopt a log that another program created. ``env.py`` c
         autogenerate_plugins=["alembic.autogenerate.*", "pupsourcing_sa"],
     )
 
-Nothing here needs Alembic to be installed but `register` and `concurrent_indexes`.
+Only `register` and `concurrent_indexes` require Alembic to be installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What autogenerate asks the database, because Alembic does not."""
+"""Catalog queries of autogenerate, for objects that Alembic does not reflect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TableKey = tuple[str | None, str]
 
 
 def table_key(dialect: Dialect, schema: str | None, name: str) -> TableKey:
-    """By what a table is the same, on the metadata and as Alembic reflects it: without a schema in the default one."""
+    """Return a key that is equal for a table on the metadata and as Alembic reflects it."""
     return None if schema == dialect.default_schema_name else schema, name
 
 
@@ -27,10 +27,10 @@ class FoundGuard:
     """A guard in the database.
 
     Attributes:
-        schema: of the log.
-        table_name: the log.
-        name: of the guard.
-        guard: the version that it is; None for what no version made, or what somebody disabled.
+        schema: schema of the log.
+        table_name: name of the log.
+        name: name of the guard.
+        guard: its version; ``None`` if it matches no version or is disabled.
     """
 
     schema: str
@@ -57,7 +57,7 @@ _SCHEMAS: Final = catalog_table("pg_namespace", oid=OID, nspname=Text)
 
 
 def _guard_triggers() -> Select[Any]:
-    """The triggers that have the names of guards, with what they do; by a scan of pg_trigger."""
+    """Return a SELECT of all triggers with a guard's name and of their functions. It scans pg_trigger."""
     schema, function_schema = _SCHEMAS.alias("schema"), _SCHEMAS.alias("function_schema")
     return (
         select(
@@ -66,13 +66,14 @@ def _guard_triggers() -> Select[Any]:
             _TRIGGERS.c.tgname.label("trigger_name"),
             _TRIGGERS.c.tgtype.label("trigger_type"),
             and_(
-                # O and A fire for those who write; D is disabled, and R fires for replication only. It is a "char", of
-                # which PostgreSQL 12 cannot say whether it is IN a list of VARCHAR.
+                # O and A fire in ordinary sessions; D is disabled, and R fires for replication only. The cast is for
+                # PostgreSQL 12, which cannot compare a "char" with a list of VARCHAR.
                 cast(_TRIGGERS.c.tgenabled, Text).in_(["O", "A"]),
-                _TRIGGERS.c.tgqual.is_(None),  # WHEN
-                cast(_TRIGGERS.c.tgattr, Text) == "",  # UPDATE OF some columns only
+                # No WHEN clause, and no column list as in UPDATE OF.
+                _TRIGGERS.c.tgqual.is_(None),
+                cast(_TRIGGERS.c.tgattr, Text) == "",
             ).label("is_firing"),
-            # ALTER FUNCTION … SET, by which it could always find that rewriting is allowed.
+            # ALTER FUNCTION … SET could permanently turn on the setting that allows rewriting.
             _FUNCTIONS.c.proconfig.is_(None).label("is_plain"),
             function_schema.c.nspname.label("function_schema"),
             _FUNCTIONS.c.proname.label("function_name"),
@@ -87,12 +88,12 @@ def _guard_triggers() -> Select[Any]:
 
 
 def found_guards(connection: Connection) -> list[FoundGuard]:
-    """The guards of all logs in the database."""
-    found = []
+    """Return the guards of all logs in the database."""
+    guards = []
     for row in connection.execute(_guard_triggers()):
         versions = [guard for guard in known_guards() if guard.trigger_name == row.trigger_name]
         is_ours = row.is_firing and row.is_plain and row.function_schema == row.schema
-        same = (
+        matching = (
             guard
             for guard in versions
             if is_ours
@@ -100,5 +101,5 @@ def found_guards(connection: Connection) -> list[FoundGuard]:
             and guard.trigger_type == row.trigger_type
             and guard.body == row.body
         )
-        found.append(FoundGuard(row.schema, row.table_name, versions[0].name, next(same, None)))
-    return found
+        guards.append(FoundGuard(row.schema, row.table_name, versions[0].name, next(matching, None)))
+    return guards

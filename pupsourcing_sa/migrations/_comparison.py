@@ -1,4 +1,4 @@
-"""What autogenerate finds besides tables: guards, sequences of BIGSERIAL, and constraints under other names."""
+"""Autogenerate's comparison of guards, BIGSERIAL sequences, and constraints with other names."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from pupsourcing_sa.tables.guards import current_guards, is_guarded
 
 __all__ = ["setup"]
 
-#: Below Alembic's own logger, so that what is found is shown with what Alembic finds.
+#: A child of Alembic's own logger, so that its messages appear together with Alembic's.
 _log: Final = logging.getLogger("alembic.autogenerate.pupsourcing_sa")
 
 _Guards = dict[str, FoundGuard]
 
 
 def setup(plugin: Plugin) -> None:
-    """Add comparisons to Alembic's own; Alembic calls it."""
-    # Alembic would add an identity to a column that has a default already, and fail when it is executed.
+    """Register the comparisons. Alembic calls this function."""
+    # Alembic itself would add an identity to a column that already has a default. The migration would then fail.
     plugin.add_autogenerate_comparator(
         _leave_serial_to_us, "column", "server_default", qualifier="postgresql", priority=DispatchPriority.FIRST
     )
-    # Last, because it looks at what was found about tables.
+    # Last, because it revises what other comparators have found.
     plugin.add_autogenerate_comparator(
         _compare, "schema", "pupsourcing_sa", qualifier="postgresql", priority=DispatchPriority.LAST
     )
 
 
 def _compare(context: AutogenContext, upgrade: UpgradeOps, schemas: set[str | None]) -> PriorityDispatchResult:
-    assert context.connection is not None  # autogenerate has one
+    assert context.connection is not None
     guards: dict[TableKey, _Guards] = {}
     for found in found_guards(context.connection):
         guards.setdefault(_key(context, found.schema, found.table_name), {})[found.name] = found
@@ -79,10 +79,10 @@ def _add(upgrade: UpgradeOps, operation: LogOperation) -> None:
 # -- guards ------------------------------------------------------------------------------------------------------
 
 
-def guard_operations(log: Table, found: _Guards) -> Iterator[LogOperation]:
-    """What makes the guards that were found in the database those that the log is to have."""
+def guard_operations(log: Table, existing_guards: _Guards) -> Iterator[LogOperation]:
+    """Yield the operations that turn the existing guards of a log into the declared ones."""
     for guard in current_guards():
-        existing = found.get(guard.name)
+        existing = existing_guards.get(guard.name)
         if not is_guarded(log):
             if existing:
                 yield _drop(existing, log.schema)
@@ -98,27 +98,27 @@ def guard_operations(log: Table, found: _Guards) -> Iterator[LogOperation]:
             )
 
 
-def _drop(found: FoundGuard, schema: str | None) -> DropLogGuardOp:
-    version = found.guard.version if found.guard else None
-    return DropLogGuardOp(found.name, found.table_name, schema=schema, _version=version)
+def _drop(existing: FoundGuard, schema: str | None) -> DropLogGuardOp:
+    version = existing.guard.version if existing.guard else None
+    return DropLogGuardOp(existing.name, existing.table_name, schema=schema, _version=version)
 
 
 def _drop_guards_of_dropped_tables(
     context: AutogenContext, upgrade: UpgradeOps, guards: dict[TableKey, _Guards]
 ) -> None:
-    """A table takes its triggers with it, but not their functions."""
+    """Drop guards before their table, because PostgreSQL drops only the triggers with a table, not the functions."""
     for operation in list(upgrade.ops):
         if isinstance(operation, DropTableOp):
-            found = guards.get(_key(context, operation.schema, operation.table_name), {})
-            at = upgrade.ops.index(operation)
-            upgrade.ops[at:at] = [_drop(each, operation.schema) for each in found.values()]
+            existing_guards = guards.get(_key(context, operation.schema, operation.table_name), {})
+            index = upgrade.ops.index(operation)
+            upgrade.ops[index:index] = [_drop(guard, operation.schema) for guard in existing_guards.values()]
 
 
 # -- logs that another program created ---------------------------------------------------------------------------
 
 
 def _is_serial(context: AutogenContext, schema: str | None, table_name: str) -> bool:
-    """Whether positions are issued by a default, which is what BIGSERIAL makes."""
+    """Return True if a default issues the positions, as BIGSERIAL creates it."""
     if not context.inspector.has_table(table_name, schema=schema):
         return False
     columns = {column["name"]: column for column in context.inspector.get_columns(table_name, schema=schema)}
@@ -135,6 +135,7 @@ def _leave_serial_to_us(
     existing: Column[Any],
     wanted: Column[Any],
 ) -> PriorityDispatchResult:
+    """Stop Alembic's comparison of defaults for a BIGSERIAL position, for which `_compare` has an operation."""
     is_position = role_of(wanted.table) == "events" and column_name == "global_position"
     if is_position and _is_serial(context, schema, table_name):
         return PriorityDispatchResult.STOP
@@ -142,30 +143,36 @@ def _leave_serial_to_us(
 
 
 def _keep_constraints(context: AutogenContext, upgrade: UpgradeOps) -> None:
-    """Where a unique constraint of ours only has another name, rename it rather than have its index built anew."""
+    """Rename a unique constraint that only has another name. Alembic would drop it and build its index again."""
     assert context.dialect is not None
     format_constraint: Any = context.dialect.identifier_preparer.format_constraint
-    ours = {_key(context, table.schema, table.name) for table in context.sorted_tables if role_of(table)}
+    own_tables = {_key(context, table.schema, table.name) for table in context.sorted_tables if role_of(table)}
     for table in list(upgrade.ops):
-        if not isinstance(table, ModifyTableOps) or _key(context, table.schema, table.table_name) not in ours:
+        if not isinstance(table, ModifyTableOps) or _key(context, table.schema, table.table_name) not in own_tables:
             continue
         for dropped, added in list(_same_columns(table.ops)):
-            # Where a convention's name is too long, SQLAlchemy shortens it otherwise than PostgreSQL would.
+            # SQLAlchemy shortens a convention's name that is too long, and not in the way PostgreSQL would.
             old_name, new_name = dropped.constraint_name, format_constraint(added.to_constraint(), _alembic_quote=False)
-            if new_name == old_name:  # what differs is something else, such as NULLS NOT DISTINCT
+            # With equal names the difference is another one, such as NULLS NOT DISTINCT.
+            if new_name == old_name:
                 continue
-            table.ops = [each for each in table.ops if each not in (dropped, added)]
+            table.ops = [operation for operation in table.ops if operation not in (dropped, added)]
             _add(upgrade, RenameLogConstraintOp(str(old_name), new_name, table.table_name, schema=table.schema))
         if not table.ops:
             upgrade.ops.remove(table)
 
 
 def _same_columns(operations: Iterable[Any]) -> Iterator[tuple[DropConstraintOp, CreateUniqueConstraintOp]]:
-    added = {tuple(each.columns): each for each in operations if isinstance(each, CreateUniqueConstraintOp)}
-    for each in operations:
-        if isinstance(each, DropConstraintOp) and each.constraint_type == "unique":
-            constraint = each.to_constraint()
+    """Yield each dropped unique constraint with an added one on the same columns."""
+    added = {
+        tuple(operation.columns): operation
+        for operation in operations
+        if isinstance(operation, CreateUniqueConstraintOp)
+    }
+    for operation in operations:
+        if isinstance(operation, DropConstraintOp) and operation.constraint_type == "unique":
+            constraint = operation.to_constraint()
             assert isinstance(constraint, UniqueConstraint)
             columns = tuple(constraint.columns.keys())
             if columns in added:
-                yield each, added[columns]
+                yield operation, added[columns]

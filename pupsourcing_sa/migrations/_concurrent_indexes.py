@@ -1,4 +1,4 @@
-"""Indexes of a log that is in use."""
+"""Index changes that do not block appends."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _IndexName = tuple[str | None, str]
 
 
 def concurrent_indexes(context: MigrationContext, revision: Any, directives: list[Any]) -> None:
-    """Have autogenerate create and drop the indexes of an existing log concurrently, while it is being written.
+    """Make autogenerate create and drop indexes of an existing log with ``CONCURRENTLY``, so that appends continue.
 
-    ``CREATE INDEX`` takes SHARE on the log, and nothing is appended until it is done. ``CONCURRENTLY`` takes SHARE
-    UPDATE EXCLUSIVE, and appends go on, but it cannot be part of a transaction. Each new index therefore gets a
-    revision of its own, after the one with everything else, with an ``autocommit_block()`` in it, and those that are
-    dropped get the last one. When one was interrupted it can be run again.
+    Use it as ``context.configure(process_revision_directives=migrations.concurrent_indexes)``. It applies to indexes of
+    this library's tables that already exist in the database.
 
-    An ``autocommit_block()`` needs a connection that has no transaction yet: one from ``engine.connect()``, as in
-    Alembic's templates, and not from ``engine.begin()``.
+    ``CREATE INDEX`` locks the log in SHARE mode, so appends wait until the index is built. ``CONCURRENTLY`` takes SHARE
+    UPDATE EXCLUSIVE, which does not block appends, but it cannot run in a transaction. Each new index therefore gets a
+    separate revision with an ``autocommit_block()``, after the revision with all other changes. Dropped indexes share
+    the last revision. You can run an interrupted revision again.
 
-    It is for ``context.configure(process_revision_directives=migrations.concurrent_indexes)``, and concerns indexes of
-    this library's tables only, where the database has these tables already.
+    An ``autocommit_block()`` needs a connection without a transaction: from ``engine.connect()``, as in Alembic's
+    templates, not from ``engine.begin()``.
 
     Raises:
         ValueError: a revision is for several databases at once.
@@ -48,29 +48,29 @@ def concurrent_indexes(context: MigrationContext, revision: Any, directives: lis
     from alembic.util import rev_id
 
     for script in list(directives):
-        existing = _tables_of_ours(context) - set(_created(script.upgrade_ops, context))
+        existing = _own_tables(context) - set(_created(script.upgrade_ops, context))
         upgrades = _take_indexes(script.upgrade_ops, existing, context)
         downgrades = _take_indexes(script.downgrade_ops, existing, context)
         last, message = script, script.message
-        for what, names in _steps(upgrades):
-            upgrade = UpgradeOps([_block(each for each in upgrades if _name(each) in names)])
-            downgrade = DowngradeOps([_block(each for each in downgrades if _name(each) in names)])
+        for title, names in _steps(upgrades):
+            upgrade = UpgradeOps([_block(operation for operation in upgrades if _name(operation) in names)])
+            downgrade = DowngradeOps([_block(operation for operation in downgrades if _name(operation) in names)])
             if script.upgrade_ops.is_empty():
                 script.upgrade_ops, script.downgrade_ops = upgrade, downgrade
                 continue
-            own_message = f"{message}, {what}" if message else None
+            own_message = f"{message}, {title}" if message else None
             own = MigrationScript(rev_id(), upgrade, downgrade, message=own_message, head=last.rev_id, splice=False)
             own.version_path = script.version_path
             directives.insert(directives.index(last) + 1, own)
             last = own
 
 
-def _tables_of_ours(context: MigrationContext) -> set[TableKey]:
+def _own_tables(context: MigrationContext) -> set[TableKey]:
     metadata = context.opts["target_metadata"]
     return {
         table_key(context.dialect, table.schema, table.name)
-        for each in ([metadata] if isinstance(metadata, MetaData) else metadata or ())
-        for table in each.tables.values()
+        for collection in ([metadata] if isinstance(metadata, MetaData) else metadata or ())
+        for table in collection.tables.values()
         if role_of(table)
     }
 
@@ -84,7 +84,7 @@ def _created(container: OpContainer, context: MigrationContext) -> Iterator[Tabl
 
 
 def _take_indexes(container: OpContainer, tables: set[TableKey], context: MigrationContext) -> list[_IndexOp]:
-    """Take what creates and drops indexes of these tables out of the container."""
+    """Remove the operations on indexes of these tables from the container, and return them."""
     from alembic.operations.ops import CreateIndexOp, DropIndexOp, ModifyTableOps
 
     taken: list[_IndexOp] = []
@@ -94,25 +94,26 @@ def _take_indexes(container: OpContainer, tables: set[TableKey], context: Migrat
             or table_key(context.dialect, table.schema, table.table_name) not in tables
         ):
             continue
-        indexes = [each for each in table.ops if isinstance(each, CreateIndexOp | DropIndexOp)]
+        indexes = [operation for operation in table.ops if isinstance(operation, CreateIndexOp | DropIndexOp)]
         taken += indexes
-        table.ops = [each for each in table.ops if each not in indexes]
+        table.ops = [operation for operation in table.ops if operation not in indexes]
         if not table.ops:
             container.ops.remove(table)
     return taken
 
 
 def _steps(operations: Sequence[_IndexOp]) -> Iterator[tuple[str, set[_IndexName]]]:
-    """Which indexes belong into one revision; new ones first, so that statements always have what they need.
+    """Yield the indexes of each revision, with the end of its message.
 
-    Each new one has a revision of its own: what is finished is not built again after the next was interrupted.
+    New indexes come first, so that queries can always use an old or a new one. Each has its own revision: after an
+    interruption, finished indexes are not built again.
     """
     from alembic.operations.ops import CreateIndexOp
 
-    created = [_name(each) for each in operations if isinstance(each, CreateIndexOp)]
+    created = [_name(operation) for operation in operations if isinstance(operation, CreateIndexOp)]
     for name in created:
         yield name[1], {name}
-    if dropped := {_name(each) for each in operations} - set(created):
+    if dropped := {_name(operation) for operation in operations} - set(created):
         yield "old indexes", dropped
 
 
@@ -127,21 +128,22 @@ def _block(operations: Iterable[_IndexOp]) -> AutocommitBlockOp:
 
     return AutocommitBlockOp(
         [
-            # It waits for every transaction that is open, while nobody waits for it; an index would remain invalid.
+            # A concurrent build waits for all open transactions, and blocks none of them. A timeout would only leave an
+            # invalid index behind.
             ExecuteSQLOp("SET lock_timeout = 0"),
-            *(each for operation in operations for each in _repeatable(operation)),
+            *(step for operation in operations for step in _repeatable(operation)),
             ExecuteSQLOp("RESET lock_timeout"),
         ]
     )
 
 
 def _repeatable(operation: _IndexOp) -> Iterator[_IndexOp]:
-    """The operation done concurrently, so that it can follow an attempt which was interrupted."""
+    """Yield the operation with CONCURRENTLY, in a form that can be executed again after an interruption."""
     from alembic.operations.ops import CreateIndexOp, DropIndexOp
 
     if isinstance(operation, CreateIndexOp):
-        # What was interrupted leaves an invalid index behind, which IF NOT EXISTS would take for one.
-        assert operation.index_name is not None  # the indexes of our tables have names
+        # An interrupted build leaves an invalid index, which IF NOT EXISTS would accept. Drop it first.
+        assert operation.index_name is not None  # Indexes of this library's tables have names.
         yield DropIndexOp(
             operation.index_name,
             operation.table_name,

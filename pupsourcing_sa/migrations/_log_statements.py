@@ -1,4 +1,4 @@
-"""The statements that make a log which another program created one of ours, without rewriting it."""
+"""The statements that adopt a log of another program without rewriting it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pupsourcing_sa.tables.naming import dollar_quoted
 
 __all__ = ["AlterLogSequence", "RenameLogConstraint"]
 
-# A sequence cannot change from one kind to the other: the new one goes on where the old one was, for the same roles.
-# What ALTER TABLE takes, ACCESS EXCLUSIVE, is taken first, so that nobody is issued a position in between.
+# PostgreSQL cannot turn a sequence of BIGSERIAL into one of an identity. Therefore create a new sequence that continues
+# at the same value and has the same privileges. Lock the table in ACCESS EXCLUSIVE mode, as ALTER TABLE does, before
+# reading the old value, so that no position is issued in between.
 _REPLACE_SEQUENCE: Final = """\
 
 DECLARE
@@ -44,7 +45,7 @@ BEGIN
     END LOOP;
 END
 """
-_BY: Final = {
+_REPLACEMENTS: Final = {
     "identity": """\
     ALTER TABLE {log} ALTER COLUMN global_position DROP DEFAULT;
     EXECUTE 'DROP SEQUENCE ' || sequence;
@@ -59,9 +60,9 @@ _BY: Final = {
 
 
 class AlterLogSequence(ExecutableDDLElement):
-    """Have a log's positions issued by an identity (GENERATED ALWAYS), or by what BIGSERIAL makes.
+    """A statement that makes an identity (GENERATED ALWAYS) or a BIGSERIAL sequence issue a log's positions.
 
-    Takes ACCESS EXCLUSIVE on the log, for moments: no row is read.
+    It locks the log in ACCESS EXCLUSIVE mode for a moment; it reads no row.
     """
 
     def __init__(self, log: Table, to: Literal["identity", "serial"]) -> None:
@@ -73,14 +74,14 @@ class AlterLogSequence(ExecutableDDLElement):
 def _compile_alter_log_sequence(element: AlterLogSequence, compiler: Any, **kw: Any) -> str:
     log = compiler.preparer.format_table(element.log)
     name = dollar_quoted(log, "name")
-    body = _REPLACE_SEQUENCE.format(log=log, name=name, replace=_BY[element.to].format(log=log))
+    body = _REPLACE_SEQUENCE.format(log=log, name=name, replace=_REPLACEMENTS[element.to].format(log=log))
     return f"DO {dollar_quoted(body, 'do')}"
 
 
 class RenameLogConstraint(ExecutableDDLElement):
-    """Rename a constraint, and the index that it has.
+    """A statement that renames a constraint and its index.
 
-    Takes ACCESS EXCLUSIVE on the table, for moments: no row is read.
+    It locks the table in ACCESS EXCLUSIVE mode for a moment; it reads no row.
     """
 
     def __init__(self, table: Table, old_name: str, new_name: str) -> None:

@@ -1,4 +1,4 @@
-"""The operations that migrations have besides Alembic's own, and what they execute."""
+"""Operations for migrations, in addition to Alembic's own."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = [
 
 
 class LogOperation(MigrateOperation, ABC):
-    """An operation on one table of ours."""
+    """Base of the operations on one table of this library."""
 
-    #: Its name in `alembic.op`.
+    #: Name of the method in `alembic.op`.
     name: str
 
     def __init__(self, table_name: str, *, schema: str | None = None) -> None:
@@ -38,24 +38,26 @@ class LogOperation(MigrateOperation, ABC):
 
     @property
     def table(self) -> Table:
+        """The table's name and schema, without columns."""
         return Table(self.table_name, MetaData(), schema=self.schema)
 
     @property
     @abstractmethod
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
-        """What it is called with in a migration, besides the schema."""
+        """Positional and named arguments of the call in a migration, without the schema."""
 
     @abstractmethod
     def execute(self, operations: Operations) -> None:
-        """What it does to the database."""
+        """Execute the statements of the operation."""
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return the operation as a tuple, for ``alembic check`` and ``compare_metadata()``."""
         positional, named = self.arguments
         return (self.name, *positional, {"schema": self.schema, **named})
 
 
 class CreateLogGuardOp(LogOperation):
-    """Create a guard."""
+    """The operation that creates a guard."""
 
     name = "create_log_guard"
 
@@ -69,15 +71,15 @@ class CreateLogGuardOp(LogOperation):
     ) -> None:
         """Create a guard of a log.
 
-        Takes SHARE ROW EXCLUSIVE on the log: waits for appends in open transactions, and appends wait for it; reads go
-        on. Set ``lock_timeout`` where a transaction may be open for long.
+        Locks the log in SHARE ROW EXCLUSIVE mode. It waits for open transactions that have appended, and appends wait
+        for it; reads do not. Set ``lock_timeout`` if a transaction may stay open for long.
 
         Args:
-            guard: ``"append_only"`` refuses UPDATE, DELETE and TRUNCATE; ``"low_water_mark"`` makes the stable position
-                hold for SQL that inserts past the store.
-            table_name: the log.
-            version: of the guard; a migration creates what it created when it was written.
-            schema: of the log.
+            guard: ``"append_only"`` refuses UPDATE, DELETE and TRUNCATE. ``"low_water_mark"`` makes the stable position
+                correct for SQL that inserts without the store.
+            table_name: name of the log.
+            version: version of the guard, so that the migration always creates the same one.
+            schema: schema of the log.
         """
         operations.invoke(cls(guard, table_name, version=version, schema=schema))
 
@@ -94,7 +96,7 @@ class CreateLogGuardOp(LogOperation):
 
 
 class ReplaceLogGuardOp(LogOperation):
-    """Put a version of a guard in the place of what is there."""
+    """The operation that replaces an existing guard by a version of it."""
 
     name = "replace_log_guard"
 
@@ -122,18 +124,18 @@ class ReplaceLogGuardOp(LogOperation):
         existing_version: int | None = None,
         schema: str | None = None,
     ) -> None:
-        """Put a version of a guard in the place of what is there, whatever that is.
+        """Replace a guard, whether complete, changed or in part, by a version of it.
 
-        Takes ACCESS EXCLUSIVE on the log for moments: waits for all who use it, and they wait for it. Set
-        ``lock_timeout`` where a transaction may be open for long.
+        Locks the log in ACCESS EXCLUSIVE mode for a moment. It waits for every open transaction that uses the log, and
+        all others wait for it. Set ``lock_timeout`` if a transaction may stay open for long.
 
         Args:
             guard: ``"append_only"`` or ``"low_water_mark"``.
-            table_name: the log.
-            version: of the guard.
-            existing_version: the one that is there; None for what no version of the library made, such as a function
-                that was changed by hand.
-            schema: of the log.
+            table_name: name of the log.
+            version: version of the guard.
+            existing_version: version of the existing guard; ``None`` if it matches none, such as after a change by
+                hand.
+            schema: schema of the log.
         """
         operations.invoke(cls(guard, table_name, version=version, existing_version=existing_version, schema=schema))
 
@@ -143,7 +145,7 @@ class ReplaceLogGuardOp(LogOperation):
         return [self.guard.name, self.table_name], named
 
     def reverse(self) -> ReplaceLogGuardOp:
-        """The version before; what was changed by hand does not come back."""
+        """Return the operation that restores the former version. A change by hand is not restored."""
         version = self.guard.version
         return ReplaceLogGuardOp(
             self.guard.name,
@@ -159,27 +161,27 @@ class ReplaceLogGuardOp(LogOperation):
 
 
 class DropLogGuardOp(LogOperation):
-    """Drop a guard."""
+    """The operation that drops a guard."""
 
     name = "drop_log_guard"
 
     def __init__(self, guard: str, table_name: str, *, schema: str | None = None, _version: int | None = None) -> None:
         super().__init__(table_name, schema=schema)
-        # The version is for what undoes it. All have the same names, and are dropped the same way; where it is not
-        # known, such as that of a guard which was changed by hand, what comes back is the current one.
+        # Only reverse() needs the version: all versions have the same names and are dropped in the same way. If it is
+        # unknown, such as after a change by hand, reverse() creates the current version.
         self.guard = current_guard(guard) if _version is None else find_guard(guard, _version)
 
     @classmethod
     def drop_log_guard(cls, operations: Operations, guard: str, table_name: str, *, schema: str | None = None) -> None:
-        """Drop a guard of a log, or what is left of it.
+        """Drop a guard of a log, complete or not.
 
-        Takes ACCESS EXCLUSIVE on the log for moments: waits for all who use it, and they wait for it. Set
-        ``lock_timeout`` where a transaction may be open for long.
+        Locks the log in ACCESS EXCLUSIVE mode for a moment. It waits for every open transaction that uses the log, and
+        all others wait for it. Set ``lock_timeout`` if a transaction may stay open for long.
 
         Args:
             guard: ``"append_only"`` or ``"low_water_mark"``.
-            table_name: the log.
-            schema: of the log.
+            table_name: name of the log.
+            schema: schema of the log.
         """
         operations.invoke(cls(guard, table_name, schema=schema))
 
@@ -196,7 +198,7 @@ class DropLogGuardOp(LogOperation):
 
 
 class AlterLogSequenceOp(LogOperation):
-    """Change what issues a log's positions."""
+    """The operation that changes the kind of a log's sequence."""
 
     name = "alter_log_sequence"
 
@@ -208,18 +210,19 @@ class AlterLogSequenceOp(LogOperation):
 
     @classmethod
     def alter_log_sequence(cls, operations: Operations, table_name: str, *, to: str, schema: str | None = None) -> None:
-        """Have a log's positions issued by an identity (GENERATED ALWAYS), or by what BIGSERIAL makes.
+        """Make an identity (GENERATED ALWAYS) or a BIGSERIAL sequence issue the log's positions.
 
-        Takes ACCESS EXCLUSIVE on the log for moments, whatever its size: waits for all who use it, and they wait for
-        it. Set ``lock_timeout`` where a transaction may be open for long. Positions go on where they were, and
-        privileges on the sequence are granted again.
+        Positions continue at the same value, and privileges on the sequence are granted again.
+
+        Locks the log in ACCESS EXCLUSIVE mode for a moment, however large it is. It waits for every open transaction
+        that uses the log, and all others wait for it. Set ``lock_timeout`` if a transaction may stay open for long.
 
         Args:
-            table_name: the log.
-            to: ``"identity"``, or ``"serial"``.
-            schema: of the log.
+            table_name: name of the log.
+            to: ``"identity"`` or ``"serial"``.
+            schema: schema of the log.
         """
-        operations.invoke(cls(table_name, to=to, schema=schema))  # type: ignore[arg-type]  # it is checked there
+        operations.invoke(cls(table_name, to=to, schema=schema))  # type: ignore[arg-type]  # checked in __init__
 
     @property
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
@@ -235,7 +238,7 @@ class AlterLogSequenceOp(LogOperation):
 
 
 class RenameLogConstraintOp(LogOperation):
-    """Rename a constraint."""
+    """The operation that renames a constraint."""
 
     name = "rename_log_constraint"
 
@@ -248,16 +251,16 @@ class RenameLogConstraintOp(LogOperation):
     def rename_log_constraint(
         cls, operations: Operations, old_name: str, new_name: str, table_name: str, *, schema: str | None = None
     ) -> None:
-        """Rename a constraint, rather than have its index built anew under the other name.
+        """Rename a constraint and its index, without building the index again.
 
-        Takes ACCESS EXCLUSIVE on the table for moments, whatever its size: waits for all who use it, and they wait for
-        it. Set ``lock_timeout`` where a transaction may be open for long.
+        Locks the table in ACCESS EXCLUSIVE mode for a moment, however large it is. It waits for every open transaction
+        that uses the table, and all others wait for it. Set ``lock_timeout`` if a transaction may stay open for long.
 
         Args:
-            old_name: the name that it has.
-            new_name: the name that it is to have.
-            table_name: the log, or the table of its heads.
-            schema: of the table.
+            old_name: existing name.
+            new_name: new name.
+            table_name: name of the log, or of its table of heads.
+            schema: schema of the table.
         """
         operations.invoke(cls(old_name, new_name, table_name, schema=schema))
 
@@ -273,18 +276,19 @@ class RenameLogConstraintOp(LogOperation):
 
 
 class AutocommitBlockOp(OpContainer):
-    """Operations outside of any transaction, as ``CREATE INDEX CONCURRENTLY`` wants them."""
+    """A block of operations outside of a transaction, for ``CREATE INDEX CONCURRENTLY``."""
 
     def reverse(self) -> AutocommitBlockOp:
-        return AutocommitBlockOp([op.reverse() for op in reversed(self.ops)])
+        return AutocommitBlockOp([operation.reverse() for operation in reversed(self.ops)])
 
     def execute(self, operations: Operations) -> None:
+        """Execute the operations, each in its own transaction."""
         with operations.get_context().autocommit_block():
             for operation in self.ops:
                 operations.invoke(operation)
 
 
-#: What `alembic.op` gets.
+#: Operations that `register` adds to `alembic.op`.
 OPERATIONS: Final[Sequence[type[LogOperation]]] = (
     CreateLogGuardOp,
     ReplaceLogGuardOp,

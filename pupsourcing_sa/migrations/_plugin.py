@@ -1,4 +1,4 @@
-"""The registration with Alembic."""
+"""Registration with Alembic."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _NAME: Final = "pupsourcing_sa"
 
 
 def register() -> None:
-    """Teach Alembic our operations, and autogenerate to find what tables cannot say. Calling it again does nothing.
+    """Add this library's operations and autogenerate plugin to Alembic. Further calls have no effect.
 
-    ``env.py`` calls it, because migrations need the operations whenever they run, and lists the plugin
-    ``"pupsourcing_sa"``, without which autogenerate does not use it::
+    Call it in ``env.py``, because migrations need the operations whenever they run. Also list the plugin
+    ``"pupsourcing_sa"`` for autogenerate::
 
         migrations.register()
         context.configure(…, autogenerate_plugins=["alembic.autogenerate.*", "pupsourcing_sa"])
 
-    Migrations then have, each with the lock that it takes in its docstring:
+    It adds these operations. Their docstrings name the locks that they take:
 
     - ``op.create_log_guard``, ``op.replace_log_guard`` and ``op.drop_log_guard``;
-    - ``op.alter_log_sequence`` and ``op.rename_log_constraint``, for a log that another program created.
+    - ``op.alter_log_sequence`` and ``op.rename_log_constraint``, to adopt a log that another program created.
 
     Raises:
         MissingExtraError: Alembic is not installed, or is older than 1.18.

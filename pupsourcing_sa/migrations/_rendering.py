@@ -1,4 +1,4 @@
-"""How the operations read in a migration."""
+"""Rendering of the operations in a migration script."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ __all__ = ["render_autocommit_block", "render_operation"]
 
 
 def render_operation(context: AutogenContext, operation: LogOperation) -> str:
+    """Return the call of an operation, such as ``op.drop_log_guard('append_only', 'events')``."""
     positional, named = operation.arguments
     if operation.schema is not None:
         named = named | {"schema": operation.schema}
-    arguments = [_literal(each) for each in positional]
+    arguments = [_literal(value) for value in positional]
     arguments += [f"{name}={_literal(value)}" for name, value in named.items() if value is not None]
     return f"{_prefix(context)}{operation.name}({', '.join(arguments)})"
 
 
 def render_autocommit_block(context: AutogenContext, operation: AutocommitBlockOp) -> list[str]:
+    """Return the lines of a ``with`` block that contains the operations."""
     return [
         f"with {_prefix(context)}get_context().autocommit_block():",
-        *(line for each in operation.ops for line in render_op(context, each)),
-        "",  # which ends the block, for what prints it
+        *(line for child in operation.ops for line in render_op(context, child)),
+        # Alembic's printer ends the indented block at an empty line.
+        "",
     ]
 
 
@@ -34,4 +37,5 @@ def _prefix(context: AutogenContext) -> str:
 
 
 def _literal(value: Any) -> str:
-    return repr(str(value) if isinstance(value, str) else value)  # the repr of a quoted_name is none
+    # The repr of a quoted_name is not a literal.
+    return repr(str(value) if isinstance(value, str) else value)

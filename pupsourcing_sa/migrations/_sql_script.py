@@ -1,4 +1,4 @@
-"""The tables as a SQL script, for those who do not use Alembic."""
+"""The tables as a SQL script, for projects without Alembic."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from pupsourcing_sa.tables.guards import current_guards
 __all__ = ["sql_script"]
 
 _HEADER: Final = """\
--- The tables of pupsourcing_sa. It can be run again: what is there already stays as it is, but for guards, which are
--- replaced. Schemas have to be there.
+-- The tables of pupsourcing_sa. The schemas must exist.
+-- You can run this script again: it keeps existing tables and indexes, and replaces guards.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 """
 
 
 def sql_script(*tables: EventTables | WorkerTables) -> str:
-    """The DDL of tables of ours as a script for ``psql``, in one transaction.
+    """Return a script for ``psql`` that creates tables in one transaction.
 
     Args:
-        tables: what to create, as in ``sql_script(EventTables(schema="shop"), WorkerTables(schema="shop"))``.
+        tables: the tables, as in ``sql_script(EventTables(schema="shop"), WorkerTables(schema="shop"))``.
 
     >>> from pupsourcing_sa import EventTables
     >>> print(sql_script(EventTables()).splitlines()[5])
     CREATE TABLE IF NOT EXISTS events (
     """
     if not tables:
-        raise ValueError("tables must name what to create, as in sql_script(EventTables(), WorkerTables())")
+        raise ValueError("tables must not be empty; write sql_script(EventTables(), WorkerTables())")
     check_declared(tables)
-    dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]  # a percent sign is nothing special there
-    statements = (str(statement.compile(dialect=dialect)).strip() for each in tables for statement in _statements(each))
+    # With the paramstyle "named", percent signs are not doubled.
+    dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    elements = (element for group in tables for element in _statements(group))
+    statements = (str(element.compile(dialect=dialect)).strip() for element in elements)
     text = "\n".join(line.rstrip() for line in ";\n\n".join(statements).splitlines())
     return f"{_HEADER}\n{text};\n\nCOMMIT;\n"
 

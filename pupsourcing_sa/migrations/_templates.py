@@ -1,4 +1,4 @@
-"""Complete Alembic environments, for ``alembic init``."""
+"""Alembic environments for ``alembic init``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ _PACKAGE: Final = Path(__file__).parent.parent
 
 
 def template_directory(name: str = "sync") -> Path:
-    """A complete Alembic environment for ``alembic init``, with the tables of this library.
+    """Return the directory of an Alembic template that includes this library's tables.
+
+    Use it as ``alembic init --template <directory> migrations``.
 
     Args:
         name: ``"sync"``, or ``"async"`` for an asyncio engine.
 
-    Returns:
-        The directory, to be given as ``alembic init --template <directory> migrations``.
-
     Raises:
-        TemplateError: there is no template of that name.
+        TemplateError: there is no template of this name.
     """
-    # In a wheel they are inside the package; in a checkout, which an editable install uses, beside it.
+    # A wheel has the templates inside the package; a checkout, and so an editable install, has them beside it.
     candidates = (_PACKAGE / "alembic_templates", _PACKAGE.parent / "alembic_templates")
     templates = next((directory for directory in candidates if directory.is_dir()), candidates[0])
     known = sorted(path.parent.name for path in templates.glob("*/script.py.mako"))
     if name not in known:
-        raise TemplateError(f"there is no Alembic template {name!r}; there are {', '.join(known) or 'none'}")
+        raise TemplateError(f"there is no Alembic template {name!r}; choose one of: {', '.join(known) or 'none'}")
     return templates / name

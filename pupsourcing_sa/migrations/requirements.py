@@ -1,4 +1,4 @@
-"""Whether there is an Alembic that serves."""
+"""Check for a supported version of Alembic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["require_alembic"]
 
 
 def require_alembic() -> None:
-    """Raise an error that says what to install, unless Alembic can be imported and has plugins.
+    """Raise an error with installation instructions unless Alembic 1.18 or newer is installed.
 
     Raises:
         MissingExtraError: Alembic is not installed, or is older than 1.18.
@@ -22,7 +22,8 @@ def require_alembic() -> None:
             raise
         raise MissingExtraError("alembic", "alembic") from error
     version = getattr(alembic, "__version__", None)
-    if version is None:  # a directory of that name, such as that of the migrations
+    if version is None:
+        # A namespace package: a directory of this name, such as the migrations' own.
         raise MissingExtraError("alembic", "alembic")
     if find_spec("alembic.runtime.plugins") is None:
-        raise MissingExtraError("alembic", "alembic", f"alembic 1.18 or newer is needed, and {version} is installed")
+        raise MissingExtraError("alembic", "alembic", f"alembic 1.18 or newer is required, but {version} is installed")

@@ -49,7 +49,7 @@ def test_the_default_schema_by_its_name() -> None:
 
 
 def test_it_needs_to_know_which() -> None:
-    with pytest.raises(ValueError, match="^tables must name what to leave alone, as in all_but"):
+    with pytest.raises(ValueError, match="^tables must not be empty; write all_but"):
         all_but()
 
 

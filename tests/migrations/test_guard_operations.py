@@ -236,7 +236,7 @@ def test_without_alembic(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_an_alembic_that_has_no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alembic.__version__", "1.17.2")
     monkeypatch.setitem(sys.modules, "alembic.runtime.plugins", None)
-    with pytest.raises(MissingExtraError, match=r"^alembic 1.18 or newer is needed, and 1.17.2 is installed: pip"):
+    with pytest.raises(MissingExtraError, match=r"^alembic 1.18 or newer is required, but 1.17.2 is installed: pip"):
         register()
 
 

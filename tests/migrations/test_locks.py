@@ -41,4 +41,4 @@ def test_the_strongest_lock_on_the_log(engine: Engine, name: str) -> None:
     assert documented in modes
     assert modes <= {documented, "ShareRowExclusiveLock"}
     documentation = getattr(Operations, name).__doc__
-    assert f"Takes {lock} on the" in documentation
+    assert f" in {lock} mode" in documentation

@@ -68,7 +68,7 @@ def test_a_line_has_no_space_at_its_end() -> None:
 
 
 def test_it_needs_to_know_which() -> None:
-    with pytest.raises(ValueError, match="^tables must name what to create, as in sql_script"):
+    with pytest.raises(ValueError, match="^tables must not be empty; write sql_script"):
         sql_script()
 
 

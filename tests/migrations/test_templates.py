@@ -74,7 +74,7 @@ def test_alembic_shows_what_they_are_for(project: Project) -> None:
 
 @pytest.mark.parametrize("name", ["generic", "", ".", "../docs", "sync/"])
 def test_an_unknown_template_is_an_error_that_names_those_that_are_known(name: str) -> None:
-    with pytest.raises(TemplateError, match=r"there are async, sync$"):
+    with pytest.raises(TemplateError, match=r"choose one of: async, sync$"):
         template_directory(name)
 
 
