@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-exhaustive bench check format build clean
+.PHONY: help venv demo test test-all test-exhaustive bench sql check format build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-exhaustive: $(READY) ## Run only what test-all adds to test
 
 bench: $(READY) ## Measure store and worker beside bare psycopg; ARGS: parts of names, --rounds N
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+sql: $(READY) ## Write tests/sql/*.sql again, after a statement was changed on purpose
+	@$(BIN)/python -m tests.sql
 
 check: $(READY) ## Lint, format, types, layers: change nothing, complain
 	$(BIN)/ruff check

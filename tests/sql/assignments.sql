@@ -1,0 +1,102 @@
+-- all
+SELECT
+  consumer_assignments.consumer_name,
+  consumer_assignments.partition,
+  consumer_assignments.worker_id
+FROM consumer_assignments;
+
+-- assign
+UPDATE consumer_assignments SET worker_id = CAST(%(node)s AS UUID), updated_at = CURRENT_TIMESTAMP
+WHERE
+  consumer_assignments.consumer_name = CAST(%(name)s AS VARCHAR)
+  AND consumer_assignments.partition = CAST(%(number)s AS INT);
+
+-- declare, 1
+SELECT
+  anon_1.consumer_name,
+  MAX(anon_1.partition) + 1 AS anon_2
+FROM (
+  SELECT
+    consumer_assignments.consumer_name AS consumer_name,
+    consumer_assignments.partition AS partition
+  FROM consumer_assignments
+  UNION ALL
+  SELECT
+    consumer_checkpoints.consumer_name AS consumer_name,
+    consumer_checkpoints.partition AS partition
+  FROM consumer_checkpoints
+) AS anon_1
+WHERE
+  anon_1.consumer_name = ANY(
+    CAST(%(names)s AS TEXT[])
+  )
+GROUP BY
+  anon_1.consumer_name;
+
+-- declare, 2
+SELECT
+  consumer_checkpoints.consumer_name,
+  consumer_checkpoints.partition
+FROM consumer_checkpoints;
+
+-- declare, 3
+INSERT INTO consumer_checkpoints (
+  consumer_name,
+  partition,
+  last_position,
+  updated_at,
+  failed_position,
+  attempts,
+  error,
+  failed_at,
+  retry_at,
+  parked_at
+)
+VALUES
+  (
+    CAST(%(consumer_name)s AS VARCHAR),
+    CAST(%(partition)s AS INT),
+    CAST(%(last_position)s AS BIGINT),
+    CAST(%(updated_at)s AS TIMESTAMPTZ),
+    CAST(%(failed_position)s AS BIGINT),
+    CAST(%(attempts)s AS INT),
+    CAST(%(error)s AS VARCHAR),
+    CAST(%(failed_at)s AS TIMESTAMPTZ),
+    CAST(%(retry_at)s AS TIMESTAMPTZ),
+    CAST(%(parked_at)s AS TIMESTAMPTZ)
+  ) ON CONFLICT DO NOTHING;
+
+-- declare, 4
+SELECT
+  consumer_assignments.consumer_name,
+  consumer_assignments.partition
+FROM consumer_assignments;
+
+-- declare, 5
+INSERT INTO consumer_assignments (
+  consumer_name,
+  partition,
+  worker_id,
+  updated_at
+)
+VALUES
+  (
+    CAST(%(consumer_name)s AS VARCHAR),
+    CAST(%(partition)s AS INT),
+    CAST(%(worker_id)s AS UUID),
+    CAST(%(updated_at)s AS TIMESTAMPTZ)
+  ) ON CONFLICT DO NOTHING;
+
+-- runnable
+SELECT
+  consumer_assignments.consumer_name,
+  consumer_assignments.partition,
+  COALESCE(consumer_checkpoints.last_position, 0) AS coalesce_1,
+  consumer_checkpoints.retry_at IS NOT NULL AS anon_1
+FROM consumer_assignments
+LEFT OUTER JOIN consumer_checkpoints
+  ON consumer_checkpoints.consumer_name = consumer_assignments.consumer_name
+  AND consumer_checkpoints.partition = consumer_assignments.partition
+WHERE
+  consumer_assignments.worker_id = CAST(%(node)s AS UUID)
+  AND consumer_checkpoints.parked_at IS NULL;

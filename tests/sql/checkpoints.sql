@@ -1,0 +1,114 @@
+-- create
+INSERT INTO consumer_checkpoints (
+  consumer_name,
+  partition
+)
+SELECT
+  CAST(%(own_consumer)s AS VARCHAR) AS anon_1,
+  CAST(%(own_partition)s AS INT) AS anon_2
+WHERE
+  NOT (
+    EXISTS(
+      SELECT
+        *
+      FROM consumer_checkpoints
+      WHERE
+        consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+        AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)
+    )
+  ) ON CONFLICT DO NOTHING
+RETURNING consumer_checkpoints.partition;
+
+-- lock
+SELECT
+  locked.last_position,
+  locked.failed_position,
+  locked.attempts,
+  locked.parked_at IS NOT NULL AS anon_1,
+  GREATEST(
+    CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DOUBLE PRECISION),
+    0.0
+  ) AS greatest_1,
+  txid_current() AS txid_current_1,
+  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+    SELECT
+      pg_catalog.pg_database.oid
+    FROM pg_catalog.pg_database
+    WHERE
+      pg_catalog.pg_database.datname = CURRENT_DATABASE()
+  ) AS TEXT) AS anon_2,
+  locked."table"
+FROM (
+  SELECT
+    consumer_checkpoints.last_position AS last_position,
+    consumer_checkpoints.failed_position AS failed_position,
+    consumer_checkpoints.attempts AS attempts,
+    consumer_checkpoints.parked_at AS parked_at,
+    consumer_checkpoints.retry_at AS retry_at,
+    tableoid AS "table"
+  FROM consumer_checkpoints
+  WHERE
+    consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+    AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)   FOR UPDATE SKIP LOCKED
+) AS locked;
+
+-- lock_by_name
+SELECT
+  locked.last_position,
+  locked.failed_position,
+  locked.attempts,
+  locked.parked_at IS NOT NULL AS anon_1,
+  GREATEST(
+    CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DOUBLE PRECISION),
+    0.0
+  ) AS greatest_1,
+  txid_current() AS txid_current_1,
+  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+    SELECT
+      pg_catalog.pg_database.oid
+    FROM pg_catalog.pg_database
+    WHERE
+      pg_catalog.pg_database.datname = CURRENT_DATABASE()
+  ) AS TEXT) AS anon_2,
+  locked."table",
+  set_config('application_name', %(application_name)s, TRUE) AS set_config_1
+FROM (
+  SELECT
+    consumer_checkpoints.last_position AS last_position,
+    consumer_checkpoints.failed_position AS failed_position,
+    consumer_checkpoints.attempts AS attempts,
+    consumer_checkpoints.parked_at AS parked_at,
+    consumer_checkpoints.retry_at AS retry_at,
+    tableoid AS "table"
+  FROM consumer_checkpoints
+  WHERE
+    consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+    AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)   FOR UPDATE SKIP LOCKED
+) AS locked;
+
+-- move
+UPDATE consumer_checkpoints SET last_position = CAST(%(position)s AS BIGINT), updated_at = CURRENT_TIMESTAMP, failed_position = NULL, attempts = 0, error = NULL, failed_at = NULL, retry_at = NULL, parked_at = NULL
+WHERE
+  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)
+  AND txid_current() = CAST(%(own_transaction)s AS BIGINT)
+  AND tableoid = %(own_table)s
+RETURNING consumer_checkpoints.partition;
+
+-- read
+SELECT
+  consumer_checkpoints.last_position
+FROM consumer_checkpoints
+WHERE
+  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);
+
+-- status
+SELECT
+  txid_status(CAST(%(transaction)s AS BIGINT)) AS txid_status_1;
+
+-- update
+UPDATE consumer_checkpoints SET consumer_name = CAST(%(consumer_name)s AS VARCHAR), partition = CAST(%(partition)s AS INT), last_position = CAST(%(last_position)s AS BIGINT), updated_at = CAST(%(updated_at)s AS TIMESTAMPTZ), failed_position = CAST(%(failed_position)s AS BIGINT), attempts = CAST(%(attempts)s AS INT), error = CAST(%(error)s AS VARCHAR), failed_at = CAST(%(failed_at)s AS TIMESTAMPTZ), retry_at = CAST(%(retry_at)s AS TIMESTAMPTZ), parked_at = CAST(%(parked_at)s AS TIMESTAMPTZ)
+WHERE
+  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);

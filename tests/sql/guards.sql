@@ -1,0 +1,103 @@
+-- create_guard: pupsourcing_sa_append_only, 1
+CREATE OR REPLACE FUNCTION events_append_only() RETURNS trigger LANGUAGE plpgsql AS $guard$
+-- pupsourcing_sa: append_only, version 1
+BEGIN
+    IF coalesce(current_setting('pupsourcing_sa.allow_rewrite', true), '') <> 'on' THEN
+        RAISE restrict_violation USING
+            MESSAGE = TG_OP || ' on ' || TG_RELID::regclass || ' is refused: events are appended, and never changed',
+            HINT = 'If it has to be: SET LOCAL pupsourcing_sa.allow_rewrite = ''on'', in the same transaction.';
+    END IF;
+    RETURN NULL;
+END
+$guard$;
+
+-- create_guard: pupsourcing_sa_append_only, 2
+CREATE TRIGGER pupsourcing_sa_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events
+FOR EACH STATEMENT EXECUTE FUNCTION events_append_only();
+
+-- replace_guard: pupsourcing_sa_append_only, 1
+CREATE OR REPLACE FUNCTION events_append_only() RETURNS trigger LANGUAGE plpgsql AS $guard$
+-- pupsourcing_sa: append_only, version 1
+BEGIN
+    IF coalesce(current_setting('pupsourcing_sa.allow_rewrite', true), '') <> 'on' THEN
+        RAISE restrict_violation USING
+            MESSAGE = TG_OP || ' on ' || TG_RELID::regclass || ' is refused: events are appended, and never changed',
+            HINT = 'If it has to be: SET LOCAL pupsourcing_sa.allow_rewrite = ''on'', in the same transaction.';
+    END IF;
+    RETURN NULL;
+END
+$guard$;
+
+-- replace_guard: pupsourcing_sa_append_only, 2
+DROP TRIGGER IF EXISTS pupsourcing_sa_append_only ON events;
+
+-- replace_guard: pupsourcing_sa_append_only, 3
+CREATE TRIGGER pupsourcing_sa_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events
+FOR EACH STATEMENT EXECUTE FUNCTION events_append_only();
+
+-- drop_guard: pupsourcing_sa_append_only, 1
+DROP TRIGGER IF EXISTS pupsourcing_sa_append_only ON events;
+
+-- drop_guard: pupsourcing_sa_append_only, 2
+DROP FUNCTION IF EXISTS events_append_only();
+
+-- create_guard: pupsourcing_sa_low_water_mark, 1
+CREATE OR REPLACE FUNCTION events_low_water_mark() RETURNS trigger LANGUAGE plpgsql AS $guard$
+-- pupsourcing_sa: low_water_mark, version 1
+DECLARE
+    mark integer;
+BEGIN
+    IF coalesce(current_setting('pupsourcing_sa.mark_' || TG_RELID, true), '') = '' THEN
+        mark := coalesce(
+            pg_sequence_last_value(
+                pg_get_serial_sequence(
+                    quote_ident(TG_TABLE_SCHEMA) || '.' || quote_ident(TG_TABLE_NAME), 'global_position'
+                )::regclass
+            ) & 2147483647,
+            -1
+        );
+        PERFORM pg_advisory_xact_lock_shared(TG_RELID::integer, mark);
+        PERFORM set_config('pupsourcing_sa.mark_' || TG_RELID, mark::text, true);
+    END IF;
+    RETURN NULL;
+END
+$guard$;
+
+-- create_guard: pupsourcing_sa_low_water_mark, 2
+CREATE TRIGGER pupsourcing_sa_low_water_mark BEFORE INSERT ON events
+FOR EACH STATEMENT EXECUTE FUNCTION events_low_water_mark();
+
+-- replace_guard: pupsourcing_sa_low_water_mark, 1
+CREATE OR REPLACE FUNCTION events_low_water_mark() RETURNS trigger LANGUAGE plpgsql AS $guard$
+-- pupsourcing_sa: low_water_mark, version 1
+DECLARE
+    mark integer;
+BEGIN
+    IF coalesce(current_setting('pupsourcing_sa.mark_' || TG_RELID, true), '') = '' THEN
+        mark := coalesce(
+            pg_sequence_last_value(
+                pg_get_serial_sequence(
+                    quote_ident(TG_TABLE_SCHEMA) || '.' || quote_ident(TG_TABLE_NAME), 'global_position'
+                )::regclass
+            ) & 2147483647,
+            -1
+        );
+        PERFORM pg_advisory_xact_lock_shared(TG_RELID::integer, mark);
+        PERFORM set_config('pupsourcing_sa.mark_' || TG_RELID, mark::text, true);
+    END IF;
+    RETURN NULL;
+END
+$guard$;
+
+-- replace_guard: pupsourcing_sa_low_water_mark, 2
+DROP TRIGGER IF EXISTS pupsourcing_sa_low_water_mark ON events;
+
+-- replace_guard: pupsourcing_sa_low_water_mark, 3
+CREATE TRIGGER pupsourcing_sa_low_water_mark BEFORE INSERT ON events
+FOR EACH STATEMENT EXECUTE FUNCTION events_low_water_mark();
+
+-- drop_guard: pupsourcing_sa_low_water_mark, 1
+DROP TRIGGER IF EXISTS pupsourcing_sa_low_water_mark ON events;
+
+-- drop_guard: pupsourcing_sa_low_water_mark, 2
+DROP FUNCTION IF EXISTS events_low_water_mark();

@@ -1,0 +1,425 @@
+-- aggregate_version
+SELECT
+  aggregate_heads.aggregate_version
+FROM aggregate_heads
+WHERE
+  aggregate_heads.aggregate_type = CAST(%(stream_type)s AS VARCHAR)
+  AND aggregate_heads.aggregate_id = CAST(%(stream_id)s AS VARCHAR);
+
+-- by_id
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.event_id = ANY(
+    CAST(%(event_ids)s AS UUID[])
+  )
+ORDER BY
+  events.global_position;
+
+-- following
+SELECT
+  MIN(events.global_position) AS min_1
+FROM events
+WHERE
+  events.global_position > CAST(%(after)s AS BIGINT);
+
+-- latest_global_position
+SELECT
+  MAX(events.global_position) AS max_1
+FROM events;
+
+-- aggregate_stream: forwards
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.aggregate_type = CAST(%(stream_type)s AS VARCHAR)
+  AND events.aggregate_id = CAST(%(stream_id)s AS VARCHAR)
+  AND events.aggregate_version BETWEEN CAST(%(from_version)s AS BIGINT) AND CAST(%(to_version)s AS BIGINT)
+ORDER BY
+  events.aggregate_version
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- aggregate_stream: backwards
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.aggregate_type = CAST(%(stream_type)s AS VARCHAR)
+  AND events.aggregate_id = CAST(%(stream_id)s AS VARCHAR)
+  AND events.aggregate_version BETWEEN CAST(%(from_version)s AS BIGINT) AND CAST(%(to_version)s AS BIGINT)
+ORDER BY
+  events.aggregate_version DESC
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- page: Scope(aggregate_types=None, event_types=None, correlation_id=None, partitions=1, partition=0)
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position > CAST(%(after)s AS BIGINT)
+  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+ORDER BY
+  events.global_position
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- page: Scope(aggregate_types=None, event_types=('Opened',), correlation_id=None, partitions=1, partition=0)
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position > CAST(%(after)s AS BIGINT)
+  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+  AND events.event_type = ANY(
+    CAST(%(event_types)s AS TEXT[])
+  )
+ORDER BY
+  events.global_position
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- page: Scope(aggregate_types=None, event_types=None, correlation_id='c', partitions=1, partition=0)
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position > CAST(%(after)s AS BIGINT)
+  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+  AND events.correlation_id = CAST(%(correlation)s AS VARCHAR)
+ORDER BY
+  events.global_position
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- page: Scope(aggregate_types=None, event_types=None, correlation_id=None, partitions=4, partition=0)
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position > CAST(%(after)s AS BIGINT)
+  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+  AND (
+    hashtextextended(events.aggregate_id, 0) & 9223372036854775807
+  ) % CAST(%(partitions)s AS BIGINT) = CAST(%(partition)s AS BIGINT)
+ORDER BY
+  events.global_position
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- page: Scope(aggregate_types=('User',), event_types=None, correlation_id=None, partitions=1, partition=0)
+SELECT
+  pupsourcing_row.global_position,
+  pupsourcing_row.aggregate_type,
+  pupsourcing_row.aggregate_id,
+  pupsourcing_row.aggregate_version,
+  pupsourcing_row.uuid_send_1,
+  pupsourcing_row.event_type,
+  pupsourcing_row.event_version,
+  pupsourcing_row.payload,
+  pupsourcing_row.trace_id,
+  pupsourcing_row.correlation_id,
+  pupsourcing_row.causation_id,
+  pupsourcing_row.metadata,
+  pupsourcing_row.timestamptz_send_1
+FROM (
+  SELECT
+    pupsourcing_of_type.global_position AS global_position
+  FROM UNNEST(CAST(%(aggregate_types)s AS TEXT[])) AS anon_1(aggregate_type)
+  JOIN LATERAL (
+    SELECT
+      candidates.global_position AS global_position
+    FROM events AS candidates
+    WHERE
+      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, CAST(%(after)s AS BIGINT))
+      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, CAST(%(up_to)s AS BIGINT))
+    ORDER BY
+      candidates.aggregate_type,
+      candidates.global_position
+    LIMIT CAST(%(limit)s AS BIGINT)
+  ) AS pupsourcing_of_type
+    ON TRUE
+  ORDER BY
+    pupsourcing_of_type.global_position
+  LIMIT CAST(%(limit)s AS BIGINT)
+) AS pupsourcing_page
+JOIN LATERAL (
+  SELECT
+    events.global_position AS global_position,
+    events.aggregate_type AS aggregate_type,
+    events.aggregate_id AS aggregate_id,
+    events.aggregate_version AS aggregate_version,
+    uuid_send(events.event_id) AS uuid_send_1,
+    events.event_type AS event_type,
+    events.event_version AS event_version,
+    events.payload AS payload,
+    events.trace_id AS trace_id,
+    events.correlation_id AS correlation_id,
+    events.causation_id AS causation_id,
+    CAST(events.metadata AS TEXT) AS metadata,
+    timestamptz_send(events.created_at) AS timestamptz_send_1
+  FROM events
+  WHERE
+    events.global_position = pupsourcing_page.global_position
+  LIMIT 1
+) AS pupsourcing_row
+  ON TRUE
+ORDER BY
+  pupsourcing_page.global_position;
+
+-- page: Scope(aggregate_types=('User',), event_types=None, correlation_id='c', partitions=1, partition=0)
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position > CAST(%(after)s AS BIGINT)
+  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+  AND events.correlation_id = CAST(%(correlation)s AS VARCHAR)
+  AND events.aggregate_type = ANY(
+    CAST(%(aggregate_types)s AS TEXT[])
+  )
+ORDER BY
+  events.global_position
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- page: Scope(aggregate_types=('User',), event_types=('Opened',), correlation_id=None, partitions=4, partition=0)
+SELECT
+  pupsourcing_row.global_position,
+  pupsourcing_row.aggregate_type,
+  pupsourcing_row.aggregate_id,
+  pupsourcing_row.aggregate_version,
+  pupsourcing_row.uuid_send_1,
+  pupsourcing_row.event_type,
+  pupsourcing_row.event_version,
+  pupsourcing_row.payload,
+  pupsourcing_row.trace_id,
+  pupsourcing_row.correlation_id,
+  pupsourcing_row.causation_id,
+  pupsourcing_row.metadata,
+  pupsourcing_row.timestamptz_send_1
+FROM (
+  SELECT
+    pupsourcing_of_type.global_position AS global_position
+  FROM UNNEST(CAST(%(aggregate_types)s AS TEXT[])) AS anon_1(aggregate_type)
+  JOIN LATERAL (
+    SELECT
+      candidates.global_position AS global_position
+    FROM events AS candidates
+    WHERE
+      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, CAST(%(after)s AS BIGINT))
+      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, CAST(%(up_to)s AS BIGINT))
+      AND candidates.event_type = ANY(
+        CAST(%(event_types)s AS TEXT[])
+      )
+      AND (
+        hashtextextended(candidates.aggregate_id, 0) & 9223372036854775807
+      ) % CAST(%(partitions)s AS BIGINT) = CAST(%(partition)s AS BIGINT)
+    ORDER BY
+      candidates.aggregate_type,
+      candidates.global_position
+    LIMIT CAST(%(limit)s AS BIGINT)
+  ) AS pupsourcing_of_type
+    ON TRUE
+  ORDER BY
+    pupsourcing_of_type.global_position
+  LIMIT CAST(%(limit)s AS BIGINT)
+) AS pupsourcing_page
+JOIN LATERAL (
+  SELECT
+    events.global_position AS global_position,
+    events.aggregate_type AS aggregate_type,
+    events.aggregate_id AS aggregate_id,
+    events.aggregate_version AS aggregate_version,
+    uuid_send(events.event_id) AS uuid_send_1,
+    events.event_type AS event_type,
+    events.event_version AS event_version,
+    events.payload AS payload,
+    events.trace_id AS trace_id,
+    events.correlation_id AS correlation_id,
+    events.causation_id AS causation_id,
+    CAST(events.metadata AS TEXT) AS metadata,
+    timestamptz_send(events.created_at) AS timestamptz_send_1
+  FROM events
+  WHERE
+    events.global_position = pupsourcing_page.global_position
+  LIMIT 1
+) AS pupsourcing_row
+  ON TRUE
+ORDER BY
+  pupsourcing_page.global_position;
+
+-- page: backwards
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position > CAST(%(after)s AS BIGINT)
+  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+ORDER BY
+  events.global_position DESC
+LIMIT CAST(%(limit)s AS BIGINT);
+
+-- page: aggregate types, backwards
+SELECT
+  pupsourcing_row.global_position,
+  pupsourcing_row.aggregate_type,
+  pupsourcing_row.aggregate_id,
+  pupsourcing_row.aggregate_version,
+  pupsourcing_row.uuid_send_1,
+  pupsourcing_row.event_type,
+  pupsourcing_row.event_version,
+  pupsourcing_row.payload,
+  pupsourcing_row.trace_id,
+  pupsourcing_row.correlation_id,
+  pupsourcing_row.causation_id,
+  pupsourcing_row.metadata,
+  pupsourcing_row.timestamptz_send_1
+FROM (
+  SELECT
+    pupsourcing_of_type.global_position AS global_position
+  FROM UNNEST(CAST(%(aggregate_types)s AS TEXT[])) AS anon_1(aggregate_type)
+  JOIN LATERAL (
+    SELECT
+      candidates.global_position AS global_position
+    FROM events AS candidates
+    WHERE
+      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, CAST(%(after)s AS BIGINT))
+      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, CAST(%(up_to)s AS BIGINT))
+    ORDER BY
+      candidates.aggregate_type DESC,
+      candidates.global_position DESC
+    LIMIT CAST(%(limit)s AS BIGINT)
+  ) AS pupsourcing_of_type
+    ON TRUE
+  ORDER BY
+    pupsourcing_of_type.global_position DESC
+  LIMIT CAST(%(limit)s AS BIGINT)
+) AS pupsourcing_page
+JOIN LATERAL (
+  SELECT
+    events.global_position AS global_position,
+    events.aggregate_type AS aggregate_type,
+    events.aggregate_id AS aggregate_id,
+    events.aggregate_version AS aggregate_version,
+    uuid_send(events.event_id) AS uuid_send_1,
+    events.event_type AS event_type,
+    events.event_version AS event_version,
+    events.payload AS payload,
+    events.trace_id AS trace_id,
+    events.correlation_id AS correlation_id,
+    events.causation_id AS causation_id,
+    CAST(events.metadata AS TEXT) AS metadata,
+    timestamptz_send(events.created_at) AS timestamptz_send_1
+  FROM events
+  WHERE
+    events.global_position = pupsourcing_page.global_position
+  LIMIT 1
+) AS pupsourcing_row
+  ON TRUE
+ORDER BY
+  pupsourcing_page.global_position DESC;

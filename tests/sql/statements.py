@@ -1,0 +1,187 @@
+"""Every statement of the package, as the SQL that the driver gets, formatted for a reader.
+
+A statement that is an attribute of one of the classes below is found by itself. A statement that a method builds is
+recorded by calling the method with a connection that executes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock, patch
+from uuid import UUID
+
+import sqlglot
+from sqlalchemy import ClauseElement
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+
+from pupsourcing_sa import AnyVersion, EventTables, Exact, NoStream, WorkerTables
+from pupsourcing_sa.consumer import Scope
+from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks
+from pupsourcing_sa.postgres.connections import limit_transaction
+from pupsourcing_sa.status._statements import StatusStatements
+from pupsourcing_sa.store._append_statements import AppendStatements
+from pupsourcing_sa.store._position_statements import PositionStatements
+from pupsourcing_sa.store._read_statements import ReadStatements
+from pupsourcing_sa.tables.guard_statements import create_guard, drop_guard, replace_guard
+from pupsourcing_sa.tables.guards import current_guards
+from pupsourcing_sa.worker.coordination.assignments import Assignments
+from pupsourcing_sa.worker.coordination.nodes import Nodes
+from pupsourcing_sa.worker.partition import Partition
+from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
+
+__all__ = ["DIRECTORY", "files", "formatted", "rendered", "statements"]
+
+DIRECTORY = Path(__file__).parent
+
+_DIALECT = PGDialect_psycopg()
+_NODE = UUID(int=1)
+
+
+def files() -> dict[str, str]:
+    """Return the content of each golden file by its name."""
+    return {
+        name: "\n".join(f"-- {title}\n{formatted(statement)};\n" for title, statement in group)
+        for name, group in _groups().items()
+    }
+
+
+def statements() -> Iterator[tuple[str, ClauseElement]]:
+    """Yield every statement with its name."""
+    for name, group in _groups().items():
+        for title, statement in group:
+            yield f"{name}: {title}", statement
+
+
+def _groups() -> dict[str, list[tuple[str, ClauseElement]]]:
+    events, workers = EventTables(), WorkerTables()
+    return {
+        "append.sql": [*_append(events)],
+        "read.sql": [*_attributes(ReadStatements(events)), *_pages(events)],
+        "positions.sql": [*_attributes(PositionStatements(events))],
+        "checkpoints.sql": [*_attributes(CheckpointStatements(workers))],
+        "locks.sql": [
+            ("checkpoint_locks", checkpoint_locks(workers)),
+            *_recorded(limit_transaction, 0.5, "lock_timeout"),
+        ],
+        "nodes.sql": [*_methods(Nodes(workers), _node_arguments)],
+        "assignments.sql": [*_methods(Assignments(workers), _assignment_arguments)],
+        "status.sql": [*_attributes(StatusStatements(events, workers))],
+        "tables.sql": [*_tables(events, workers)],
+        "guards.sql": [*_guards(events)],
+    }  # fmt: skip
+
+
+def _append(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
+    statements = AppendStatements(tables, None)
+    for expected in (NoStream(), Exact(3), AnyVersion()):
+        yield f"one: {expected!r}", statements.one(expected)
+    yield from _attributes(statements)
+    yield "one: NoStream() with a notify channel", AppendStatements(tables, "events").one(NoStream())
+    yield "one: NoStream() with JSONB payloads", AppendStatements(EventTables(payload=JSONB), None).one(NoStream())
+
+
+def _pages(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
+    statements = ReadStatements(tables)
+    yield "aggregate_stream: forwards", statements.aggregate_stream(backwards=False)
+    yield "aggregate_stream: backwards", statements.aggregate_stream(backwards=True)
+    for scope in (
+        Scope(),
+        Scope(event_types=("Opened",)),
+        Scope(correlation_id="c"),
+        Scope(partitions=4),
+        Scope(aggregate_types=("User",)),
+        Scope(aggregate_types=("User",), correlation_id="c"),
+        Scope(aggregate_types=("User",), event_types=("Opened",), partitions=4),
+    ):
+        yield f"page: {scope}", statements.page(scope, backwards=False)
+    yield "page: backwards", statements.page(Scope(), backwards=True)
+    yield "page: aggregate types, backwards", statements.page(Scope(aggregate_types=("User",)), backwards=True)
+
+
+def _tables(events: EventTables, workers: WorkerTables) -> Iterator[tuple[str, ClauseElement]]:
+    for table in (*events.tables, *workers.tables):
+        yield table.name, CreateTable(table)
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            yield str(index.name), CreateIndex(index)
+
+
+def _guards(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
+    for guard in current_guards():
+        for make in (create_guard, replace_guard, drop_guard):
+            for number, statement in enumerate(make(guard, tables.events), 1):
+                yield f"{make.__name__}: {guard.trigger_name}, {number}", statement
+
+
+# -- statements of a class -----------------------------------------------------------------------------------------
+
+
+def _attributes(owner: object) -> Iterator[tuple[str, ClauseElement]]:
+    """Yield the public attributes that are statements."""
+    for name in sorted({*vars(owner), *_properties(type(owner))}):
+        value = getattr(owner, name)
+        if not name.startswith("_") and isinstance(value, ClauseElement):
+            yield name, value
+
+
+def _properties(cls: type) -> Iterator[str]:
+    return (name for name, value in vars(cls).items() if isinstance(value, cached_property))
+
+
+def _methods(owner: Any, arguments: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, ClauseElement]]:
+    """Yield what each public method executes, when it is called with a connection and the arguments of that name."""
+    for name in sorted(name for name, value in vars(type(owner)).items() if callable(value) and name[0] != "_"):
+        yield from _recorded(getattr(owner, name), *arguments.get(name, ()))
+
+
+def _recorded(call: Callable[..., Any], *arguments: Any) -> Iterator[tuple[str, ClauseElement]]:
+    connection = MagicMock()
+    with patch("os.getpid", return_value=4711), patch("socket.gethostname", return_value="host"):
+        call(connection, *arguments)
+    executed = (first for mock_call in connection.mock_calls for first in mock_call.args[:1])
+    statements = [argument for argument in executed if isinstance(argument, ClauseElement)]
+    for number, statement in enumerate(statements, 1):
+        yield call.__name__ + (f", {number}" if len(statements) > 1 else ""), statement
+
+
+_node_arguments: dict[str, tuple[Any, ...]] = {
+    "limit_idleness": (8.0,),
+    "write": (_NODE, ["orders"]),
+    "beat": (_NODE,),
+    "remove": (_NODE,),
+    "remove_silent": (8.0,),
+}
+_assignment_arguments: dict[str, tuple[Any, ...]] = {
+    "declare": ({"orders": 2},),
+    "assign": ({Partition("orders", 0): _NODE},),
+    "runnable": (_NODE,),
+}
+
+# -- rendering -----------------------------------------------------------------------------------------------------
+
+
+def rendered(statement: ClauseElement) -> str:
+    """Return the SQL, with the values that the statement brings itself in place of their parameters."""
+    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    sql = str(compiled)
+    given = {name for name, bind in getattr(compiled, "binds", {}).items() if bind.required}
+    for name, value in ({} if isinstance(statement, ExecutableDDLElement) else compiled.params).items():
+        if name not in given and isinstance(value, (str, int, float, timedelta)):
+            literal = f"'{value}'" if isinstance(value, (str, timedelta)) else str(value)
+            sql = re.sub(rf"%\({name}\)s(::[A-Z]+)?", lambda _, literal=literal: literal, sql)
+    return sql.replace("%%", "%")
+
+
+def formatted(statement: ClauseElement) -> str:
+    """Return the SQL with one clause, and usually one expression, per line."""
+    sql = rendered(statement)
+    if isinstance(statement, ExecutableDDLElement):  # is readable without further formatting
+        return sql.strip().expandtabs(4)
+    [pretty] = sqlglot.transpile(sql, read="postgres", write="postgres", pretty=True, normalize_functions=False)
+    return pretty

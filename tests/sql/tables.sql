@@ -1,0 +1,70 @@
+-- events
+CREATE TABLE events (
+    global_position BIGINT GENERATED ALWAYS AS IDENTITY, 
+    aggregate_type TEXT NOT NULL, 
+    aggregate_id TEXT NOT NULL, 
+    aggregate_version BIGINT NOT NULL, 
+    event_id UUID NOT NULL, 
+    event_type TEXT NOT NULL, 
+    event_version INTEGER DEFAULT 1 NOT NULL, 
+    payload BYTEA NOT NULL, 
+    trace_id TEXT, 
+    correlation_id TEXT, 
+    causation_id TEXT, 
+    metadata JSONB, 
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    CONSTRAINT events_pkey PRIMARY KEY (global_position), 
+    CONSTRAINT events_event_id_key UNIQUE (event_id), 
+    CONSTRAINT events_aggregate_type_aggregate_id_aggregate_version_key UNIQUE (aggregate_type, aggregate_id, aggregate_version)
+);
+
+-- events_aggregate_type_global_position_idx
+CREATE INDEX events_aggregate_type_global_position_idx ON events (aggregate_type, global_position);
+
+-- events_correlation_id_global_position_idx
+CREATE INDEX events_correlation_id_global_position_idx ON events (correlation_id, global_position) WHERE correlation_id IS NOT NULL;
+
+-- aggregate_heads
+CREATE TABLE aggregate_heads (
+    aggregate_type TEXT NOT NULL, 
+    aggregate_id TEXT NOT NULL, 
+    aggregate_version BIGINT NOT NULL, 
+    updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    CONSTRAINT aggregate_heads_pkey PRIMARY KEY (aggregate_type, aggregate_id)
+);
+
+-- worker_nodes
+CREATE TABLE worker_nodes (
+    worker_id UUID NOT NULL, 
+    hostname TEXT NOT NULL, 
+    pid INTEGER NOT NULL, 
+    consumers TEXT[] NOT NULL, 
+    heartbeat_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    CONSTRAINT worker_nodes_pkey PRIMARY KEY (worker_id)
+);
+
+-- consumer_assignments
+CREATE TABLE consumer_assignments (
+    consumer_name TEXT NOT NULL, 
+    partition INTEGER NOT NULL, 
+    worker_id UUID, 
+    updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    CONSTRAINT consumer_assignments_pkey PRIMARY KEY (consumer_name, partition), 
+    CONSTRAINT consumer_assignments_worker_id_fkey FOREIGN KEY(worker_id) REFERENCES worker_nodes (worker_id) ON DELETE SET NULL
+);
+
+-- consumer_checkpoints
+CREATE TABLE consumer_checkpoints (
+    consumer_name TEXT NOT NULL, 
+    partition INTEGER NOT NULL, 
+    last_position BIGINT DEFAULT 0 NOT NULL, 
+    updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    failed_position BIGINT, 
+    attempts INTEGER DEFAULT 0 NOT NULL, 
+    error TEXT, 
+    failed_at TIMESTAMP WITH TIME ZONE, 
+    retry_at TIMESTAMP WITH TIME ZONE, 
+    parked_at TIMESTAMP WITH TIME ZONE, 
+    CONSTRAINT consumer_checkpoints_pkey PRIMARY KEY (consumer_name, partition)
+);
