@@ -1,16 +1,18 @@
-"""Hooks around what the worker does: spans for tracing, and events for counting.
+"""Hooks for tracing and metrics: spans around the worker's operations, and events.
 
-A `Worker` is given an object with two methods, `Telemetry`'s; without one, nothing is called and nothing is collected.
-A span is entered before the work and left after it, with the exception if it fails; ``data`` is a ``dict`` that has, on
-entering, what the first column says, and on leaving, what the second adds; and always ``worker``, the id of the worker.
-Names never change their meaning.
+Pass an object with the two methods of `Telemetry` to the `Worker`. Without one, the worker collects nothing.
+
+The worker enters a span before an operation and leaves it afterwards, with the exception if the operation failed. The
+``data`` of a span or event is a ``dict``. It always contains ``worker``, the worker's id. A span's data contains the
+first column of the table when the span is entered, and also the second when it is left. Names are stable: they never
+change their meaning.
 
 ==========================  =======================================  ==================================================
 span                        data on entering                         added on leaving
 ==========================  =======================================  ==================================================
 ``worker.batch``            ``consumer``, ``partition``              ``events``, ``position``
 ``worker.rebalance``                                                 ``is_leader``, ``nodes``, ``moved``
-``worker.look``                                                      ``position``
+``worker.look``                                                      ``position``: the worker read the stable position
 ==========================  =======================================  ==================================================
 
 ==========================  =========================================================================================
@@ -18,24 +20,26 @@ event                       data
 ==========================  =========================================================================================
 ``worker.started``          ``consumers``
 ``worker.stopped``
-``worker.rejoined``         nothing more: it had been taken for dead
-``worker.node_removed``     ``node``: which was silent for too long
+``worker.rejoined``         no further data: the node was presumed dead and registered again
+``worker.node_removed``     ``node``: id of the node, which had sent no heartbeat
 ``worker.assigned``         ``consumer``, ``partition``
 ``worker.revoked``          ``consumer``, ``partition``
 ``worker.event_failed``     ``consumer``, ``partition``, ``event_id``, ``event_type``, ``global_position``,
                             ``attempts``, ``retry_after`` in seconds
 ``worker.parked``           ``consumer``, ``partition``, ``event_id``, ``event_type``, ``global_position``,
                             ``attempts``
-``worker.recovered``        ``consumer``, ``partition``, ``failures``
-``worker.batch_retried``    ``consumer``, ``partition``, ``retry_after`` in seconds: after a deadlock or an outage
-``worker.batch_overdue``    ``consumer``, ``partition``, ``seconds`` for which the batch has been running, and
-                            ``event_id``, ``event_type``, ``global_position`` of the event that its handler is at, or
-                            ``first_position`` and ``last_position`` of its events
-``worker.holder_ended``     ``consumer``, ``partition``, ``pid``: a dead node's transaction held the checkpoint
+``worker.recovered``        ``consumer``, ``partition``, ``failures``: an event was processed after failures
+``worker.batch_retried``    ``consumer``, ``partition``, ``retry_after`` in seconds: a deadlock, a lost connection or
+                            another failure interrupted the batch that no event caused
+``worker.batch_overdue``    ``consumer``, ``partition``, ``seconds`` for which the batch has been running, and either
+                            ``event_id``, ``event_type``, ``global_position`` of the event being handled, or
+                            ``first_position`` and ``last_position`` of the batch
+``worker.holder_ended``     ``consumer``, ``partition``, ``pid``: terminated a dead node's transaction, which held the
+                            checkpoint
 ``worker.locked_out``       ``consumer``, ``partition``, ``seconds``, ``pid``, ``gid``, ``user``, ``application_name``,
-                            ``state``, ``age``, ``query``: a transaction has had the checkpoint locked for so long; only
-                            the first three where PostgreSQL does not tell which
-``worker.stalled``          ``position``, ``seconds``, ``holders``: the stable position stands still
+                            ``state``, ``age``, ``query``: another transaction has locked the checkpoint for this time.
+                            Only the first three if PostgreSQL does not expose the transaction
+``worker.stalled``          ``position``, ``seconds``, ``holders``: the stable position is stalled
 ``worker.listening``        ``channel``
 ``worker.listener_lost``    ``channel``, ``retry_after`` in seconds
 ==========================  =========================================================================================
@@ -54,10 +58,10 @@ _logger = logging.getLogger("pupsourcing_sa.telemetry")
 
 
 class Telemetry(Protocol):
-    """What a worker calls; the module's documentation has the names and their data.
+    """The interface that a worker calls. The module's documentation lists the names and their data.
 
-    Both methods are called from the event loop and from the threads in which handlers run; they must not block. What
-    they raise is logged and otherwise ignored.
+    Both methods are called from the event loop and from the threads of handlers, so they must not block. The worker
+    logs exceptions that they raise, and continues.
 
     >>> from contextlib import contextmanager
     >>> class Printed:
@@ -74,18 +78,18 @@ class Telemetry(Protocol):
     """
 
     def span(self, name: str, data: dict[str, Any], /) -> AbstractContextManager[Any]:
-        """Wrap a piece of work: a context manager, left with the exception if there is one. It must not swallow it."""
+        """Return a context manager around an operation. It must not suppress the operation's exception."""
 
     def event(self, name: str, data: dict[str, Any], /) -> None:
-        """Take notice of something that happened once."""
+        """Record an event."""
 
 
 class Hooks:
-    """Calls a `Telemetry`, if there is one, and keeps its failures away from the work.
+    """The worker's side of a `Telemetry`. Its failures are logged and do not affect the worker.
 
     Args:
         telemetry: the user's object, or ``None``.
-        common: what the data of each span and event has.
+        common: data of every span and event.
     """
 
     __slots__ = ("_common", "_telemetry")
@@ -96,7 +100,7 @@ class Hooks:
 
     @contextmanager
     def span(self, name: str, **data: Any) -> Iterator[dict[str, Any]]:
-        """A span around the block, which adds to the data that it is given."""
+        """Wrap a block in a span. The block can add to the yielded data."""
         if self._telemetry is None:
             yield data
             return
@@ -116,6 +120,7 @@ class Hooks:
         self._leave(name, span, None)
 
     def event(self, name: str, **data: Any) -> None:
+        """Report an event."""
         if self._telemetry is not None:
             try:
                 self._telemetry.event(name, self._common | data)
@@ -126,13 +131,14 @@ class Hooks:
         try:
             span.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         except Exception as raised:
-            if raised is not error:  # what a generator lets through is the error itself
+            # A generator-based context manager raises the operation's own exception again.
+            if raised is not error:
                 _failed(name)
 
 
 def _failed(name: str) -> None:
-    _logger.exception("telemetry failed; the worker goes on", extra={"hook": name})
+    _logger.exception("telemetry failed; the worker continues", extra={"hook": name})
 
 
-#: Calls nothing.
+#: Hooks without a `Telemetry`.
 NO_TELEMETRY: Final = Hooks()

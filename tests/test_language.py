@@ -37,10 +37,6 @@ pupsourcing_sa/postgres/
 
 pupsourcing_sa/store/
 
-pupsourcing_sa/telemetry.py
-
-pupsourcing_sa/testing/
-
 pupsourcing_sa/worker/__init__.py
 
 pupsourcing_sa/worker/_worker.py

@@ -1,4 +1,4 @@
-"""What applications need to test what they build on this library."""
+"""Support for tests of applications that use this library."""
 
 from __future__ import annotations
 

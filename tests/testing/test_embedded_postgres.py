@@ -153,7 +153,7 @@ def test_a_long_temporary_directory_is_too_long_for_a_socket(temporary: Path, mo
 
 def test_a_server_that_does_not_start_says_why(temporary: Path) -> None:
     with (
-        pytest.raises(RuntimeError, match=r'did not start\n.*unrecognized configuration parameter "nonsense"'),
+        pytest.raises(RuntimeError, match=r'did not start:\n.*unrecognized configuration parameter "nonsense"'),
         embedded_postgres(settings={"nonsense": "1"}),
     ):
         pass
