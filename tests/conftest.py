@@ -10,6 +10,7 @@ from tests.waiting import patiently
 pytest_plugins = [
     "tests.fix_alembic",
     "tests.fix_command",
+    "tests.fix_hypothesis",
     "tests.fix_postgres",
     "tests.fix_store",
     "tests.fix_worker",

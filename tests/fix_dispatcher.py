@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
@@ -23,13 +24,19 @@ from pupsourcing_sa.worker.stable_position import StablePosition
 from tests.fix_store import make_async_engine, make_event, make_tables
 from tests.waiting import patiently, wait_until
 
-__all__ = ["CHANNEL", "KINDS", "LISTENING", "Lookout"]
+__all__ = ["CHANNEL", "KINDS", "LISTENING", "Lookout", "kinds"]
 
 #: A name that needs all the quoting there is.
 CHANNEL = 'Müller\'s "%(shop)s" :news'
 
 #: The driver of an asynchronous engine, or none.
 KINDS: dict[str, str | None] = {"sync": None, "async": "psycopg", "asyncpg": "asyncpg"}
+
+
+def kinds(*daily: str) -> list[Any]:
+    """Return all of `KINDS` as parameters: those that are not named are exhaustive."""
+    return [kind if kind in daily else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in KINDS]
+
 
 #: The backends that listen; to be used with `Lookout.terminate`.
 LISTENING = "query LIKE 'LISTEN %'"
@@ -173,6 +180,18 @@ class Lookout:
                 return self.looks == before
 
             wait_until(is_quiet)
+
+    def polls(self) -> None:
+        """Wait until it looks about as often as one that only polls; both have the same machine."""
+        settings = {"poll_interval": 0.05, "max_poll_interval": 0.05}
+        with Lookout(self.engine, "sync", tables=self.store.tables, dispatcher="poll", **settings) as other:
+
+            def is_busy() -> bool:
+                before = self.looks
+                other.looks_again(5)
+                return self.looks >= before + 3
+
+            wait_until(is_busy)
 
     def arrives(self, position: int) -> None:
         wait_until(lambda: self.position >= position)

@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from pupsourcing_sa.worker.dispatch.dispatcher import interval_after
-from tests.fix_dispatcher import KINDS, Lookout
+from tests.fix_dispatcher import Lookout, kinds
 from tests.fix_network import Proxy
 from tests.fix_postgres import before_statements
 from tests.fix_store import make_event, make_tables
 from tests.fix_worker import Fleet, Recorder
-from tests.waiting import wait_until
+from tests.waiting import patiently, wait_until
 
 CONFIG = WorkerConfig(poll_interval=0.05, max_poll_interval=0.5, reconcile_interval=5)
 
@@ -42,7 +42,7 @@ class TestPause:
         assert interval_after(5, has_news=False, is_settled=False, config=CONFIG) == 0.05
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=kinds("sync"))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -91,6 +91,7 @@ class TestPolling:
 
 
 class TestOutage:
+    @pytest.mark.parametrize("kind", kinds("sync", "asyncpg"))
     def test_it_is_told_of_once_and_so_is_its_end(self, database: Engine, kind: str, caplog: pytest.LogCaptureFixture):
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
         name = database.url.database
@@ -123,6 +124,7 @@ class TestOutage:
         }
         assert {record.worker for record in caplog.records if record.name == "pupsourcing_sa.worker"} == {"w1"}
 
+    @pytest.mark.parametrize("kind", kinds("sync", "asyncpg"))
     def test_a_look_whose_backend_is_terminated_is_repeated(self, engine: Engine, kind: str):
         with polling(engine, kind) as lookout:
             for number in range(1, 6):
@@ -135,7 +137,7 @@ class TestOutage:
         tables = make_tables(engine)
         with Proxy(engine) as proxy:
             there = create_engine(proxy.url)
-            settings = {"heartbeat_interval": 0.05, "heartbeat_timeout": 1.0}
+            settings = {"heartbeat_interval": 0.05, "heartbeat_timeout": patiently(1.0)}
             with polling(there, kind, tables=tables, **settings) as lookout, Session(engine) as session:
                 lookout.looks_again()
                 assert proxy.forget() >= 1
@@ -204,7 +206,7 @@ class TestStall:
 def test_looks_at_a_log_that_is_locked_do_not_pile_up(sync_fleet: Fleet):
     """As by a migration. A thread that waits for it cannot be ended, and neither can its connection."""
     fleet, recorder = sync_fleet, Recorder()
-    times = {"heartbeat_interval": 0.1, "heartbeat_timeout": 0.4}
+    times = {"heartbeat_interval": 0.1, "heartbeat_timeout": patiently(0.4)}
     fleet.start(fleet.worker(fleet.see("all"), telemetry=recorder, **times))
     fleet.wait(lambda: fleet.checkpoint("all") is not None)
     with fleet.engine.connect() as migration:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import PersistedEvent
 from pupsourcing_sa.worker.execution.factory import execution_for
 from tests.fix_worker import Fleet, Recorder
+from tests.waiting import patiently
 
 
 def test_a_failing_event_is_tried_again_while_others_go_on(both_fleets: Fleet, caplog: pytest.LogCaptureFixture):
@@ -109,7 +110,7 @@ def test_work_that_raises_what_no_future_takes_comes_to_an_end(engine: Engine):
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await asyncio.wait_for(execution_for(sessionmaker(engine), 1)("work", work), 10)
+            await asyncio.wait_for(execution_for(sessionmaker(engine), patiently(20))("work", work), patiently(10))
 
     asyncio.run(main())
 

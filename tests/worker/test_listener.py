@@ -16,7 +16,7 @@ from pupsourcing_sa.telemetry import NO_TELEMETRY
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.dispatch.listener import Listener, _Handover
 from pupsourcing_sa.worker.dispatch.notifications import UnsupportedDriverError, open_notifications
-from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout
+from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout, kinds
 from tests.fix_store import make_tables
 from tests.waiting import wait_until
 
@@ -26,12 +26,13 @@ NEVER = {"poll_interval": 600.0, "max_poll_interval": 600.0, "reconcile_interval
 POLL = {"poll_interval": 0.01, "max_poll_interval": 0.05, "reconcile_interval": 600.0}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=kinds("sync", "asyncpg"))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 class TestNotifications:
+    @pytest.mark.parametrize("kind", KINDS)
     def test_a_commit_is_heard(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **NEVER) as lookout:
             lookout.listens()
@@ -255,14 +256,15 @@ class TestLoss:
             lookout.arrives(4)
         assert len(caplog.messages) == 1
 
+    @pytest.mark.parametrize("kind", kinds("sync"))
     def test_after_a_surprise_it_polls_until_there_is_a_notification(self, engine: Engine, kind: str):
-        settings = {"poll_interval": 0.01, "max_poll_interval": 0.05, "reconcile_interval": 1.0}
+        settings = {"poll_interval": 0.01, "max_poll_interval": 0.05, "reconcile_interval": 0.5}
         with Lookout(engine, kind, **settings) as lookout:
             lookout.listens()
             lookout.settles()
             lookout.append(is_silent=True)
             lookout.arrives(1)
-            lookout.looks_again(30)  # by reconciliation that would take 30 seconds
+            lookout.polls()
             lookout.append()
             lookout.arrives(2)
             lookout.settles()

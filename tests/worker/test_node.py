@@ -20,6 +20,7 @@ from pupsourcing_sa import PersistedEvent, consumer
 from tests.fix_network import Proxy, worker_with
 from tests.fix_store import wait_until_blocked
 from tests.fix_worker import INSERT, Fleet, Recorder
+from tests.waiting import patiently
 
 
 class TestMovedBack:
@@ -128,7 +129,7 @@ class Lingering:
         @consumer(name)
         def linger(session: Session, event: PersistedEvent) -> None:
             self.is_begun.set()
-            assert self.may_end.wait(60)
+            assert self.may_end.wait(patiently(60))
             session.execute(INSERT, {"consumer": name, "position": event.global_position})
 
         @consumer(name)
@@ -162,14 +163,14 @@ def test_a_read_model_that_is_built_again_during_a_batch_has_each_event_once(fle
     lingering.may_end.clear()
     try:
         fleet.append(3)
-        assert lingering.is_begun.wait(20)
+        assert lingering.is_begun.wait(patiently(20))
         with fleet.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             pid = connection.scalar(text("SELECT pg_backend_pid()"))
             assert pid is not None
             somebody = fleet.run(lambda: connection.exec_driver_sql(recipe))
             wait_until_blocked(fleet.engine, pid)
             lingering.may_end.set()
-            somebody.join(20)
+            somebody.join(patiently(20))
             assert not somebody.is_alive()
     finally:
         lingering.may_end.set()
@@ -181,9 +182,9 @@ def test_a_read_model_that_is_built_again_during_a_batch_has_each_event_once(fle
 def test_a_node_that_waits_for_its_last_batch_stays_alive(fleet: Fleet, lingering: Lingering):
     """Else others would take it for dead, and end the transaction."""
     fleet.append()
-    worker = fleet.worker(lingering.consumer, heartbeat_interval=0.05, heartbeat_timeout=8.0, shutdown_timeout=60.0)
+    worker = fleet.worker(lingering.consumer, heartbeat_interval=0.05, shutdown_timeout=patiently(60.0))
     thread = fleet.start(worker)
-    assert lingering.is_begun.wait(20)
+    assert lingering.is_begun.wait(patiently(20))
     worker.stop()
     beats = set()
 
@@ -193,7 +194,7 @@ def test_a_node_that_waits_for_its_last_batch_stays_alive(fleet: Fleet, lingerin
 
     fleet.wait(has_beaten)
     lingering.may_end.set()
-    thread.join(20)
+    thread.join(patiently(20))
     assert not thread.is_alive()
     assert fleet.seen("all") == [1]
     assert fleet.query("SELECT * FROM worker_nodes") == []
@@ -207,7 +208,7 @@ def engine_of(fleet: Fleet, there: Engine) -> Engine:
 def test_a_heartbeat_that_is_never_answered_leaves_time_for_another(every_fleet: Fleet, engine: Engine):
     """Before another node takes this one for dead."""
     fleet, recorder = every_fleet, Recorder()
-    times = {"heartbeat_interval": 0.2, "heartbeat_timeout": 4.0}
+    times = {"heartbeat_interval": 0.2, "heartbeat_timeout": patiently(4.0)}
     other = fleet.worker(fleet.see("all"), telemetry=recorder, **times)
     with Proxy(engine) as proxy:
         there = create_engine(proxy.url)
@@ -227,7 +228,7 @@ def test_a_heartbeat_that_is_never_answered_leaves_time_for_another(every_fleet:
         fleet.wait(lambda: fleet.query(beaten, id=worker.id, now=now) != [])
         assert recorder.named("worker.node_removed") == []
         worker.stop()
-        thread.join(20)
+        thread.join(patiently(20))
         assert not thread.is_alive()
     fleet.stop()
     there.dispose()
@@ -263,9 +264,9 @@ def test_a_node_whose_server_does_not_answer_any_more_ends(every_fleet: Fleet, e
         waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
         fleet.wait(lambda: fleet.query(waiting) != [])
         is_in_query.set()
-        assert is_in_tick.wait(20)
+        assert is_in_tick.wait(patiently(20))
         worker.stop()
-        thread.join(10)  # half of it when the machine has nothing else to do; two of psycopg's waits take longer
+        thread.join(patiently(10))  # an idle machine needs half of it; two of psycopg's waits take longer
         assert not thread.is_alive()
     fleet.stop()
     there.dispose()
@@ -304,5 +305,5 @@ def test_processes_forked_after_the_worker_was_made_are_nodes_of_their_own(sync_
         sync_fleet.wait(lambda: sync_fleet.query(nodes) == [(2,)])
         assert processes.stdin is not None
         processes.stdin.close()
-        assert processes.wait(30) == 0
+        assert processes.wait(patiently(30)) == 0
     assert sync_fleet.query(nodes) == [(0,)]

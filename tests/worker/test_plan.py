@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from uuid import UUID
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pupsourcing_sa.worker.coordination.plan import plan
@@ -48,7 +48,6 @@ def test_equal_nodes_differ_by_one_at_most(current, alive):
     assert found[-1] - found[0] <= 1
 
 
-@settings(max_examples=200)
 @given(
     st.dictionaries(st.sampled_from(NAMES[:3]), st.integers(1, 2), min_size=1),
     st.dictionaries(st.sampled_from(NODES[:3]), st.sets(st.sampled_from(NAMES[:3])), min_size=1),
@@ -67,7 +66,6 @@ def test_what_is_planned_stays(current, nodes):
     assert plan(planned, nodes) == planned
 
 
-@settings(max_examples=1000)
 @given(assignments(), st.sets(st.sampled_from(NODES), min_size=1))
 def test_no_more_is_moved_than_evenness_needs(current, alive):
     nodes = {node: set(NAMES) for node in alive}

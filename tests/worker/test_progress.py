@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.worker.processing.overdue import BatchProgress, OverdueMonitor
 from tests.fix_worker import Fleet, Recorder
+from tests.waiting import patiently
 
 
 class Timer:
@@ -113,7 +114,7 @@ class Hanging:
 
     def handle(self, session: Session, event: PersistedEvent) -> None:
         if event.global_position == 3:
-            self.may_end.wait(20)
+            self.may_end.wait(patiently(20))
 
     async def handle_batch_async(self, session: AsyncSession, events: list[PersistedEvent]) -> None:
         for event in events:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.worker import WorkerConfig
 from tests.fix_worker import INSERT, Fleet, Recorder
+from tests.waiting import patiently
 
 
 def test_it_follows_until_it_is_stopped(fleet: Fleet):
@@ -45,7 +46,7 @@ def test_a_stop_reaches_the_worker_that_runs_in_its_place(fleet: Fleet):
     fleet.append()
     fleet.wait(lambda: fleet.seen("all") == [1])
     worker.stop()
-    thread.join(30)
+    thread.join(patiently(30))
     assert not thread.is_alive()
     before = fleet.worker(fleet.see("never"))
     before.stop()
@@ -96,7 +97,7 @@ def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(bot
     def linger(session: Session, event: PersistedEvent) -> None:
         session.execute(INSERT, {"consumer": "all", "position": event.global_position})
         is_in_batch.set()
-        may_end.wait(10)
+        may_end.wait(patiently(10))
 
     @consumer("all")
     async def linger_async(session: AsyncSession, event: PersistedEvent) -> None:
@@ -107,9 +108,9 @@ def test_a_batch_that_does_not_end_is_rolled_back_after_the_shutdown_timeout(bot
     fleet.append(100)
     worker = fleet.worker(linger_async if fleet.is_async else linger, shutdown_timeout=0.05)
     thread = fleet.start(worker)
-    assert is_in_batch.wait(10)
+    assert is_in_batch.wait(patiently(10))
     worker.stop()
-    thread.join(10)
+    thread.join(patiently(10))
     assert not thread.is_alive()
     may_end.set()
     fleet.stop()
@@ -122,7 +123,7 @@ def test_a_thread_of_a_handler_that_hangs_does_not_keep_it(async_fleet: Fleet):
 
     def hang() -> None:
         is_in_batch.set()
-        may_end.wait(60)
+        may_end.wait(patiently(60))
 
     @consumer("all")
     async def linger(session: AsyncSession, event: PersistedEvent) -> None:
@@ -132,9 +133,9 @@ def test_a_thread_of_a_handler_that_hangs_does_not_keep_it(async_fleet: Fleet):
     worker = async_fleet.worker(linger, shutdown_timeout=0.05)
     thread = async_fleet.run(worker.run)
     try:
-        assert is_in_batch.wait(10)
+        assert is_in_batch.wait(patiently(10))
         worker.stop()
-        thread.join(20)
+        thread.join(patiently(20))
         assert not thread.is_alive()
     finally:
         may_end.set()
@@ -220,7 +221,7 @@ def test_a_process_ends_although_nobody_reads_its_log(sync_fleet: Fleet):
     url = sync_fleet.engine.url.render_as_string(hide_password=False)
     with subprocess.Popen([sys.executable, "-c", UNREAD, url], stderr=subprocess.PIPE) as process:
         try:
-            assert process.wait(30) == 1
+            assert process.wait(patiently(30)) == 1
         finally:
             process.kill()
     assert sync_fleet.checkpoint("all").last_position == 0

@@ -4,6 +4,7 @@ import asyncio
 
 from pupsourcing_sa.worker.lifecycle.tasks import wait_for_event
 from pupsourcing_sa.worker.stable_position import StablePosition
+from tests.waiting import patiently
 
 
 async def started(*waits: object) -> list[asyncio.Task[int]]:
@@ -38,7 +39,7 @@ def test_what_has_moved_before_the_wait_is_not_waited_for():
     async def main() -> None:
         stable = StablePosition()
         stable.publish(5)
-        assert await asyncio.wait_for(stable.beyond(4), 1) == 5
+        assert await asyncio.wait_for(stable.beyond(4), patiently(20)) == 5
 
     asyncio.run(main())
 
@@ -49,7 +50,7 @@ def test_one_of_them_can_be_told_to_go():
         one, other = await started(stable.beyond(0, stopping), stable.beyond(0))
         stopping.set()
         stable.wake()
-        assert await asyncio.wait_for(one, 1) == 0
+        assert await asyncio.wait_for(one, patiently(20)) == 0
         assert not other.done()
         other.cancel()
 

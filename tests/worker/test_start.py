@@ -10,6 +10,7 @@ from sqlalchemy import create_engine
 
 from tests.fix_network import deaf_server, refusing_server, worker_with
 from tests.fix_worker import Fleet
+from tests.waiting import patiently
 from tests.worker.test_holders import declare, holding, is_alive
 
 REFUSED = "cannot connect to the database; will retry"
@@ -79,7 +80,7 @@ def test_a_stop_does_not_wait_for_a_server_that_never_answers(every_fleet: Fleet
     with deaf_server() as (url, is_reached):
         worker = worker_with(every_fleet, create_engine(url), every_fleet.see("all"))
         thread = every_fleet.start(worker)
-        assert is_reached.wait(20)
+        assert is_reached.wait(patiently(20))
         worker.stop()
-        thread.join(20)
+        thread.join(patiently(20))
         assert not thread.is_alive(), "it did not return"
