@@ -24,8 +24,8 @@ OVER = "checkpoint is no longer locked"
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Report a lock early, without heartbeats that a busy machine may miss."""
-    make = LockWatch.__init__
-    monkeypatch.setattr(LockWatch, "__init__", lambda self, _: make(self, OVERDUE))
+    make = LockTimer.__init__
+    monkeypatch.setattr(LockTimer, "__init__", lambda self, _: make(self, OVERDUE))
 
 
 @pytest.mark.usefixtures("_impatient")
