@@ -1,4 +1,4 @@
-"""Events as JSON Lines: one object for each event, with the fields of `Event`.
+"""Events as JSON Lines: one object per line, with the fields of `Event`.
 
 .. code-block:: json
 
@@ -25,6 +25,7 @@ from pupsourcing_sa.store import EventStore
 
 __all__ = ["import_events", "parse_event"]
 
+#: The fields, and True for those that are required.
 _FIELDS: Final = {
     "aggregate_type": True,
     "aggregate_id": True,
@@ -41,14 +42,14 @@ _FIELDS: Final = {
 
 
 def parse_event(line: str | bytes) -> Event:
-    """The event of one line.
+    """Return the event of one line.
 
     Args:
-        line: a JSON object with the arguments of `Event`: ``event_id`` as text, ``created_at`` in ISO 8601 with a time
-            zone, ``payload`` any JSON value. Fields that are null are taken as absent, except the payload.
+        line: a JSON object with the arguments of `Event`. ``event_id`` is text, ``created_at`` is in ISO 8601 with a
+            time zone, and ``payload`` is any JSON value. Any other field that is null counts as absent.
 
     Raises:
-        TypeError, ValueError: the line is no such object; the field is named.
+        TypeError, ValueError: the line is not such an object. The message names the field.
     """
     try:
         fields = json.loads(line)
@@ -61,22 +62,22 @@ def parse_event(line: str | bytes) -> Event:
     unknown = sorted(fields.keys() - _FIELDS.keys())
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r}; the fields are {', '.join(_FIELDS)}")
-    given = {name: value for name, value in fields.items() if value is not None or name == "payload"}
+    present = {name: value for name, value in fields.items() if value is not None or name == "payload"}
     for name, is_required in _FIELDS.items():
-        if is_required and name not in given:
+        if is_required and name not in present:
             raise ValueError(f"{name} is missing")
     return Event(
-        **given | _converted(given, "event_id", UUID) | _converted(given, "created_at", datetime.fromisoformat)
+        **present | _convert(present, "event_id", UUID) | _convert(present, "created_at", datetime.fromisoformat)
     )
 
 
-def _converted(given: dict[str, Any], name: str, convert: Callable[[str], Any]) -> dict[str, Any]:
-    if name not in given:
+def _convert(present: dict[str, Any], name: str, convert: Callable[[str], Any]) -> dict[str, Any]:
+    if name not in present:
         return {}
     try:
-        return {name: convert(given[name])}
+        return {name: convert(present[name])}
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{name} {given[name]!r} cannot be read: {error}") from None
+        raise ValueError(f"{name} {present[name]!r} cannot be read: {error}") from None
 
 
 def import_events(
@@ -88,22 +89,19 @@ def import_events(
     first_line: int = 1,
     on_batch: Callable[[int, int], object] = lambda line, events: None,
 ) -> int:
-    """Append events in the order of the lines, whatever their aggregates' versions are.
+    """Append events in the order of the lines, to any version of their aggregates, and return their number.
 
     Args:
-        session_factory: makes the session of each batch.
-        store: the log.
-        lines: the events; empty lines are passed over.
-        batch_size: so many events are one transaction.
-        first_line: lines before this one, counted from 1, are passed over: where an import that failed is to go on.
-        on_batch: called after each commit with the number of the last line and of the batch's events.
-
-    Returns:
-        How many events were appended.
+        session_factory: creates a session for each batch.
+        store: the event store.
+        lines: the events. Empty lines are skipped.
+        batch_size: number of events in one transaction.
+        first_line: number of the first line to read, from 1. It continues an import that failed.
+        on_batch: called after each commit with the number of the last line and the number of events in the batch.
 
     Raises:
-        ImportFailed: a line is bad or was refused; it names the line. Nothing of its batch was appended, and everything
-            before the batch was.
+        ImportFailed: a line is wrong or was refused. The batches before it are committed; nothing of its own batch is
+            appended.
         TablesMissingError: the log's tables do not exist.
     """
     numbered = ((number, line) for number, line in enumerate(lines, 1) if number >= first_line and line.strip())
@@ -125,8 +123,8 @@ def _append(session: Session, store: EventStore, batch: list[tuple[int, str | by
     try:
         for number, line in batch:
             events.append((number, parse_event(line)))
-        # Neighbours of one aggregate are one append; more would change the order of the log.
-        for _, run in groupby(events, key=lambda each: (each[1].aggregate_type, each[1].aggregate_id)):
+        # Adjacent events of one aggregate are one append. Larger appends would change the order of the log.
+        for _, run in groupby(events, key=lambda line: (line[1].aggregate_type, line[1].aggregate_id)):
             neighbours = list(run)
             number = neighbours[0][0]
             store.append(session, AnyVersion(), [event for _, event in neighbours])

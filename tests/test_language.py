@@ -27,11 +27,7 @@ ROOT = Path(__file__).parents[1]
 _NOT_YET = """
 Makefile
 
-pupsourcing_sa/demo/
-
 pupsourcing_sa/errors.py
-
-pupsourcing_sa/jsonlines.py
 
 pupsourcing_sa/postgres/
 

@@ -1,1 +1,1 @@
-"""The demonstration behind ``pupsourcing-sa demo``: the quickstart's application under load, checked at the end."""
+"""The demo of ``pupsourcing-sa demo``: the quickstart's application under load, with a check at the end."""

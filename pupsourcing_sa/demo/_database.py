@@ -1,4 +1,4 @@
-"""Where the demo happens: an embedded server, or a schema of its own on a server of the user's."""
+"""The database of the demo: an embedded server, or a new schema on the user's server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 
 from pupsourcing_sa.testing import embedded_postgres
 
-__all__ = ["Place", "database"]
+__all__ = ["DemoDatabase", "open_database"]
 
 
-class Place:
-    """A database to work in, and what to tell of it."""
+class DemoDatabase:
+    """A database, and its description for the user."""
 
     def __init__(self, url: URL, description: str) -> None:
         self.url = url.render_as_string(hide_password=False)
@@ -23,16 +23,16 @@ class Place:
 
 
 @contextmanager
-def database(url: str | None, *, keep: bool) -> Iterator[Place]:
-    """A place for the demo, removed afterwards unless it is to be kept.
+def open_database(url: str | None, *, keep: bool) -> Iterator[DemoDatabase]:
+    """Open an empty database for the demo, and remove it after the block.
 
     Args:
-        url: of a PostgreSQL database, or ``None`` for an embedded server in a temporary directory.
-        keep: leave the schema in the user's database.
+        url: URL of a PostgreSQL database, or ``None`` for an embedded server in a temporary directory.
+        keep: keep the schema in the user's database.
     """
     if url is None:
         with embedded_postgres() as embedded_url:
-            yield Place(make_url(embedded_url), "embedded, in a temporary directory")
+            yield DemoDatabase(make_url(embedded_url), "embedded, in a temporary directory")
         return
     server = make_url(url)
     if server.get_backend_name() != "postgresql":
@@ -43,7 +43,8 @@ def database(url: str | None, *, keep: bool) -> Iterator[Place]:
     with engine.begin() as connection:
         connection.execute(CreateSchema(schema))
     try:
-        yield Place(server.update_query_dict({"options": f"-csearch_path={schema}"}), f"yours, in schema {schema}")
+        search_path = {"options": f"-csearch_path={schema}"}
+        yield DemoDatabase(server.update_query_dict(search_path), f"your server, in schema {schema}")
     finally:
         if not keep:
             with engine.begin() as connection:

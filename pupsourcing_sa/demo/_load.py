@@ -1,4 +1,4 @@
-"""The demo's load: writing processes, two nodes of a worker of which one dies, and a naive follower for comparison."""
+"""The demo's load: writing processes, two worker nodes of which one is killed, and a naive follower to compare with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Load", "NaiveFollower", "run_load"]
 _events = store.tables.events
 _checkpoints = worker_tables.consumer_checkpoints
 
-#: A node is taken for dead after a quarter of the default, for those who watch.
+#: A node is presumed dead after a quarter of the default time, because a user watches.
 _NODE: Final = (
     *("pupsourcing_sa", "worker", "pupsourcing_sa.demo.follower:worker", "--quiet"),
     *("--heartbeat-interval", "0.5", "--heartbeat-timeout", "2", "--rebalance-interval", "0.5"),
@@ -35,7 +35,7 @@ _NODE: Final = (
 
 
 class NaiveFollower(threading.Thread):
-    """Follows ``global_position > last``, as one would; misses what commits late."""
+    """A thread that reads ``global_position > last`` repeatedly. It misses events whose transactions commit late."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(name="naive-follower", daemon=True)
@@ -48,9 +48,9 @@ class NaiveFollower(threading.Thread):
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             while not self._is_stopping.wait(0.005):
                 position = _events.c.global_position
-                found = connection.scalars(select(position).where(position > last).order_by(position)).all()
-                self.seen.update(found)
-                last = found[-1] if found else last
+                positions = connection.scalars(select(position).where(position > last).order_by(position)).all()
+                self.seen.update(positions)
+                last = positions[-1] if positions else last
 
     def stop(self) -> None:
         self._is_stopping.set()
@@ -58,13 +58,13 @@ class NaiveFollower(threading.Thread):
 
 
 class Load:
-    """What the load amounted to, in seconds: until everything was appended, until it was projected; and the takeover.
+    """Measurements of the load. Times are in seconds.
 
     Attributes:
-        appended_in: from the beginning.
-        projected_in: from the beginning.
-        killed_at: how many events had been projected when the node was killed that ran the consumer.
-        taken_over_in: how long it took from there until it was the other node's.
+        appended_in: time from the start until all events were appended.
+        projected_in: time from the start until the worker had processed all events.
+        killed_at: number of processed events when the node that ran the consumer was killed.
+        taken_over_in: time from then until the other node had taken over the consumer.
     """
 
     def __init__(self) -> None:
@@ -75,54 +75,54 @@ class Load:
 
 
 def run_load(console: Console, engine: Engine, url: str, *, events: int, writers: int) -> Load:
-    """Have several processes append while two nodes follow, and kill the one that is at work; show it.
+    """Append events in several processes while two nodes process them, and kill the node that runs the consumer.
 
     Args:
-        console: where the progress is shown.
+        console: shows the progress.
         engine: the database.
-        url: its URL, for the processes.
-        events: so many are to be committed, in all.
-        writers: by so many processes.
+        url: URL of the database, for the processes.
+        events: total number of events to commit.
+        writers: number of writing processes.
     """
     shares = [events // writers + (number < events % writers) for number in range(writers)]
     commands = [["pupsourcing_sa.demo.writer", f"writer-{number}", str(share)] for number, share in enumerate(shares)]
-    load, began = Load(), time.monotonic()
+    load, started_at = Load(), time.monotonic()
     columns = (TextColumn("   {task.description:<10}"), BarColumn(), MofNCompleteColumn(), _Rate())
     with (
-        tempfile.TemporaryFile("w+") as log,  # of the nodes, which complain of the one that dies
+        tempfile.TemporaryFile("w+") as log,  # of the nodes, which report the node that dies
         _processes([_NODE, _NODE], url, stderr=log) as nodes,
         _processes(commands, url) as writing,
         Progress(*columns, console=console) as bars,
     ):
         start = _counts(engine)[0]
-        appended, projected = (bars.add_task(name, total=events) for name in ("appended", "projected"))
-        killed: int | None = None
+        appended, projected = (bars.add_task(name, total=events) for name in ("appended", "processed"))
+        killed: int | None = None  # a process id
         killed_at = 0.0
         while not load.projected_in:
             time.sleep(0.2)
             is_written = _are_done(writing)
-            in_log, in_read_model, is_level = _counts(engine)
+            in_log, in_read_model, is_caught_up = _counts(engine)
             bars.update(appended, completed=in_log - start)
             bars.update(projected, completed=max(in_read_model - start, 0))
             if is_written and not load.appended_in:
-                load.appended_in = time.monotonic() - began
+                load.appended_in = time.monotonic() - started_at
             if killed is None:
-                if in_read_model - start >= events // 3 and (killed := _node_at_work(engine)):
+                if in_read_model - start >= events // 3 and (killed := _running_node(engine)):
                     os.kill(killed, signal.SIGKILL)
                     load.killed_at, killed_at = in_read_model - start, time.monotonic()
-            elif not load.taken_over_in and _node_at_work(engine) not in (None, killed):
+            elif not load.taken_over_in and _running_node(engine) not in (None, killed):
                 load.taken_over_in = time.monotonic() - killed_at
-            if is_written and is_level and load.taken_over_in:
-                load.projected_in = time.monotonic() - began
+            if is_written and is_caught_up and load.taken_over_in:
+                load.projected_in = time.monotonic() - started_at
             for node in nodes:
                 if node.poll() is not None and node.pid != killed:
                     log.seek(0)
-                    raise RuntimeError(f"a node of the worker ended with status {node.returncode}\n{log.read()}")
+                    raise RuntimeError(f"a worker node ended with status {node.returncode}. Its log:\n{log.read()}")
     return load
 
 
 def _counts(engine: Engine) -> tuple[int, int, bool]:
-    """Events in the log; those that the checkpoint has passed; whether the worker has nothing left to do."""
+    """Return the number of events in the log and of processed ones, and True if the worker has caught up."""
     with Session(engine) as session:
         checkpoint = select(_checkpoints.c.last_position).where(_checkpoints.c.consumer_name == count_providers.name)
         position = session.scalar(checkpoint) or 0
@@ -131,8 +131,8 @@ def _counts(engine: Engine) -> tuple[int, int, bool]:
         return in_log, in_read_model, position == store.latest_global_position(session)
 
 
-def _node_at_work(engine: Engine) -> int | None:
-    """The process that runs the consumer; ``None`` while there is none."""
+def _running_node(engine: Engine) -> int | None:
+    """Return the id of the process that runs the consumer, or ``None`` if no node runs it."""
     nodes, assignments = worker_tables.worker_nodes, worker_tables.consumer_assignments
     with Session(engine) as session:
         return session.scalar(select(nodes.c.pid).join(assignments).where(assignments.c.worker_id.is_not(None)))
@@ -142,7 +142,7 @@ def _are_done(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
     statuses = [process.poll() for process in processes]
     failed = next((status for status in statuses if status), None)
     if failed is not None:
-        raise RuntimeError(f"a writing process ended with status {failed}")
+        raise RuntimeError(f"a writing process failed with status {failed}. Its error is above")
     return None not in statuses
 
 
@@ -150,7 +150,7 @@ def _are_done(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
 def _processes(
     commands: Sequence[Sequence[str]], url: str, *, stderr: IO[str] | None = None
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Python modules as processes; asked to stop at the end, and waited for."""
+    """Run Python modules as processes. Terminate them after the block and wait for them."""
     started = []
     try:
         for command in commands:
@@ -165,7 +165,7 @@ def _processes(
 
 
 class _Rate(ProgressColumn):
-    """Events per second since the beginning."""
+    """Events per second since the start."""
 
     def render(self, task: Task) -> Text:
         seconds = task.finished_time or task.elapsed

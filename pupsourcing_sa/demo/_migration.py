@@ -1,4 +1,4 @@
-"""The demo's migration: a real Alembic environment, and a revision that autogenerate writes into it."""
+"""The demo's migration: an Alembic environment, with a revision by autogenerate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["migrate"]
 
 
 def migrate(url: str, directory: Path) -> Path:
-    """Make an environment, generate a revision, upgrade to it, and check that there is nothing left to generate.
+    """Create an environment, generate a revision, upgrade to it, and check that no difference is left.
 
     Args:
-        url: the database.
+        url: URL of the database.
         directory: an empty directory.
 
     Returns:
-        The revision's file.
+        The file of the revision.
     """
     require_alembic()
 
@@ -47,10 +47,10 @@ def migrate(url: str, directory: Path) -> Path:
 
 
 def _use_metadata_of_the_application(env: Path) -> None:
-    """The edit that the template's comment asks for."""
+    """Make the edit that a comment in the template asks for."""
     before, found, after = env.read_text().partition("target_metadata = MetaData()")
     if not found:
-        raise LookupError(f"{env} is not the template that the demo knows")
+        raise LookupError(f"{env} has no line 'target_metadata = MetaData()'. Adapt the demo to the changed template")
     env.write_text(
         f"{before}from pupsourcing_sa.demo.app import Base  # noqa: E402\n\ntarget_metadata = Base.metadata{after}"
     )

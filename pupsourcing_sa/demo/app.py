@@ -1,4 +1,4 @@
-"""The quickstart's application: users register, and somebody wants to know which mail providers they use."""
+"""The quickstart's application: users register, and a read model counts their mail providers."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def count_providers(session: Session, event: PersistedEvent) -> None:
 
 
 def worker() -> Worker:
-    """What ``pupsourcing-sa worker pupsourcing_sa.demo.app:worker`` runs."""
+    """Return the worker for ``pupsourcing-sa worker pupsourcing_sa.demo.app:worker``."""
     engine = create_engine(os.environ["DATABASE_URL"])
     return Worker(sessionmaker(engine), store, [count_providers], tables=worker_tables)

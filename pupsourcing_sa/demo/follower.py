@@ -12,16 +12,17 @@ from pupsourcing_sa.worker import Worker
 
 __all__ = ["PARENT", "worker"]
 
-#: The variable that has the process id of the demo.
+#: Environment variable with the process id of the demo.
 PARENT: Final = "PUPSOURCING_DEMO_PID"
 
 
 def worker() -> Worker:
-    """The application's worker, which stops when the demo is no longer there to stop it."""
-    made = app.worker()
-    parent = int(os.environ[PARENT])  # getppid() may be somebody else's by now
-    threading.Thread(target=_stop_without, args=(parent, made), name="parent-watch", daemon=True).start()
-    return made
+    """Return the application's worker. It stops when the process of the demo has ended."""
+    node = app.worker()
+    # The demo may have ended already, and getppid() would then return another process.
+    parent = int(os.environ[PARENT])
+    threading.Thread(target=_stop_without, args=(parent, node), name="parent-watch", daemon=True).start()
+    return node
 
 
 def _stop_without(parent: int, worker: Worker) -> None:

@@ -1,7 +1,7 @@
-"""One of the demo's writing processes: ``python -m pupsourcing_sa.demo.writer NAME EVENTS``.
+"""A writing process of the demo: ``python -m pupsourcing_sa.demo.writer NAME EVENTS``.
 
-It does to the log what breaks followers of a growing number: its transactions commit in another order than they got
-their positions, some roll back, some roll back to a savepoint, and they compete for the same users.
+It does everything that breaks a follower of an ascending number. Transactions commit in another order than that of
+their positions. Some roll back, and some roll back to a savepoint. They compete for the same users.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _SHARED_USERS = 20
 
 
 def write(session_factory: sessionmaker[Session], name: str, events: int) -> None:
-    """Commit so many events, and roll back some others."""
-    chance = random.Random(name)
+    """Commit this number of events, and roll back some others."""
+    generator = random.Random(name)
     written = number = 0
     while written < events:
         number += 1
-        email = f"{name}-{number}@{chance.choice(_DOMAINS)}"
+        email = f"{name}-{number}@{generator.choice(_DOMAINS)}"
         with session_factory() as session:
             register(session, f"{name}-{number}", email)
             committed = 1
-            if chance.random() < 0.2 and written + 1 < events:
+            if generator.random() < 0.2 and written + 1 < events:
                 try:
                     with session.begin_nested():
-                        change_email(session, f"shared-{chance.randrange(_SHARED_USERS)}", email)
-                        if chance.random() < 0.2:
-                            raise _Undone
+                        change_email(session, f"shared-{generator.randrange(_SHARED_USERS)}", email)
+                        if generator.random() < 0.2:
+                            raise _RolledBack
                     committed += 1
-                except (OptimisticConcurrencyError, _Undone):
-                    pass  # only the savepoint is rolled back
-            if chance.random() < 0.1:
-                time.sleep(chance.uniform(0, 0.02))
-            if chance.random() < 0.05:
+                except (OptimisticConcurrencyError, _RolledBack):
+                    pass  # the rollback ends at the savepoint
+            if generator.random() < 0.1:
+                time.sleep(generator.uniform(0, 0.02))
+            if generator.random() < 0.05:
                 session.rollback()
             else:
                 session.commit()
@@ -50,14 +50,14 @@ def write(session_factory: sessionmaker[Session], name: str, events: int) -> Non
 
 
 def create_shared_users(session: Session) -> int:
-    """Register the users that all writers compete for; gives their number."""
+    """Register the users that all writers compete for, and return their number."""
     for number in range(_SHARED_USERS):
         register(session, f"shared-{number}", f"shared-{number}@{_DOMAINS[0]}")
     return _SHARED_USERS
 
 
-class _Undone(Exception):
-    pass
+class _RolledBack(Exception):
+    """The writer rolls back to the savepoint on purpose."""
 
 
 if __name__ == "__main__":

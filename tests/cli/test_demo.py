@@ -1,4 +1,4 @@
-"""``pupsourcing-sa demo``: small, on a server of its own and on the tests'."""
+"""``pupsourcing-sa demo``, with few events, on its own server and on the server of the tests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def test_it_shows_and_checks_everything(command: Command):
         "OptimisticConcurrencyError: User 'ann': expected NoStream(), but it is at 1",
         "300/300",
         "321 events in the log",
-        "kill -9 ended the node that was at work; the other went on",
-        "the worker missed 0",
+        "kill -9 ended the node that ran the consumer",
+        "the other node took over",
+        "events missed by the worker: 0",
         "The read model agrees with the log",
     ):
         assert expected in done.stdout
