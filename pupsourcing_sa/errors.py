@@ -4,30 +4,30 @@
 
     PupsourcingError
      ├── AppendError                       nothing of the append was written
-     │    ├── NoEventsError                (also a ValueError)
+     │    ├── NoEventsError                (also a ValueError) the append has no events
      │    ├── OptimisticConcurrencyError   the aggregate is not at the expected version
      │    ├── DuplicateEventError          an event id is in the log already
-     │    ├── KeyTooLongError              (also a ValueError) an aggregate's type or id does not fit into an index
-     │    ├── StaleHeadsError              the log has events that aggregate_heads does not know
+     │    ├── KeyTooLongError              (also a ValueError) an aggregate's type or id exceeds an index entry
+     │    ├── StaleHeadsError              the log has events that are missing in aggregate_heads
      │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only
-     ├── StablePositionError               this session cannot tell which events are stable
-     ├── TablesMissingError                the migrations have not been run
-     ├── TableNameError                    (also a ValueError) the name belongs to another table
+     ├── StablePositionError               the stable position cannot be determined in this session
+     ├── TablesMissingError                the tables do not exist; run the migrations
+     ├── TableNameError                    (also a ValueError) the metadata has another table of this name
      ├── PartitionsError                   (also a ValueError) the tables have another number of partitions
-     ├── PartitionParkedError              a drain met a partition that is parked on a failing event
+     ├── PartitionParkedError              a drain reached a partition that is parked
      ├── HandlerTransactionError           a handler committed or rolled back its session
-     ├── ImportFailed                      a line of an import is bad
-     ├── MissingExtraError                 (also an ImportError) an optional dependency is not installed or too old
-     └── TemplateError                     (also a LookupError) no such Alembic template
+     ├── ImportFailed                      a line of an import is invalid
+     ├── MissingExtraError                 (also an ImportError) an optional dependency is missing or too old
+     └── TemplateError                     (also a LookupError) there is no such Alembic template
 
-Wrong types and values raise the built-in ``TypeError`` and ``ValueError``, naming the argument. Errors of the
-database that are none of the above arrive as SQLAlchemy raised them.
+An argument of a wrong type or value raises the built-in ``TypeError`` or ``ValueError``, which names the argument.
+Other errors of the database arrive as SQLAlchemy raised them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -55,10 +55,24 @@ __all__ = [
 
 
 class PupsourcingError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose.
+
+    The first line of the class's docstring is the default message.
+    """
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+        super().__init__(message or (type(self).__doc__ or type(self).__name__).partition("\n")[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own calls the class with the message, but subclasses take other arguments.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(cls: type[PupsourcingError], args: tuple[Any, ...], state: dict[str, Any]) -> PupsourcingError:
+    error = cls.__new__(cls)
+    super(PupsourcingError, error).__init__(*args)
+    error.__dict__.update(state)
+    return error
 
 
 class AppendError(PupsourcingError):
@@ -72,15 +86,15 @@ class NoEventsError(AppendError, ValueError):
 class OptimisticConcurrencyError(AppendError):
     """The aggregate is not at the expected version.
 
-    Under READ COMMITTED the transaction goes on: read the aggregate again and decide anew. Under REPEATABLE READ and
-    SERIALIZABLE a lost race ends the transaction (SQLSTATE 40001): roll back and repeat all of it.
+    Under READ COMMITTED the transaction stays usable: read the aggregate again, decide again, and retry. Under
+    REPEATABLE READ and SERIALIZABLE a lost race ends the transaction (SQLSTATE 40001): roll back and repeat all of it.
 
     Attributes:
         aggregate_type: type of the aggregate.
         aggregate_id: id of the aggregate.
-        expected: the expected version as it was given.
-        actual: the aggregate's version read right after the conflict, 0 when there is no such aggregate, ``None``
-            when the transaction is over and it cannot be read.
+        expected: the expected version that the caller passed.
+        actual: version of the aggregate, read right after the conflict; 0 if the aggregate does not exist, ``None`` if
+            the transaction has ended and the version cannot be read.
     """
 
     def __init__(self, aggregate_type: str, aggregate_id: str, expected: ExpectedVersion, actual: int | None) -> None:
@@ -88,37 +102,35 @@ class OptimisticConcurrencyError(AppendError):
         self.aggregate_id = aggregate_id
         self.expected = expected
         self.actual = actual
-        found = "another transaction was faster; roll back and try again" if actual is None else f"it is at {actual}"
-        super().__init__(f"{aggregate_type} {aggregate_id!r}: expected {expected!r}, but {found}")
-
-    def __reduce__(self) -> tuple[type[OptimisticConcurrencyError], tuple[object, ...]]:
-        return type(self), (self.aggregate_type, self.aggregate_id, self.expected, self.actual)
+        found = f"found version {actual}; read the aggregate again and retry"
+        if actual is None:
+            found = "another transaction changed it first; roll back and retry the transaction"
+        super().__init__(f"{aggregate_type} {aggregate_id!r}: expected {expected!r}, {found}")
 
 
 class DuplicateEventError(AppendError):
     """An event id is in the log already, or twice in one append.
 
     Attributes:
-        event_ids: the ids concerned; every id of the append where the server does not say which.
+        event_ids: the duplicate ids, or all ids of the append if the server does not report which.
     """
 
     def __init__(self, event_ids: Iterable[UUID]) -> None:
         self.event_ids = tuple(event_ids)
-        names = ", ".join(map(str, self.event_ids[:5])) + (", …" if len(self.event_ids) > 5 else "")
-        super().__init__(f"event ids must be unique in the log; in use already: {names}")
-
-    def __reduce__(self) -> tuple[type[DuplicateEventError], tuple[object, ...]]:
-        return type(self), (self.event_ids,)
+        super().__init__(
+            f"event ids must be unique in the log; in use already: {_shortened(map(str, self.event_ids))}. To retry an "
+            "append that may have been committed, pass idempotent=True; otherwise use new ids"
+        )
 
 
 class KeyTooLongError(AppendError, ValueError):
-    """An aggregate's type or id, or a correlation id, is too long for an index; the transaction is over.
+    """An aggregate's type or id, or a correlation id, exceeds an index entry. The transaction has ended.
 
     Attributes:
         aggregate_type: type of the aggregate.
         aggregate_id: id of the aggregate.
-        name: what is too long: ``aggregate_type``, ``aggregate_id`` or ``correlation_id``.
-        size: how long it is, in bytes.
+        name: the value that is too long: ``aggregate_type``, ``aggregate_id`` or ``correlation_id``.
+        size: its length in bytes.
     """
 
     def __init__(self, aggregate_type: str, aggregate_id: str, name: str, size: int) -> None:
@@ -126,39 +138,32 @@ class KeyTooLongError(AppendError, ValueError):
         self.aggregate_id = aggregate_id
         self.name = name
         self.size = size
-        type_, id_ = (each if len(each) <= 60 else f"{each[:60]}…" for each in (aggregate_type, aggregate_id))
+        type_, id_ = (text if len(text) <= 60 else f"{text[:60]}…" for text in (aggregate_type, aggregate_id))
         super().__init__(
-            f"{type_} {id_!r}: {name} is too long, with {size} bytes; an index of PostgreSQL has room for about 2,600 "
-            "bytes, compressed, of aggregate_type and aggregate_id together, or of a correlation_id: use a shorter "
-            "one, such as a digest of it"
+            f"{type_} {id_!r}: {name} is too long, with {size} bytes. An index entry of PostgreSQL holds about 2,600 "
+            "bytes, after compression, of aggregate_type and aggregate_id together, or of a correlation_id. Use a "
+            "shorter value, such as a digest"
         )
-
-    def __reduce__(self) -> tuple[type[KeyTooLongError], tuple[object, ...]]:
-        return type(self), (self.aggregate_type, self.aggregate_id, self.name, self.size)
 
 
 class StaleHeadsError(AppendError):
-    """The log has events that the table of aggregate heads does not know, as after a restore without it.
+    """The log has events that are missing in the table of aggregate heads. The transaction has ended.
 
-    To try again does not help: rebuild the heads, as docs/howto/append.md shows. The transaction is over.
+    This happens after a restore without the heads. A retry fails again: rebuild the heads (docs/howto/append.md).
 
     Attributes:
-        aggregates: (type, id) of the aggregate concerned; of all in the append where the server does not say which.
+        aggregates: (type, id) of the aggregate, or of all aggregates in the append if the server does not report which.
         table: the table of heads.
     """
 
     def __init__(self, aggregates: Iterable[tuple[str, str]], table: str) -> None:
         self.aggregates = tuple(aggregates)
         self.table = table
-        names = ", ".join(f"{type_} {id_!r}" for type_, id_ in self.aggregates[:5])
-        names += ", …" if len(self.aggregates) > 5 else ""
+        names = _shortened(f"{type_} {id_!r}" for type_, id_ in self.aggregates)
         super().__init__(
-            f"the log has events of {names} that {table} does not know, as after a restore without it; to try again "
-            f"does not help: rebuild {table} from the events, as docs/howto/append.md shows"
+            f"the log has events of {names} that are missing in {table}, as after a restore without it. A retry fails "
+            f"again: rebuild {table} from the events, as docs/howto/append.md shows"
         )
-
-    def __reduce__(self) -> tuple[type[StaleHeadsError], tuple[object, ...]]:
-        return type(self), (self.aggregates, self.table)
 
 
 class TransactionRequiredError(AppendError):
@@ -166,15 +171,15 @@ class TransactionRequiredError(AppendError):
 
 
 class StablePositionError(PupsourcingError):
-    """This session cannot tell which events are stable."""
+    """The stable position cannot be determined in this session."""
 
 
 class TablesMissingError(PupsourcingError):
-    """The tables are not in the database; run your migrations."""
+    """The tables do not exist in the database. Run the migrations."""
 
 
 class TableNameError(PupsourcingError, ValueError):
-    """The table name belongs to another table."""
+    """The metadata has another table of this name."""
 
 
 class PartitionsError(PupsourcingError, ValueError):
@@ -182,8 +187,8 @@ class PartitionsError(PupsourcingError, ValueError):
 
     Attributes:
         consumer: name of the consumer.
-        declared: how many partitions it has in the code.
-        existing: how many it has in the tables.
+        declared: number of partitions in the code.
+        existing: number of partitions in the tables.
     """
 
     def __init__(self, consumer: str, declared: int, existing: int) -> None:
@@ -191,22 +196,18 @@ class PartitionsError(PupsourcingError, ValueError):
         self.declared = declared
         self.existing = existing
         super().__init__(
-            f"consumer {consumer!r} has partitions = {declared}, but in the tables there are {existing}, and each "
-            f"checkpoint stands for another share of the aggregates: set partitions = {existing}; or have it begin "
-            "anew, under another name or, with its workers stopped, by deleting its rows from the tables of "
-            "assignments and checkpoints together with what it wrote"
+            f"consumer {consumer!r} has partitions = {declared}, but the tables have {existing}, and each checkpoint "
+            f"belongs to one of those. Set partitions = {existing}, or give the consumer another name. To start it "
+            "from the beginning, stop its workers and delete its assignments, its checkpoints and what it wrote"
         )
-
-    def __reduce__(self) -> tuple[type[PartitionsError], tuple[object, ...]]:
-        return type(self), (self.consumer, self.declared, self.existing)
 
 
 class PartitionParkedError(PupsourcingError):
-    """The partition is parked: it waits until somebody has dealt with the event that failed.
+    """The partition is parked until an operator resolves the event that failed.
 
     Attributes:
         consumer: name of the consumer.
-        partition: the partition, from 0.
+        partition: number of the partition, from 0.
         position: global position of the event that failed.
     """
 
@@ -215,28 +216,26 @@ class PartitionParkedError(PupsourcingError):
         self.partition = partition
         self.position = position
         super().__init__(
-            f"partition {partition} of consumer {consumer!r} is parked on the event at {position}: deal with what its "
-            "checkpoint says in the column error, then set its parked_at to NULL"
+            f"partition {partition} of consumer {consumer!r} is parked on the event at {position}. Resolve the error "
+            "that its checkpoint has in the column error, then set parked_at to NULL"
         )
-
-    def __reduce__(self) -> tuple[type[PartitionParkedError], tuple[object, ...]]:
-        return type(self), (self.consumer, self.partition, self.position)
 
 
 class HandlerTransactionError(PupsourcingError):
-    """A handler committed or rolled back the session it was given; the worker does that.
+    """A handler committed or rolled back its session, which only the worker may do.
 
-    The batch is rolled back, and counts as a failure. What was committed past the session, as by ``COMMIT`` in SQL,
-    cannot be: then the partition is parked, and the message says what to do.
+    The worker rolls back the batch and counts a failure. A handler that executes ``COMMIT`` past the session cannot be
+    rolled back. In that case the worker parks the partition, and the message explains what to do.
     """
 
 
 class ImportFailed(PupsourcingError):
-    """A line of an import is bad.
+    """A line of an import is invalid.
 
     Attributes:
         line: number of the line, from 1.
-        first_line: first line of its batch, of which nothing was appended; what comes before it is in the log.
+        first_line: first line of its batch. Nothing of the batch was appended; the lines before it are in the log.
+        reason: what is wrong with the line.
     """
 
     def __init__(self, line: int, first_line: int, reason: str) -> None:
@@ -245,17 +244,14 @@ class ImportFailed(PupsourcingError):
         self.reason = reason
         super().__init__(f"line {line}: {reason}")
 
-    def __reduce__(self) -> tuple[type[ImportFailed], tuple[object, ...]]:
-        return type(self), (self.line, self.first_line, self.reason)
-
 
 class MissingExtraError(PupsourcingError, ImportError):
-    """An optional dependency is not installed, or too old.
+    """An optional dependency is not installed or too old.
 
     Attributes:
         package: the distribution that is missing.
         extra: the extra of this distribution that installs it.
-        problem: what is wrong with the one that is installed, or ``None``.
+        problem: what is wrong with the installed version; ``None`` if it is not installed.
     """
 
     def __init__(self, package: str, extra: str, problem: str | None = None) -> None:
@@ -265,9 +261,12 @@ class MissingExtraError(PupsourcingError, ImportError):
         what, how = (problem, "install --upgrade") if problem else (f"{package} is not installed", "install")
         super().__init__(f"{what}: pip {how} 'pupsourcing-sa[{extra}]'")
 
-    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[object, ...]]:
-        return type(self), (self.package, self.extra, self.problem)
-
 
 class TemplateError(PupsourcingError, LookupError):
     """There is no such Alembic template."""
+
+
+def _shortened(names: Iterable[str]) -> str:
+    """List at most five names."""
+    shown = list(names)
+    return ", ".join(shown[:5]) + (", …" if len(shown) > 5 else "")

@@ -25,7 +25,7 @@ def test_it_shows_and_checks_everything(command: Command):
         "+ events",
         "+ users",
         "register bob, roll back    21 users, 21 events",
-        "OptimisticConcurrencyError: User 'ann': expected NoStream(), but it is at 1",
+        "OptimisticConcurrencyError: User 'ann': expected NoStream(), found version 1",
         "300/300",
         "321 events in the log",
         "kill -9 ended the node that ran the consumer",
