@@ -12,7 +12,7 @@ span                        data on entering                         added on le
 ==========================  =======================================  ==================================================
 ``worker.batch``            ``consumer``, ``partition``              ``events``, ``position``
 ``worker.rebalance``                                                 ``is_leader``, ``nodes``, ``moved``
-``worker.look``                                                      ``position``: the worker read the stable position
+``worker.look``                                                      ``position``: the stable position
 ==========================  =======================================  ==================================================
 
 ==========================  =========================================================================================
@@ -29,8 +29,8 @@ event                       data
 ``worker.parked``           ``consumer``, ``partition``, ``event_id``, ``event_type``, ``global_position``,
                             ``attempts``
 ``worker.recovered``        ``consumer``, ``partition``, ``failures``: an event was processed after failures
-``worker.batch_retried``    ``consumer``, ``partition``, ``retry_after`` in seconds: a deadlock, a lost connection or
-                            another failure interrupted the batch that no event caused
+``worker.batch_retried``    ``consumer``, ``partition``, ``retry_after`` in seconds: the batch was interrupted by a
+                            failure that no event caused, such as a deadlock or a lost connection
 ``worker.batch_overdue``    ``consumer``, ``partition``, ``seconds`` for which the batch has been running, and either
                             ``event_id``, ``event_type``, ``global_position`` of the event being handled, or
                             ``first_position`` and ``last_position`` of the batch

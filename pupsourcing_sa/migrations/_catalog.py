@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, CHAR, OID
 from pupsourcing_sa.postgres.catalog import catalog_table
 from pupsourcing_sa.tables.guards import Guard, known_guards
 
-__all__ = ["FoundGuard", "TableKey", "found_guards", "table_key"]
+__all__ = ["ExistingGuard", "TableKey", "read_guards", "table_key"]
 
 #: A schema, None for the default one, and the name of a table in it.
 TableKey = tuple[str | None, str]
@@ -23,7 +23,7 @@ def table_key(dialect: Dialect, schema: str | None, name: str) -> TableKey:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundGuard:
+class ExistingGuard:
     """A guard in the database.
 
     Attributes:
@@ -87,7 +87,7 @@ def _guard_triggers() -> Select[Any]:
     )
 
 
-def found_guards(connection: Connection) -> list[FoundGuard]:
+def read_guards(connection: Connection) -> list[ExistingGuard]:
     """Return the guards of all logs in the database."""
     guards = []
     for row in connection.execute(_guard_triggers()):
@@ -101,5 +101,5 @@ def found_guards(connection: Connection) -> list[FoundGuard]:
             and guard.trigger_type == row.trigger_type
             and guard.body == row.body
         )
-        guards.append(FoundGuard(row.schema, row.table_name, versions[0].name, next(matching, None)))
+        guards.append(ExistingGuard(row.schema, row.table_name, versions[0].name, next(matching, None)))
     return guards

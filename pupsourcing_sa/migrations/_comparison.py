@@ -18,7 +18,7 @@ from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Column, Table, UniqueConstraint
 
-from pupsourcing_sa.migrations._catalog import FoundGuard, TableKey, found_guards, table_key
+from pupsourcing_sa.migrations._catalog import ExistingGuard, TableKey, read_guards, table_key
 from pupsourcing_sa.migrations._operations import (
     AlterLogSequenceOp,
     CreateLogGuardOp,
@@ -35,27 +35,27 @@ __all__ = ["setup"]
 #: A child of Alembic's own logger, so that its messages appear together with Alembic's.
 _log: Final = logging.getLogger("alembic.autogenerate.pupsourcing_sa")
 
-_Guards = dict[str, FoundGuard]
+_Guards = dict[str, ExistingGuard]
 
 
 def setup(plugin: Plugin) -> None:
     """Register the comparisons. Alembic calls this function."""
     # Alembic itself would add an identity to a column that already has a default. The migration would then fail.
     plugin.add_autogenerate_comparator(
-        _leave_serial_to_us, "column", "server_default", qualifier="postgresql", priority=DispatchPriority.FIRST
+        _skip_serial_default, "column", "server_default", qualifier="postgresql", priority=DispatchPriority.FIRST
     )
     # Last, because it revises what other comparators have found.
     plugin.add_autogenerate_comparator(
-        _compare, "schema", "pupsourcing_sa", qualifier="postgresql", priority=DispatchPriority.LAST
+        _compare_logs, "schema", "pupsourcing_sa", qualifier="postgresql", priority=DispatchPriority.LAST
     )
 
 
-def _compare(context: AutogenContext, upgrade: UpgradeOps, schemas: set[str | None]) -> PriorityDispatchResult:
+def _compare_logs(context: AutogenContext, upgrade: UpgradeOps, schemas: set[str | None]) -> PriorityDispatchResult:
     assert context.connection is not None
     guards: dict[TableKey, _Guards] = {}
-    for found in found_guards(context.connection):
-        guards.setdefault(_key(context, found.schema, found.table_name), {})[found.name] = found
-    _keep_constraints(context, upgrade)
+    for guard in read_guards(context.connection):
+        guards.setdefault(_key(context, guard.schema, guard.table_name), {})[guard.name] = guard
+    _rename_constraints(context, upgrade)
     _drop_guards_of_dropped_tables(context, upgrade, guards)
     for log in context.sorted_tables:
         if role_of(log) == "events" and context.run_object_filters(log, log.name, "table", False, None):
@@ -85,7 +85,7 @@ def guard_operations(log: Table, existing_guards: _Guards) -> Iterator[LogOperat
         existing = existing_guards.get(guard.name)
         if not is_guarded(log):
             if existing:
-                yield _drop(existing, log.schema)
+                yield _drop_guard(existing, log.schema)
         elif existing is None:
             yield CreateLogGuardOp(guard.name, log.name, version=guard.version, schema=log.schema)
         elif existing.guard != guard:
@@ -98,7 +98,7 @@ def guard_operations(log: Table, existing_guards: _Guards) -> Iterator[LogOperat
             )
 
 
-def _drop(existing: FoundGuard, schema: str | None) -> DropLogGuardOp:
+def _drop_guard(existing: ExistingGuard, schema: str | None) -> DropLogGuardOp:
     version = existing.guard.version if existing.guard else None
     return DropLogGuardOp(existing.name, existing.table_name, schema=schema, _version=version)
 
@@ -111,10 +111,10 @@ def _drop_guards_of_dropped_tables(
         if isinstance(operation, DropTableOp):
             existing_guards = guards.get(_key(context, operation.schema, operation.table_name), {})
             index = upgrade.ops.index(operation)
-            upgrade.ops[index:index] = [_drop(guard, operation.schema) for guard in existing_guards.values()]
+            upgrade.ops[index:index] = [_drop_guard(guard, operation.schema) for guard in existing_guards.values()]
 
 
-# -- logs that another program created ---------------------------------------------------------------------------
+# -- logs of other programs ----------------------------------------------------------------------------------------
 
 
 def _is_serial(context: AutogenContext, schema: str | None, table_name: str) -> bool:
@@ -126,23 +126,23 @@ def _is_serial(context: AutogenContext, schema: str | None, table_name: str) -> 
     return position is not None and position["default"] is not None and "identity" not in position
 
 
-def _leave_serial_to_us(
+def _skip_serial_default(
     context: AutogenContext,
     operation: Any,
     schema: str | None,
     table_name: str,
     column_name: str,
     existing: Column[Any],
-    wanted: Column[Any],
+    declared: Column[Any],
 ) -> PriorityDispatchResult:
-    """Stop Alembic's comparison of defaults for a BIGSERIAL position, for which `_compare` has an operation."""
-    is_position = role_of(wanted.table) == "events" and column_name == "global_position"
+    """Stop Alembic's comparison of defaults for a BIGSERIAL position, for which `_compare_logs` has an operation."""
+    is_position = role_of(declared.table) == "events" and column_name == "global_position"
     if is_position and _is_serial(context, schema, table_name):
         return PriorityDispatchResult.STOP
     return PriorityDispatchResult.CONTINUE
 
 
-def _keep_constraints(context: AutogenContext, upgrade: UpgradeOps) -> None:
+def _rename_constraints(context: AutogenContext, upgrade: UpgradeOps) -> None:
     """Rename a unique constraint that only has another name. Alembic would drop it and build its index again."""
     assert context.dialect is not None
     format_constraint: Any = context.dialect.identifier_preparer.format_constraint

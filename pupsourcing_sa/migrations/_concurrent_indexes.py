@@ -28,8 +28,8 @@ _IndexName = tuple[str | None, str]
 def concurrent_indexes(context: MigrationContext, revision: Any, directives: list[Any]) -> None:
     """Make autogenerate create and drop indexes of an existing log with ``CONCURRENTLY``, so that appends continue.
 
-    Use it as ``context.configure(process_revision_directives=migrations.concurrent_indexes)``. It applies to indexes of
-    this library's tables that already exist in the database.
+    Use it as ``context.configure(process_revision_directives=migrations.concurrent_indexes)``. It applies to
+    this library's tables, except those that the same revision creates.
 
     ``CREATE INDEX`` locks the log in SHARE mode, so appends wait until the index is built. ``CONCURRENTLY`` takes SHARE
     UPDATE EXCLUSIVE, which does not block appends, but it cannot run in a transaction. Each new index therefore gets a

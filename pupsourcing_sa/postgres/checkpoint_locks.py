@@ -43,8 +43,8 @@ def checkpoint_locks(tables: WorkerTables) -> Select[Any]:
     Two holders are not found, because PostgreSQL does not expose them: one that locked the row under a savepoint that
     was released, and one that shares the lock with others.
 
-    The server reads locks and backend activity at slightly different instants. It keeps the activity that it read
-    first in the caller's transaction.
+    The server reads locks and backend activity at slightly different instants. Within a transaction it reads the
+    activity only once, unless the caller clears that snapshot.
     """
     checkpoints = tables.consumer_checkpoints
     # Read pg_locks once: while it is read, no session can take or release a lock.

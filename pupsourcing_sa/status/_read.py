@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Row
 
-from pupsourcing_sa._checks import check_int, check_seconds, check_type
+from pupsourcing_sa._checks import MAX_BIGINT, check_int, check_seconds, check_type
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.lock_holders import holder_of
@@ -46,14 +46,14 @@ def read_status(
 ) -> Status:
     """Return the status of a log's workers.
 
-    It executes six statements for any number of consumers, and a seventh if a transaction keeps a node from a
-    partition.
+    It executes six statements, whatever the number of consumers, and a seventh if a checkpoint is locked.
 
     **Lag** counts every event above the checkpoint, because only the consumer's code knows its scope. A consumer moves
     its checkpoint past events outside its scope every few seconds, or every 10,000 positions. An idle consumer
-    therefore shows a lag of up to some seconds while other events arrive. `PartitionStatus.lag_seconds` and
-    `Status.held_back_seconds` compare ``created_at``, which the writer can set, with the database's clock. Imported
-    events are as old as their ``created_at``.
+    therefore shows a lag of up to some seconds while other events arrive.
+
+    **Seconds** of lag and of held-back events are measured from ``created_at``, which the writer can set, to the
+    current time of the database's clock. An imported event is as old as its ``created_at``.
 
     Args:
         session: a ``Session`` or a ``Connection``. Use READ COMMITTED, so that each statement sees the current state.
@@ -78,7 +78,7 @@ def read_status(
     check_type("store", store, (EventStore, AsyncEventStore), "an EventStore")
     check_type("tables", tables, (WorkerTables, NoneType), "WorkerTables")
     check_seconds("heartbeat_timeout", heartbeat_timeout)
-    check_int("lag_limit", lag_limit, minimum=1)
+    check_int("lag_limit", lag_limit, minimum=1, maximum=MAX_BIGINT - 1)
     store = store.sync_store if isinstance(store, AsyncEventStore) else store
     tables = tables or WorkerTables(schema=store.tables.events.schema)
     statements = StatusStatements(store.tables, tables)
@@ -88,8 +88,9 @@ def read_status(
     with translated(*tables.tables):
         node_rows = connection.execute(statements.nodes).all()
         partition_rows = connection.execute(statements.partitions, {"max_counted": lag_limit + 1}).all()
-        # Read the log after the checkpoints. Both may advance between two statements, and a checkpoint never exceeds
-        # the last issued position unless the log is restarted or restored.
+        # Read the log after the checkpoints, because both advance meanwhile. A checkpoint never exceeds the position
+        # that was issued last when it was read, and later statements see the same position or a higher one. Only a
+        # restart or a restore of the log breaks this rule.
         log = connection.execute(statements.log, {"stable": stable}).one()
         locks = _read_locks(connection, statements)
     nodes = tuple(_node(row, heartbeat_timeout) for row in node_rows)

@@ -50,7 +50,7 @@ class StatusStatements:
 
     @cached_property
     def nodes(self) -> Select[Any]:
-        """All nodes, oldest first. A sequential scan: the table has one row per process."""
+        """All nodes, oldest first. PostgreSQL scans the table, which has one row per process."""
         c = self._tables.worker_nodes.c
         return select(
             c.worker_id, c.hostname, c.pid, c.consumers, c.created_at, _age(c.heartbeat_at).label("heartbeat_age")
@@ -60,11 +60,10 @@ class StatusStatements:
     def log(self) -> Select[Any]:
         """The current time, the log's last positions, and the age of the first event above ``stable``.
 
-        ``last_position`` is the last one in the log, ``last_issued`` the last one that the sequence has issued. The
-        latter is NULL if the sequence has issued none since it was created or restarted. Both lookups in the log use
-        its primary key.
+        ``last_position`` is the last position in the log. ``last_issued`` is the last one that the sequence has issued,
+        or NULL if it has issued none since it was created or restarted. Both lookups in the log use its primary key.
 
-        It also clears this transaction's snapshot of backend activity, so that `locked` reads the current one.
+        The statement also clears this transaction's snapshot of backend activity, so that `locked` reads a new one.
         """
         position = self._events.c.global_position
         waiting = self._age_of_first(parameter("stable", BigInteger()))
@@ -78,11 +77,10 @@ class StatusStatements:
 
     @cached_property
     def locked(self) -> Select[Any]:
-        """Checkpoints locked by another transaction than a batch of the assigned node, with the holder.
+        """Locked checkpoints with the lock holder, except those locked by a batch of the assigned node.
 
-        ``unmoved`` is the time since the checkpoint moved, an upper bound of the lock's age. If rows are returned, the
-        statement clears this transaction's snapshot of backend activity, so that its next execution reads the current
-        one.
+        ``unmoved`` is the time since the checkpoint moved, an upper bound of the lock's age. A statement that returns
+        rows also clears this transaction's snapshot of backend activity, so that the next one reads a new one.
         """
         locks = checkpoint_locks(self._tables)
         c, a = locks.selected_columns, self._tables.consumer_assignments.c
@@ -98,9 +96,9 @@ class StatusStatements:
 
         A partition without a checkpoint row is at the start of the log. One without an assignment row has no node.
 
-        The log is read by its primary key. Each event is counted once, even if it is above several checkpoints. The
-        parameter ``max_counted`` limits the count between two neighboring checkpoints. A lag up to this limit is exact;
-        a larger one is only known to be larger.
+        PostgreSQL reads the log by its primary key and counts each event once, even if it is above several checkpoints.
+        The parameter ``max_counted`` limits the count between two neighboring checkpoints. A lag up to this limit is
+        exact; a larger one is a lower bound.
         """
         partition, lag = self._partition, self._lag
         c = self._events.c
@@ -146,7 +144,7 @@ class StatusStatements:
         following = func.lead(position, constant(1), _ABOVE_ALL).over(order_by=position)
         reached = select(position, following.label("following")).group_by(position).cte("pupsourcing_reached")
         c = self._events.c
-        # No ORDER BY: before the table is analyzed, it would be planned as a bitmap scan that reads beyond the limit.
+        # No ORDER BY. With it, PostgreSQL plans a bitmap scan until the table is analyzed, and reads beyond the limit.
         between = (
             select(constant(1).label("one"))
             .where(c.global_position > reached.c.position, c.global_position <= reached.c.following)

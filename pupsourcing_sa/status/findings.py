@@ -18,10 +18,10 @@ class StatusLimits:
     Attributes:
         max_lag_events: number of events above a checkpoint; ``None``, the default, for no limit. It must not exceed the
             ``lag_limit`` of `read_status`, because events beyond that are not counted.
-        max_lag_seconds: age of the first event above a checkpoint; ``None``, the default, for no limit.
-        max_stall_seconds: time for which a transaction may hold back committed events.
-        max_lock_seconds: time for which another transaction than the assigned node's batch may lock a checkpoint.
-            Batches of another node, or of a drain, can do that for a short time.
+        max_lag_seconds: age of the first event above a checkpoint, in seconds; ``None``, the default, for no limit.
+        max_stall_seconds: seconds for which a transaction may hold back committed events.
+        max_lock_seconds: seconds for which a transaction may lock a checkpoint, unless it is a batch of the assigned
+            node. A batch of another node or of a drain can do this for a short time.
     """
 
     max_lag_events: int | None = None
@@ -45,7 +45,7 @@ class Finding:
 
 
 def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding]:
-    """Return the problems in a status, those that affect most first; an empty list if there is none.
+    """Return the problems in a status, the most far-reaching first; an empty list if there is none.
 
     Consequences of a larger problem are left out: without a live node, consumers without a node are not reported.
 
@@ -104,9 +104,9 @@ def _ahead_of_log(consumer: ConsumerStatus, last_issued: int) -> Iterator[Findin
     if positions:
         yield Finding(
             "ahead_of_log",
-            f"{_name(consumer)} is at position {max(positions)}, but the log has only issued {last_issued}, as after "
-            "TRUNCATE with RESTART IDENTITY or a restore of the log alone: it will skip the next events. Stop the "
-            "workers. Then delete its checkpoints and what it wrote, to start over, or restore both from the log's "
+            f"{_name(consumer)} is at position {max(positions)}, but the log has only issued {last_issued}, so it will "
+            "skip new events. The log was truncated with RESTART IDENTITY, or restored without the checkpoints. Stop "
+            "the workers. Then delete the consumer's checkpoints and what it wrote, or restore both from the log's "
             "backup",
         )
 

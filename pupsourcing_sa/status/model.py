@@ -74,12 +74,11 @@ class PartitionStatus:
         is_lag_exact: True if `lag_events` is exact; otherwise there are at least this many.
         lag_seconds: seconds since ``created_at`` of the first of these events; 0 if there is none.
         failing: the event that blocks the partition; ``None`` if there is none.
-        locked_by: a transaction that locks the checkpoint and does not have the name of the assigned node. It keeps the
-            node from processing the partition. ``None`` if there is none. A batch of the assigned node itself is not
-            shown, although it holds the lock nearly all the time under load. PostgreSQL does not expose two kinds of
-            holder: several that share the lock, and one that locked under a savepoint that was released.
-        locked_seconds: upper bound of the time for which that transaction has held the lock; 0 if there is none. If
-            this session may not see the age of the transaction, it is also bounded by `lag_seconds`.
+        locked_by: transaction that locks the checkpoint and is not a batch of the assigned node. The node waits for it.
+            ``None`` if there is none, or if PostgreSQL does not expose it: several transactions share the lock, or the
+            lock was taken under a savepoint that was released.
+        locked_seconds: upper bound of the seconds for which that transaction has held the lock; 0 if there is none. It
+            does not exceed `lag_seconds` if this session may not see the transaction's age.
     """
 
     partition: int
@@ -123,7 +122,7 @@ class Status:
         last_issued: last position that the log has issued. The event may be uncommitted, rolled back or deleted; the
             next event gets a higher position. A checkpoint above it belongs to another log.
         stable_position: consumers can read up to this position.
-        held_back_seconds: upper bound of the time for which a transaction has held back committed events from
+        held_back_seconds: upper bound of the seconds for which a transaction has held back committed events from
             consumers; 0 if none does.
         blocking: unfinished transactions that have appended. The first one determines the stable position.
         nodes: the worker processes, oldest first.

@@ -89,6 +89,6 @@ def _checkpoints(named: Naming) -> Sequence[SchemaItem]:
         Column("error", Text, doc="traceback of the last attempt"),
         Column("failed_at", DateTime(timezone=True), doc="time of the last attempt"),
         Column("retry_at", DateTime(timezone=True), doc="time of the next attempt; NULL while parked"),
-        Column("parked_at", DateTime(timezone=True), doc="set NULL to retry a parked partition"),
+        Column("parked_at", DateTime(timezone=True), doc="time of parking; set it to NULL to retry"),
         named.primary_key("consumer_name", "partition"),
     )

@@ -1,4 +1,4 @@
-"""This library's tables on the application's ``MetaData``: declared once, and marked to tell them from its own."""
+"""Declaring this library's tables once on the application's ``MetaData``, and recognizing them there."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class DeclaredTables:
 
 
 def check_declared(tables: Sequence[DeclaredTables]) -> None:
-    """Raise an error unless each argument is a set of tables; the class itself is a common mistake.
+    """Raise an error unless all are objects with tables. A common mistake is to pass the class itself.
 
     Raises:
         TypeError: an argument has another type. The message shows the correct call.

@@ -32,7 +32,7 @@ def is_guarded(log: Table) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A version of a guard: the events that fire its trigger, and the body of its function, the same for every log."""
+    """A version of a guard: its trigger events and function body, which are the same for every log."""
 
     name: str
     version: int
@@ -62,8 +62,8 @@ BEGIN
 END
 """
 
-# The same mark that the store's appends take. The setting shows both that the transaction already has one. A statement
-# trigger runs before the statement's first position is issued, so the mark is below all positions of the statement.
+# The same mark that the store's appends take. A common setting shows that the transaction already has a mark.
+# A statement trigger runs before its statement's first position is issued, so the mark is below all of them.
 _LOW_WATER_MARK_1: Final = """
 -- pupsourcing_sa: low_water_mark, version 1
 DECLARE

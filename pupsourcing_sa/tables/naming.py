@@ -26,7 +26,7 @@ def bounded_name(table: str, suffix: str) -> str:
 def dollar_quoted(text: str, tag: str) -> str:
     """Return text as a dollar-quoted SQL string, with a tag that does not occur in the text.
 
-    Not in apostrophes: ``schema_translate_map`` inserts the schema's name later, and it may contain an apostrophe.
+    Apostrophes would not be safe: ``schema_translate_map`` inserts the schema's name later, and it may contain one.
     """
     while f"${tag}" in text:
         tag += "_"

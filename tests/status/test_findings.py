@@ -125,9 +125,9 @@ class TestDiagnosis:
             "the stable position has been stalled at 5 for 75 s (limit 60 s) by pid 4711 'shop', role app, idle in "
             "transaction, started 75 s ago, last statement: INSERT INTO x; to end it: SELECT "
             "pg_terminate_backend(4711)",
-            "consumer 'a' is at position 1012, but the log has only issued 10, as after TRUNCATE with RESTART "
-            "IDENTITY or a restore of the log alone: it will skip the next events. Stop the workers. Then delete its "
-            "checkpoints and what it wrote, to start over, or restore both from the log's backup",
+            "consumer 'a' is at position 1012, but the log has only issued 10, so it will skip new events. The log was "
+            "truncated with RESTART IDENTITY, or restored without the checkpoints. Stop the workers. Then delete the "
+            "consumer's checkpoints and what it wrote, or restore both from the log's backup",
             "consumer 'a' partitions 1, 3 are not assigned to a node. If this lasts for more than a few seconds, "
             "check the logs of the workers",
             "consumer 'a' partition 0 is failing on event 7 (Placed 00000000-0000-0000-0000-000000000007), attempts "
