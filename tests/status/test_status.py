@@ -365,7 +365,7 @@ class TestMistakes:
                 "heartbeat_timeout must be greater than 0 and at most 1,000,000 seconds, not inf",
             ),
             ({"heartbeat_timeout": "8"}, "heartbeat_timeout must be a number of seconds, not str"),
-            ({"lag_limit": 0}, "lag_limit must be between 1 and 9223372036854775807, not 0"),
+            ({"lag_limit": 0}, "lag_limit must be between 1 and 9223372036854775806, not 0"),
             ({"lag_limit": 1.5}, "lag_limit must be an int, not float"),
             ({"lag_limit": True}, "lag_limit must be an int, not bool"),
         ],
