@@ -1,4 +1,4 @@
-"""An installed distribution with entry points: a directory of metadata, on the path, is one."""
+"""An installed distribution with entry points: a directory on the path with its metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["write_distribution"]
 
 
 def write_distribution(site: Path, name: str, **consumers: str) -> None:
-    """Write what a distribution's installation leaves in ``site``: its metadata, and its consumers' entry points."""
+    """Write the metadata of an installed distribution into ``site``, with an entry point for each consumer."""
     information = site / f"{name.replace('-', '_')}-1.5.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
-from tests.fix_command import COMMAND, Command
+from tests.fix_command import COMMAND, Command, run_in_process
 from tests.waiting import patiently, wait_until
 
 
@@ -36,6 +36,12 @@ def test_it_shows_and_checks_everything(command: Command):
         assert expected in done.stdout
 
 
+def test_a_server_that_is_not_postgresql():
+    done = run_in_process("demo", "--database-url", "mysql://ann:secret@localhost/x")
+    assert done == (2, "", "pupsourcing-sa: --database-url must be a postgresql URL, not mysql://ann:***@localhost/x\n")
+
+
+@pytest.mark.exhaustive
 def test_on_a_given_server_it_works_in_a_schema_of_its_own(command: Command, database_url: str):
     engine = create_engine(database_url)
     before = inspect(engine).get_schema_names()

@@ -129,25 +129,19 @@ def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
         supervisor.close()
 
 
-def test_the_other_nodes_start_when_the_first_one_is_ready(supervise):
-    supervisor = supervise("ready(); wait_for_stop()")
+SIGNALS = [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM]
+TARGETS = [pytest.param(os.kill, id="supervisor", marks=pytest.mark.exhaustive), pytest.param(os.killpg, id="group")]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_nodes_start_when_the_first_one_is_ready_and_stop_at_one_signal(supervise, number: signal.Signals):
+    supervisor = supervise("ready(60); wait_for_stop()")
     for node in (1, 2, 3):
         supervisor.until("node ready", node=node) if node == 1 else supervisor.until("node started", node=node)
     assert supervisor.messages == [
         "supervisor started", "node started 1", "node ready 1", "node started 2", "node started 3",
     ]  # fmt: skip
     assert len(supervisor.nodes()) == 3
-
-
-SIGNALS = [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM]
-TARGETS = [pytest.param(os.kill, id="supervisor", marks=pytest.mark.exhaustive), pytest.param(os.killpg, id="group")]
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_one_signal_stops_all(supervise, number: signal.Signals):
-    supervisor = supervise("ready(60); wait_for_stop()")
-    for _ in range(3):
-        supervisor.until("node ready")
     supervisor.process.send_signal(number)
     assert supervisor.until("stopping the nodes")["signal"] == number.name
     assert supervisor.end() == 0
@@ -174,23 +168,12 @@ def test_a_killed_node_is_restarted(supervise):
     assert supervisor.end() == 0
 
 
-def test_a_crash_at_the_start_is_retried_with_growing_delays(supervise):
-    supervisor = supervise("if attempt < 4: os.kill(os.getpid(), signal.SIGSEGV)\nready(); wait_for_stop()")
-    delays = [supervisor.until("will restart node")["restart_in"] for _ in range(4)]
-    for delay, longest in zip(delays, (0.05, 0.1, 0.2, 0.2), strict=True):
+def test_delays_grow_with_each_crash_and_are_reset_when_a_node_has_settled(supervise):
+    code = "if attempt < 4: os.kill(os.getpid(), signal.SIGSEGV)\nready(); time.sleep(0.4); os.abort()"
+    supervisor = supervise(code, processes=1)
+    delays = [supervisor.until("will restart node")["restart_in"] for _ in range(5)]
+    for delay, longest in zip(delays, (0.05, 0.1, 0.2, 0.2, 0.05), strict=True):
         assert longest * 0.74 <= delay <= longest
-    supervisor.until("node started", node=3)
-    supervisor.process.terminate()
-    assert supervisor.end() == 0
-
-
-def test_the_delay_is_reset_when_a_node_has_settled(supervise):
-    supervisor = supervise(
-        "if attempt < 3: os.kill(os.getpid(), signal.SIGSEGV)\nready(); time.sleep(0.4); os.abort()", processes=1
-    )
-    delays = [supervisor.until("will restart node")["restart_in"] for _ in range(4)]
-    assert delays[2] >= 0.15
-    assert delays[3] <= 0.05
 
 
 @pytest.mark.parametrize("status", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
