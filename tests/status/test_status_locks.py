@@ -239,21 +239,22 @@ class TestAtTheSameTime:
 STRICT = StatusLimits(max_lock_seconds=1e-9)
 
 
-def test_a_log_under_load_is_well_whenever_it_is_looked_at(fleet: Fleet):
-    """A writer and a worker, and a partition that nobody runs, which is locked."""
+@pytest.mark.parametrize("appends", [80, pytest.param(1000, marks=pytest.mark.exhaustive)])
+def test_a_log_under_load_is_well_whenever_it_is_looked_at(fleet: Fleet, appends: int):
+    """There are a writer and a worker, and a locked partition that no node runs."""
     fleet.start(fleet.worker(fleet.see("a"), fleet.see("p", partitions=2), batch_size=3))
     fleet.wait(lambda: fleet.checkpoint("p") is not None)
     fleet.query("INSERT INTO consumer_checkpoints (consumer_name, partition) VALUES ('b', 0)", commit=True)
 
     def write() -> None:
-        for _ in range(250):
+        for _ in range(appends):
             fleet.append(2)
 
     others, locked, looks = [], 0, 0
     writer = fleet.run(write)
     with fleet.engine.connect() as connection:
         connection.execute(text("UPDATE consumer_checkpoints SET attempts = 0 WHERE consumer_name = 'b'"))
-        while writer.is_alive() or len(fleet.seen("a")) < 500 or looks <= 10:
+        while writer.is_alive() or len(fleet.seen("a")) < 2 * appends or looks <= 10:
             with Session(fleet.engine) as session:
                 status = read_status(session, fleet.store, fleet.tables)
             looks += 1

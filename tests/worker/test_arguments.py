@@ -11,22 +11,26 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa import EventStore, consumer
+from pupsourcing_sa import EventStore, EventTables, WorkerTables, consumer
 from pupsourcing_sa.errors import (
     StablePositionError,
     TablesMissingError,
     TransactionRequiredError,
 )
 from pupsourcing_sa.worker import Worker, WorkerConfig
+from pupsourcing_sa.worker.execution.engines import check_engines
 from tests.fix_store import make_tables
 from tests.fix_worker import Fleet
 
+#: A mistake is named before anything is sent to a database.
+NOWHERE = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
 
-def test_what_is_wrong_is_named(engine: Engine):
-    store, factory = EventStore(), sessionmaker(engine)
+
+def test_what_is_wrong_is_named():
+    store, factory = EventStore(), sessionmaker(NOWHERE)
     good = consumer("good")(lambda session, event: None)
     with pytest.raises(TypeError, match="session_factory must be a sessionmaker"):
-        Worker(engine, store, [good])
+        Worker(NOWHERE, store, [good])
     with pytest.raises(TypeError, match="store must be an EventStore"):
         Worker(factory, store.tables, [good])
     with pytest.raises(TypeError, match="is not a consumer"):
@@ -43,18 +47,18 @@ def test_what_is_wrong_is_named(engine: Engine):
         Worker(factory, store, [good], telemetry=object())
 
 
-def test_a_coroutine_handler_needs_an_async_sessionmaker(engine: Engine):
+def test_a_coroutine_handler_needs_an_async_sessionmaker():
     @consumer("coroutine")
     async def handle(session, event) -> None: ...
 
     with pytest.raises(TypeError, match="'coroutine' is a coroutine function, which needs an async_sessionmaker"):
-        Worker(sessionmaker(engine), EventStore(), [handle])
+        Worker(sessionmaker(NOWHERE), EventStore(), [handle])
 
 
-def test_an_engine_of_another_kind_is_refused_before_it_is_used(engine: Engine):
+def test_an_engine_of_another_kind_is_refused_before_it_is_used():
     good = consumer("good")(lambda session, event: None)
     for driver in ("psycopg_async", "asyncpg"):
-        asynchronous = engine.url.set(drivername=f"postgresql+{driver}")
+        asynchronous = NOWHERE.url.set(drivername=f"postgresql+{driver}")
         for made in (create_engine(asynchronous), create_async_engine(asynchronous)):
             with pytest.raises(TypeError, match=r"driver, \w+, is asynchronous: write async_sessionmaker"):
                 Worker(sessionmaker(made), EventStore(), [good]).run()
@@ -159,28 +163,34 @@ def test_a_missing_privilege_is_an_error_and_no_guess(engine: Engine):
             connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
 
 
-@pytest.mark.parametrize(
-    ("options", "partitions", "is_enough"),
-    [
-        ({"pool_size": 5, "max_overflow": 0}, 8, False),
-        ({"pool_size": 5, "max_overflow": 0}, 2, True),
-        ({"pool_size": 5, "max_overflow": 2}, 4, True),
-        ({"pool_size": 5, "max_overflow": -1}, 8, True),
-        ({"pool_size": 0}, 8, True),
-        ({"poolclass": NullPool}, 8, True),
-        ({}, 8, True),
-    ],
-)
-def test_a_pool_that_is_too_small_is_complained_of(
-    fleet: Fleet, caplog: pytest.LogCaptureFixture, options: dict[str, Any], partitions: int, *, is_enough: bool
-):
-    """Batches would take the connection with which the node says that it is alive."""
-    worker = fleet.worker(fleet.see("all", partitions=partitions), concurrency=8)
-    if fleet.is_async:
-        worker._session_factory = async_sessionmaker(create_async_engine(fleet.engine.url, **options))
-    else:
-        worker._session_factory = sessionmaker(create_engine(fleet.engine.url, **options))
-    worker.stop()
-    worker.run()
-    complaints = [(record.pool, record.needed) for record in caplog.records if "pool has fewer" in record.message]  # type: ignore[attr-defined]
-    assert complaints == ([] if is_enough else [(5, 11)])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_warning_of_a_pool_that_is_too_small(caplog: pytest.LogCaptureFixture, kind: str):
+    """Batches would take the connection with which the node sends its heartbeats."""
+    for options, wanted, is_enough in [
+        ({"pool_size": 5, "max_overflow": 0}, 11, False),
+        ({"pool_size": 5, "max_overflow": 0}, 5, True),
+        ({"pool_size": 5, "max_overflow": 2}, 7, True),
+        ({"pool_size": 5, "max_overflow": 2}, 8, False),
+        ({"pool_size": 5, "max_overflow": -1}, 11, True),
+        ({"pool_size": 0}, 11, True),
+        ({"poolclass": NullPool}, 11, True),
+        ({}, 11, True),
+    ]:
+        caplog.clear()
+        if kind == "async":
+            factory: Any = async_sessionmaker(create_async_engine(NOWHERE.url, **options))
+        else:
+            factory = sessionmaker(create_engine(NOWHERE.url, **options))
+        check_engines(factory, EventTables().events, WorkerTables().consumer_checkpoints, wanted=wanted)
+        assert len(caplog.records) == (not is_enough), (options, wanted)
+
+
+def test_a_worker_needs_connections_besides_those_of_its_batches(sync_fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    small = create_engine(sync_fleet.engine.url, pool_size=5, max_overflow=0)
+    for partitions, warnings in ((2, []), (8, [(5, 11)])):
+        worker = sync_fleet.worker(sync_fleet.see("all", partitions=partitions), concurrency=8)
+        worker._session_factory = sessionmaker(small)
+        worker.stop()
+        worker.run()
+        found = [(record.pool, record.needed) for record in caplog.records if hasattr(record, "pool")]  # type: ignore[attr-defined]
+        assert found == warnings

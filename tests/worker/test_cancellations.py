@@ -41,64 +41,77 @@ async def after_it_has_returned() -> None:
     asyncio.get_running_loop().call_soon(own_task().cancel)
 
 
-def cancelling(cancel: Callable[[], Awaitable[None]]) -> Any:
-    """A consumer that does it at the last of three events."""
+def cancelling(cancel: Callable[[], Awaitable[None]], name: str = "cancelling") -> Any:
+    """Make a consumer that does it at the last of three events."""
 
-    @consumer("cancelling", max_attempts=2)
+    @consumer(name, max_attempts=2)
     async def handle(session: AsyncSession, event: PersistedEvent) -> None:
-        await session.execute(INSERT, {"consumer": "cancelling", "position": event.global_position})
+        await session.execute(INSERT, {"consumer": name, "position": event.global_position})
         if event.global_position == 3:
             await cancel()
 
     return handle
 
 
-@consumer("cancelling", max_attempts=2)
-def by_a_function(session: Session, event: PersistedEvent) -> None:
-    session.execute(INSERT, {"consumer": "cancelling", "position": event.global_position})
-    if event.global_position == 3:
-        own_task().cancel()
+def by_a_function(name: str = "cancelling") -> Any:
+    @consumer(name, max_attempts=2)
+    def handle(session: Session, event: PersistedEvent) -> None:
+        session.execute(INSERT, {"consumer": name, "position": event.global_position})
+        if event.global_position == 3:
+            own_task().cancel()
+
+    return handle
 
 
-every_handler = pytest.mark.parametrize(
-    "handler",
-    [*map(cancelling, (and_awaits, and_returns, and_fails)), by_a_function],
-    ids=["and awaits", "and returns", "and fails", "in a function"],
-)
-
-
-@every_handler
-def test_a_handler_that_cancels_its_own_task_has_failed(async_fleet: Fleet, handler: Any):
+def test_a_handler_that_cancels_its_own_task_has_failed(async_fleet: Fleet):
     fleet, recorder = async_fleet, Recorder()
+    handlers = {cancel.__name__: cancelling(cancel, cancel.__name__) for cancel in (and_awaits, and_returns, and_fails)}
+    handlers["function"] = by_a_function("function")
     fleet.append(3)
-    fleet.start(fleet.worker(handler, fleet.see("other"), telemetry=recorder))
-    fleet.wait(lambda: fleet.attempts("cancelling") == 2)
+    fleet.start(fleet.worker(*handlers.values(), fleet.see("other"), telemetry=recorder))
+    for name in handlers:
+        fleet.wait(lambda name=name: fleet.attempts(name) == 2)
     fleet.append()
     fleet.wait(lambda: fleet.seen("other") == [1, 2, 3, 4])
-    found = fleet.checkpoint("cancelling")
-    assert (found.last_position, found.failed_position, found.parked_at is None) == (2, 3, False)
-    assert "CancelledError" in found.error
-    assert [each["attempts"] for each in recorder.named("worker.event_failed")] == [1]
+    for name in handlers:
+        found = fleet.checkpoint(name)
+        assert (found.last_position, found.failed_position, found.parked_at is None) == (2, 3, False), name
+        assert "CancelledError" in found.error, name
+    failed = [(data["consumer"], data["attempts"]) for data in recorder.named("worker.event_failed")]
+    assert sorted(failed) == sorted((name, 1) for name in handlers)
 
 
-@pytest.mark.parametrize("cancel", [and_awaits, and_returns, and_fails], ids=lambda cancel: cancel.__name__)
-def test_nothing_is_left_of_it_for_the_next_attempt(async_fleet: Fleet, cancel: Callable[[], Awaitable[None]]):
+def test_nothing_is_left_of_it_for_the_next_attempt(async_fleet: Fleet):
     """Task groups and timeouts of a task that still counts as cancelled may end in the wrong error."""
-    requests: list[int] = []
+    requests: dict[str, list[int]] = {}
 
-    @consumer("cancelling")
-    async def handle(session: AsyncSession, event: PersistedEvent) -> None:
-        requests.append(own_task().cancelling())
-        if len(requests) == 1:
-            await cancel()
+    def once(cancel: Callable[[], Awaitable[None]]) -> Any:
+        mine = requests[cancel.__name__] = []
+
+        @consumer(cancel.__name__)
+        async def handle(session: AsyncSession, event: PersistedEvent) -> None:
+            mine.append(own_task().cancelling())
+            if len(mine) == 1:
+                await cancel()
+
+        return handle
 
     async_fleet.append()
-    async_fleet.start(async_fleet.worker(handle))
-    async_fleet.wait(lambda: len(requests) == 2)
-    assert requests == [0, 0]
+    async_fleet.start(async_fleet.worker(*map(once, (and_awaits, and_returns, and_fails))))
+    async_fleet.wait(lambda: all(len(mine) == 2 for mine in requests.values()))
+    assert list(requests.values()) == [[0, 0]] * 3
 
 
-@every_handler
+@pytest.mark.parametrize(
+    "handler",
+    [
+        cancelling(and_awaits),
+        pytest.param(cancelling(and_returns), marks=pytest.mark.exhaustive),
+        pytest.param(cancelling(and_fails), marks=pytest.mark.exhaustive),
+        by_a_function(),
+    ],
+    ids=["and awaits", "and returns", "and fails", "in a function"],
+)
 def test_a_drain_raises_it(async_fleet: Fleet, handler: Any):
     async_fleet.append(3)
     with pytest.raises(RuntimeError, match="the handler of consumer 'cancelling' was cancelled") as caught:
@@ -172,21 +185,24 @@ async def by_a_timeout_around_it(session: AsyncSession) -> None:
         await session.execute(text("SELECT pg_sleep(60)"))
 
 
-@pytest.mark.parametrize("wait", [by_timeout, by_a_timeout_around_it])
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_a_time_limit_of_the_handler_is_its_failure(
-    engine: Engine, driver: str, wait: Callable[[AsyncSession], Awaitable[Any]]
-):
+def test_a_time_limit_of_the_handler_is_its_failure(engine: Engine, driver: str):
     """Although SQLAlchemy throws the connection away, as it does with one that was lost."""
 
-    @consumer("slow", max_attempts=2)
-    async def handle(session: AsyncSession, event: PersistedEvent) -> None:
-        await wait(session)
+    def slow(wait: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
+        @consumer(wait.__name__, max_attempts=2)
+        async def handle(session: AsyncSession, event: PersistedEvent) -> None:
+            await wait(session)
 
+        return handle
+
+    waits = by_timeout, by_a_timeout_around_it
     fleet = Fleet(engine, is_async=True, driver=driver)
     fleet.append()
-    fleet.start(fleet.worker(handle))
-    fleet.wait(lambda: fleet.checkpoint("slow") is not None and fleet.checkpoint("slow").parked_at is not None)
+    fleet.start(fleet.worker(*map(slow, waits)))
+    for wait in waits:
+        fleet.wait(lambda name=wait.__name__: (row := fleet.checkpoint(name)) is not None and row.parked_at is not None)
     fleet.stop()
-    assert fleet.attempts("slow") == 2
-    assert "TimeoutError" in fleet.checkpoint("slow").error
+    for wait in waits:
+        assert fleet.attempts(wait.__name__) == 2
+        assert "TimeoutError" in fleet.checkpoint(wait.__name__).error

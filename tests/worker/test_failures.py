@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -86,20 +87,22 @@ def test_a_handler_that_exits_does_not_end_the_worker(both_fleets: Fleet):
     assert "SystemExit: 3" in fleet.checkpoint("leaving").error
 
 
-@pytest.mark.parametrize("raised", [KeyboardInterrupt, GeneratorExit])
-def test_what_the_event_loop_is_ended_by_is_a_failure_where_there_is_none(
-    sync_fleet: Fleet, raised: type[BaseException]
-):
+def test_what_ends_an_event_loop_is_a_failure_where_there_is_none(sync_fleet: Fleet):
     """A handler's thread gets neither Ctrl-C nor the end of a coroutine: it is the handler's own."""
+    fleet, errors = sync_fleet, (KeyboardInterrupt, GeneratorExit)
 
-    def leave(event: PersistedEvent) -> None:
-        raise raised
+    def leaving(error: type[BaseException]) -> Any:
+        def leave(event: PersistedEvent) -> None:
+            raise error
 
-    fleet = sync_fleet
+        return fleet.see(error.__name__, check=leave, max_attempts=2)
+
     fleet.append()
-    fleet.start(fleet.worker(fleet.see("leaving", check=leave, max_attempts=2), fleet.see("other")))
-    fleet.wait(lambda: fleet.attempts("leaving") == 2 and fleet.seen("other") == [1])
-    assert raised.__name__ in fleet.checkpoint("leaving").error
+    fleet.start(fleet.worker(*map(leaving, errors), fleet.see("other")))
+    for error in errors:
+        fleet.wait(lambda name=error.__name__: fleet.attempts(name) == 2)
+        assert error.__name__ in fleet.checkpoint(error.__name__).error
+    fleet.wait(lambda: fleet.seen("other") == [1])
 
 
 def test_work_that_raises_what_no_future_takes_comes_to_an_end(engine: Engine):

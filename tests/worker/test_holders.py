@@ -240,7 +240,7 @@ def declare(fleet: Fleet) -> Checkpoint:
     return Checkpoint(fleet.tables, "all", 0)
 
 
-@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("moves", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_a_worker_ends_a_dead_node_and_goes_on(fleet: Fleet, moves: bool, caplog: pytest.LogCaptureFixture):
     checkpoint, recorder = declare(fleet), Recorder()
     fleet.start(fleet.worker(fleet.see("all"), telemetry=recorder))

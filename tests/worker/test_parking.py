@@ -81,18 +81,14 @@ def test_only_the_partition_of_the_event(fleet: Fleet):
     fleet.wait(lambda: [tuple(row) for row in fleet.query(states)] == expected)
 
 
-@pytest.mark.parametrize("is_batch", [False, True])
-def test_a_batch_handler_is_parked_by_the_event_and_not_by_the_search_for_it(fleet: Fleet, is_batch: bool):
-    failing = Failing(6)
+def test_a_batch_handler_is_parked_by_the_event_and_not_by_the_search_for_it(fleet: Fleet):
     fleet.append(10)
-    if is_batch:
-        consumes = fleet.see_batches("failing", check=lambda events: list(map(failing, events)), max_attempts=2)
-    else:
-        consumes = fleet.see("failing", check=failing, max_attempts=2)
-    fleet.start(fleet.worker(consumes))
-    fleet.wait(lambda: is_parked(fleet, "failing"))
-    found = fleet.checkpoint("failing")
-    assert (found.last_position, found.failed_position, found.attempts) == (5, 6, 2)
+    by_batch = fleet.see_batches("batches", check=lambda events: list(map(Failing(6), events)), max_attempts=2)
+    fleet.start(fleet.worker(by_batch, fleet.see("events", check=Failing(6), max_attempts=2)))
+    for name in ("batches", "events"):
+        fleet.wait(lambda name=name: is_parked(fleet, name))
+        found = fleet.checkpoint(name)
+        assert (found.last_position, found.failed_position, found.attempts) == (5, 6, 2)
 
 
 def test_a_drain_says_so(fleet: Fleet):

@@ -126,39 +126,40 @@ class Hanging:
 
     def consumer(self, fleet: Fleet, *, is_batch: bool) -> Any:
         if not is_batch:
-            return consumer("hanging")(self.handle_async if fleet.is_async else self.handle)
+            return consumer("events")(self.handle_async if fleet.is_async else self.handle)
 
         class Batches:
-            name = "hanging"
+            name = "batches"
             handle_batch = staticmethod(self.handle_batch_async if fleet.is_async else self.handle_batch)
 
         return Batches()
 
 
-@pytest.mark.parametrize("is_batch", [False, True], ids=["event", "batch"])
-def test_a_handler_that_hangs(fleet: Fleet, is_batch: bool, caplog: pytest.LogCaptureFixture):
+def test_a_handler_that_hangs(fleet: Fleet, caplog: pytest.LogCaptureFixture):
     hanging, recorder = Hanging(), Recorder()
+
+    def reported() -> dict[str, dict[str, Any]]:
+        return {data["consumer"]: data for data in recorder.named("worker.batch_overdue")}
+
     fleet.append(5)
-    worker = fleet.worker(
-        hanging.consumer(fleet, is_batch=is_batch), fleet.see("other"), telemetry=recorder, stall_warning=0.5
-    )
-    fleet.start(worker)
-    fleet.wait(lambda: any(each["consumer"] == "hanging" for each in recorder.named("worker.batch_overdue")))
+    consumers = hanging.consumer(fleet, is_batch=False), hanging.consumer(fleet, is_batch=True), fleet.see("other")
+    fleet.start(fleet.worker(*consumers, telemetry=recorder, stall_warning=0.2))
+    fleet.wait(lambda: {"events", "batches"} <= reported().keys())
     hanging.may_end.set()
-    fleet.wait(lambda: fleet.checkpoint("hanging").last_position == 5)
+    for name in ("events", "batches"):
+        fleet.wait(lambda name=name: fleet.checkpoint(name).last_position == 5)
     fleet.stop()
-    (told,) = (each for each in recorder.named("worker.batch_overdue") if each["consumer"] == "hanging")
-    assert told["partition"] == 0
-    assert told["seconds"] >= 0.5
-    if is_batch:
-        assert (told["first_position"], told["last_position"]) == (1, 5)
-        assert "global_position" not in told
-    else:
-        assert (told["global_position"], told["event_type"]) == (3, "UserRegistered")
-        assert told["event_id"] == str(fleet.query("SELECT event_id FROM events WHERE global_position = 3")[0][0])
-    warnings = [each for each in caplog.records if each.message == "batch is still running"]
-    (warning,) = (each for each in warnings if each.consumer == "hanging")
-    assert (warning.levelno, warning.seconds) == (logging.WARNING, told["seconds"])
+    events, batches = reported()["events"], reported()["batches"]
+    assert (batches["first_position"], batches["last_position"]) == (1, 5)
+    assert "global_position" not in batches
+    assert (events["global_position"], events["event_type"]) == (3, "UserRegistered")
+    assert events["event_id"] == str(fleet.query("SELECT event_id FROM events WHERE global_position = 3")[0][0])
+    for data in (events, batches):
+        assert data["partition"] == 0
+        assert data["seconds"] >= 0.2
+        warnings = [record for record in caplog.records if record.message == "batch is still running"]
+        (warning,) = (record for record in warnings if record.consumer == data["consumer"])
+        assert (warning.levelno, warning.seconds) == (logging.WARNING, data["seconds"])
 
 
 def test_a_batch_that_has_no_events_yet():

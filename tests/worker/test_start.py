@@ -16,7 +16,7 @@ from tests.worker.test_holders import declare, holding, is_alive
 REFUSED = "cannot connect to the database; will retry"
 
 
-@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("moves", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_a_worker_that_starts_meets_a_dead_node(fleet: Fleet, moves: bool):
     checkpoint = declare(fleet)
     fleet.append(3)
