@@ -16,13 +16,43 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from pupsourcing_sa.testing import embedded_postgres
+from tests.prepared_schemas import SchemaPool
+from tests.waiting import wait_until
 
 _VARIABLE = "PUPSOURCING_TEST_DSN"
+
+#: As initdb leaves it. Before PostgreSQL 15 every role may create in it.
+_PUBLIC = """
+DO $$ BEGIN
+    IF current_setting('server_version_num')::integer >= 150000 THEN
+        CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+        GRANT USAGE ON SCHEMA public TO PUBLIC;
+    ELSE
+        CREATE SCHEMA public;
+        GRANT ALL ON SCHEMA public TO PUBLIC;
+    END IF;
+    COMMENT ON SCHEMA public IS 'standard public schema';
+END $$
+"""
+
+#: What a database can have that is not in a schema. Objects with a lower oid are there from initdb.
+_MORE_THAN_SCHEMAS = text(
+    """
+    SELECT EXISTS (SELECT FROM pg_event_trigger) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)
+        OR EXISTS (SELECT FROM pg_publication) OR EXISTS (SELECT FROM pg_foreign_server)
+        OR EXISTS (SELECT FROM pg_default_acl) OR EXISTS (SELECT FROM pg_largeobject_metadata)
+        OR EXISTS (SELECT FROM pg_language WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_cast WHERE oid >= 16384)
+        OR EXISTS (
+            SELECT FROM pg_database LEFT JOIN pg_db_role_setting ON setdatabase = pg_database.oid
+            WHERE datname = current_database() AND (setconfig IS NOT NULL OR datacl IS NOT NULL)
+        )
+    """
+)
 
 
 def _configured_url() -> str | None:
@@ -63,11 +93,19 @@ def server() -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="session")
+def database_pool(server: Engine) -> Iterator[DatabasePool]:
+    pool = DatabasePool(server)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def database_url(server: Engine) -> Iterator[str]:
-    """URL of a new, empty database of the test's own, ``postgresql+psycopg://…``."""
-    with new_database(server) as url:
-        yield url
+def database_url(database_pool: DatabasePool) -> Iterator[str]:
+    """URL of an empty database of the test's own, ``postgresql+psycopg://…``."""
+    name = database_pool.take()
+    yield database_pool.url(name)
+    database_pool.give_back(name)
 
 
 @pytest.fixture
@@ -76,6 +114,65 @@ def database(database_url: str) -> Iterator[Engine]:
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
+
+
+class DatabasePool:
+    """Empty databases of one server. One that a test has used is emptied, which takes a hundredth of creating another.
+
+    Args:
+        server: connects to the server, in autocommit mode.
+    """
+
+    def __init__(self, server: Engine) -> None:
+        self._server = server
+        self._free: list[str] = []
+
+    def url(self, name: str) -> str:
+        return self._server.url.set(database=name).render_as_string(hide_password=False)
+
+    def take(self) -> str:
+        if self._free:
+            return self._free.pop()
+        name = f"pupsourcing_{uuid4().hex}"
+        with self._server.connect() as connection:
+            # No session can be connected to template0, which would make this fail.
+            connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
+        return name
+
+    def give_back(self, name: str) -> None:
+        """Empty a database for the next test. Drop it if it has more in it than schemas."""
+        if not self._exists(name):
+            return
+        _terminate(self._server, name)
+        with self._server.connect() as connection:
+            forgotten = connection.scalars(
+                text("SELECT gid FROM pg_prepared_xacts WHERE database = :name"), {"name": name}
+            ).all()
+        engine = create_engine(self.url(name), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            for gid in forgotten:
+                literal = gid.replace("'", "''")
+                connection.exec_driver_sql(f"ROLLBACK PREPARED '{literal}'")
+            schemas = connection.scalars(text("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_'")).all()
+            has_more = connection.scalar(_MORE_THAN_SCHEMAS)
+            if not has_more:
+                for schema in set(schemas) - {"information_schema"}:
+                    connection.execute(DropSchema(schema, cascade=True))
+                connection.execute(text(_PUBLIC))
+        if has_more:
+            _drop_database(self._server, name)
+        else:
+            self._free.append(name)
+        assert not forgotten, f"left prepared transactions behind: {forgotten}"
+
+    def close(self) -> None:
+        for name in self._free:
+            _drop_database(self._server, name)
+
+    def _exists(self, name: str) -> bool:
+        with self._server.connect() as connection:
+            sql = text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name AND datallowconn)")
+            return bool(connection.scalar(sql, {"name": name}))
 
 
 @contextmanager
@@ -88,12 +185,20 @@ def new_database(server: Engine, template: str = "template0") -> Iterator[str]:
     try:
         yield server.url.set(database=name).render_as_string(hide_password=False)
     finally:
-        with server.connect() as connection:
-            # DROP DATABASE waits for them to be gone. WITH (FORCE) would do both, but not in PostgreSQL 12.
-            connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
-            )
-            connection.execute(text(f"DROP DATABASE {name}"))
+        _drop_database(server, name)
+
+
+def _drop_database(server: Engine, name: str) -> None:
+    _terminate(server, name)
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name}"))
+
+
+def _terminate(server: Engine, name: str) -> None:
+    """Terminate the sessions of a database, and wait for their end. DROP DATABASE WITH (FORCE) needs PostgreSQL 13."""
+    sql = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+    with server.connect() as connection:
+        wait_until(lambda: not connection.execute(sql, {"name": name}).all())
 
 
 @contextmanager
@@ -126,14 +231,17 @@ def new_schema(database: Engine, name: str | None) -> Iterator[None]:
         connection.execute(DropSchema(name, cascade=True))
 
 
+@pytest.fixture(scope="session")
+def schema_pool(shared_database: Engine) -> SchemaPool:
+    return SchemaPool(shared_database)
+
+
 @pytest.fixture
-def engine(shared_database: Engine) -> Iterator[Engine]:
-    """Connections to an empty schema of the test's own, by their ``search_path``; half the price of a database."""
-    schema = f"test_{uuid4().hex}"
-    with new_schema(shared_database, schema):
-        engine = create_engine(shared_database.url.update_query_dict({"options": f"-csearch_path={schema}"}))
-        yield engine
-        engine.dispose()
+def engine(schema_pool: SchemaPool) -> Iterator[Engine]:
+    """Connections to an empty schema of the test's own, by their ``search_path``."""
+    lease = schema_pool.lease()
+    yield lease.engine
+    lease.give_back()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AsyncEventStore, Event, EventStore, EventTables
 from tests.fix_postgres import new_schema
+from tests.prepared_schemas import prepare
 from tests.waiting import wait_until
 
 __all__ = ["Log", "Transaction", "make_event"]
@@ -161,7 +162,19 @@ def make_async_engine(engine: Engine, driver: str = "psycopg") -> AsyncEngine:
 def make_tables(engine: Engine, **names: str) -> EventTables:
     """The log's tables, created in the database."""
     tables = EventTables(MetaData(), **names)
-    tables.metadata.create_all(engine)
+    if "schema" in names:
+        tables.metadata.create_all(engine)
+    else:
+        prepare(engine, ("events", *sorted(names.items())), lambda: tables.metadata.create_all(engine))
+    return tables
+
+
+def make_named_tables(engine: Engine, names: str, **options: Any) -> EventTables:
+    """The log's tables with names of `NAMES`, created in the database with the schema that they are in."""
+    given = NAMES[names]
+    tables = EventTables(MetaData(), **given, **options)
+    kind = ("events", names, *options.items())
+    prepare(engine, kind, lambda: tables.metadata.create_all(engine), schema=given.get("schema"))
     return tables
 
 
@@ -201,10 +214,9 @@ def store(engine: Engine) -> EventStore:
 )
 def log(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Log]:
     session, names = request.param
-    with new_schema(engine, NAMES[names].get("schema")):
-        log = Log(engine, make_tables(engine, **NAMES[names]), session)
-        yield log
-        log.close()
+    log = Log(engine, make_named_tables(engine, names), session)
+    yield log
+    log.close()
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, PersistedEvent, WorkerTables, consumer
+from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, EventTables, PersistedEvent, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
-from tests.fix_postgres import new_schema
-from tests.fix_store import make_async_engine, make_event, make_tables
+from tests.fix_store import make_async_engine, make_event
+from tests.prepared_schemas import prepare
 from tests.waiting import patiently, wait_until
 
 __all__ = ["INSERT", "Fleet", "Recorder"]
@@ -86,13 +86,16 @@ class Fleet:
         self.engine = engine
         self.is_async = is_async
         self.driver = driver
-        self.store = EventStore(make_tables(engine))
+        self.store = EventStore(EventTables(MetaData()))
         self.tables = WorkerTables(self.store.tables.metadata)
-        self.tables.metadata.create_all(engine)
-        with engine.begin() as connection:
-            connection.execute(text("CREATE TABLE seen (number serial, consumer text, position bigint)"))
+        prepare(engine, "fleet", self._create_tables)
         self._async_engines: list[AsyncEngine] = []
         self._running: list[tuple[Worker, threading.Thread]] = []
+
+    def _create_tables(self) -> None:
+        self.tables.metadata.create_all(self.engine)
+        with self.engine.begin() as connection:
+            connection.execute(text("CREATE TABLE seen (number serial, consumer text, position bigint)"))
 
     def worker(self, *consumers: Any, telemetry: Any = None, **config: Any) -> Worker:
         factory: Any = sessionmaker(self.engine)
@@ -214,9 +217,9 @@ async_fleet = _fleets("async")
 
 
 @pytest.fixture(params=[pytest.param("default", marks=pytest.mark.exhaustive), "custom"])
-def worker_tables(request: pytest.FixtureRequest, engine: Engine) -> Iterator[WorkerTables]:
+def worker_tables(request: pytest.FixtureRequest, engine: Engine) -> WorkerTables:
     names = WORKER_NAMES[request.param]
-    with new_schema(engine, names.get("schema")):
-        tables = WorkerTables(MetaData(), **names)
-        tables.metadata.create_all(engine)
-        yield tables
+    tables = WorkerTables(MetaData(), **names)
+    kind = ("worker", request.param)
+    prepare(engine, kind, lambda: tables.metadata.create_all(engine), schema=names.get("schema"))
+    return tables
