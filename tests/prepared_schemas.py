@@ -169,7 +169,7 @@ class Lease:
         """Have the tables of a kind in the schema, empty.
 
         Args:
-            kind: tells tables apart that differ in anything.
+            kind: identifies the tables: two that differ in anything have two kinds.
             create: creates the tables, if no prepared schema can be had.
             schema: the name of another schema that these tables are in.
         """
