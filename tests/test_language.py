@@ -45,10 +45,6 @@ pupsourcing_sa/worker/processing/
 
 tests/fix_
 
-tests/migrations/
-
-tests/proof/
-
 tests/scenarios/
 
 tests/status/
@@ -56,8 +52,6 @@ tests/status/
 tests/store/
 
 tests/test_
-
-tests/testing/
 
 tests/worker/
 """

@@ -1,4 +1,4 @@
-"""A log that pupsourcing/store (Go) created: usable as it is, and brought to what ours are by autogenerate."""
+"""A log that pupsourcing/store (Go) created: used without a change, and converted by autogenerate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 
 DUMP = (Path(__file__).parent / "go" / "dump.sql").read_text()
 
-#: What BIGSERIAL and constraints without names become, in SQL as its generator writes it for a log of another name.
+#: The effect of BIGSERIAL and of constraints without names, in the SQL that its generator writes for another name.
 _TABLE = """
 CREATE TABLE {log} (
     global_position BIGSERIAL PRIMARY KEY, aggregate_type TEXT NOT NULL, aggregate_id TEXT NOT NULL,
@@ -33,7 +33,7 @@ CREATE TABLE {log} (
 
 
 def create(engine: Engine, tables: EventTables) -> None:
-    """The tables, the log as another program would make it."""
+    """Create the tables, with the log as another program would create it."""
     with engine.begin() as connection:
         log = connection.dialect.identifier_preparer.format_table(tables.events)
         connection.exec_driver_sql(_TABLE.format(log=log))
@@ -63,7 +63,7 @@ def read(engine: Engine, store: EventStore) -> list[tuple[int, str, int]]:
 
 
 def waiting(engine: Engine) -> int:
-    """How many wait for another transaction to end."""
+    """Return the number of backends that wait for another transaction."""
     sql = "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = "
     with engine.connect() as connection:
         return int(connection.scalar(text(f"{sql} current_database()")) or 0)
@@ -74,7 +74,7 @@ _EVENTS = [(1, "ann", 1), (2, "ann", 2), (3, "bob", 1), (5, "ann", 3)]
 
 @pytest.fixture
 def store(project: Project) -> EventStore:
-    """On the log as it is."""
+    """A store on the unchanged log."""
     project.execute(DUMP)
     return EventStore()
 
@@ -104,7 +104,7 @@ class TestAsItIs:
 
 
 class TestTogether:
-    """With a program in Go that appends to the same aggregate: it inserts the event first, and then writes the head."""
+    """The store and the Go program append to one aggregate. The Go program writes the event first, then the head."""
 
     _EVENT = text(
         "INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload) "
@@ -116,17 +116,17 @@ class TestTogether:
         with project.database.connect() as go, Session(project.database) as session:
             store.append(session, Exact(1), [make_event("bob")])
             go.execute(text("SET LOCAL lock_timeout = '10ms'"))
-            with pytest.raises(OperationalError):  # it waits, to find its version taken
+            with pytest.raises(OperationalError):  # it waits, and then finds that its version exists
                 go.execute(self._EVENT)
             session.commit()
             go.rollback()
-            with pytest.raises(IntegrityError):  # which it takes for the conflict that it is
+            with pytest.raises(IntegrityError):  # and reports the conflict
                 go.execute(self._EVENT)
 
     def test_in_the_middle_of_the_others_append_the_server_ends_one_of_them(
         self, project: Project, store: EventStore
     ) -> None:
-        """They wait for each other; PostgreSQL notices."""
+        """They wait for each other, and PostgreSQL detects the deadlock."""
         with project.database.connect() as go, ThreadPoolExecutor() as pool:
             go.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
             go.execute(self._EVENT)
@@ -190,7 +190,7 @@ class TestAutogenerate:
         assert append(project.database, store, "ann") == 7
 
     def test_guards_on_it_as_it_is(self, project: Project) -> None:
-        """The mark of a program in Go, whose BIGSERIAL it has yet."""
+        """The guard takes the mark for the Go program, whose BIGSERIAL the log still has."""
         project.execute(DUMP)
         with project.database.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE events RENAME TO log")
@@ -226,7 +226,7 @@ class TestSequence:
         ids=["never-used", "restarted", "used", "renamed"],
     )
     def test_it_goes_on_where_it_was(self, engine: Engine, schema: str | None, sql: str, then: tuple[int, int]) -> None:
-        """There and back again."""
+        """Upgrade and downgrade."""
         tables = EventTables(schema=schema)
         sequence = f'"{schema}".events_global_position_seq' if schema else "events_global_position_seq"
         with new_schema(engine, schema):
@@ -306,7 +306,7 @@ class TestSequence:
 
 
 class TestConstraints:
-    _NAME = "customer_support_case_events"  # for which PostgreSQL cuts off the names that it generates
+    _NAME = "customer_support_case_events"  # PostgreSQL truncates the names that it generates for it
 
     def test_other_names_are_changed_and_no_index_is_built(self, engine: Engine) -> None:
         tables = EventTables(events=self._NAME)
@@ -348,7 +348,7 @@ class TestConstraints:
         assert project.objects() == before
 
     def test_names_of_a_convention_that_are_too_long(self, engine: Engine) -> None:
-        """SQLAlchemy shortens them in a way of its own, by which the store recognises them."""
+        """SQLAlchemy shortens them in its own way, and the store recognises the result."""
         convention = {"uq": "uq_%(table_name)s_%(column_0_N_name)s"}
         tables = EventTables(MetaData(naming_convention=convention), events=self._NAME)
         create(engine, tables)
@@ -375,7 +375,7 @@ class TestConstraints:
         assert autogenerate.upgrade() == ""
 
     def test_before_that_the_errors_are_those_of_the_database(self, engine: Engine) -> None:
-        """Nothing is mistaken for something else. Nor is it translated."""
+        """No error is mistaken for another one, and none is translated."""
         tables = EventTables(events=self._NAME)
         create(engine, tables)
         assert_stale_heads_raise(engine, tables, IntegrityError)

@@ -1,4 +1,4 @@
-"""``alembic revision --autogenerate`` finds our tables, all of them, and nothing to complain about afterwards."""
+"""``alembic revision --autogenerate`` finds all of our tables, and no difference afterwards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ WorkerTables(mine)
 target_metadata = [mine, log]
 """
 
-#: The shapes that projects have: their models, and what they tell Alembic.
+#: Shapes of projects: their models, and their configuration of Alembic.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "defaults": (models(), {"plugin": False}),
     "guarded": (models(events=", guarded=True"), {"compare_type": "True", "compare_server_default": "True"}),
@@ -83,7 +83,7 @@ def test_an_application_with_our_tables_on_its_metadata(project: Project, shape:
     content, options = SHAPES[shape]
     options = dict(options)
     project.url = project.url.replace("+psycopg", f"+{options.pop('driver', 'psycopg')}")
-    with project.database.begin() as connection:  # Alembic leaves schemas to their owner
+    with project.database.begin() as connection:  # Alembic does not create schemas
         connection.execute(text("CREATE SCHEMA shop"))
         connection.exec_driver_sql(f'CREATE SCHEMA "{_STRANGE.replace("%", "%%")}"')
     project.add_to(content, **options)
@@ -99,7 +99,7 @@ def test_an_application_with_our_tables_on_its_metadata(project: Project, shape:
 
 
 def test_guards_without_the_plugin_are_left_to_others(project: Project) -> None:
-    """Nothing of them is found, whether they are there or not."""
+    """Autogenerate finds no guard, existing or not."""
     project.add_to(models(events=", guarded=True"), plugin=False)
     run_path(str(project.directory / "models.py"))["target_metadata"].create_all(project.database)
     assert project.differences() == ""

@@ -1,4 +1,4 @@
-"""The commands about migrations: ``pupsourcing-sa init``, ``template-path`` and ``sql``."""
+"""The commands for migrations: ``pupsourcing-sa init``, ``template-path`` and ``sql``."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ class TestSQL:
         assert done.stdout == ""
 
 
-def test_a_pipe_that_somebody_has_closed() -> None:
-    """As ``head`` does."""
+def test_a_closed_pipe() -> None:
+    """The reader closes the pipe early, for example ``head``."""
     process = subprocess.Popen([COMMAND, "sql"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()

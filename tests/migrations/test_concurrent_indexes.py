@@ -1,4 +1,4 @@
-"""Indexes of a log that is in use, created without stopping those who append to it."""
+"""Indexes of a log in use, created without blocking appends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def adopting(project: Project) -> Project:
 
 
 def operations(revision: str) -> list[str]:
-    """What is in a revision's upgrade(), without comments."""
+    """Return the lines of a revision's upgrade(), without comments."""
     upgrade = revision.partition("def upgrade")[2].partition("def downgrade")[0]
     return [line.strip() for line in upgrade.splitlines() if line.startswith("    ") and not re.search('#|"""', line)]
 
@@ -39,7 +39,7 @@ _NEW = ["events_aggregate_type_global_position_idx", "events_correlation_id_glob
 
 def test_each_has_a_revision_of_its_own(adopting: Project) -> None:
     before = adopting.objects()
-    assert "idx_events_aggregate" in adopting.differences()  # Alembic shows the last revision only
+    assert "idx_events_aggregate" in adopting.differences()  # Alembic shows only the last revision
     adopting.revise("adopt the log")
     revisions = [
         (text, operations(text))
@@ -73,7 +73,7 @@ def test_each_has_a_revision_of_its_own(adopting: Project) -> None:
 
 
 def test_they_can_be_run_again(adopting: Project) -> None:
-    """After an attempt that was interrupted: one of the new is done, the other is invalid, and an old one is gone."""
+    """An attempt was interrupted: one new index is complete, the other is invalid, and an old one is dropped."""
     adopting.revise("adopt the log")
     done, interrupted = _NEW
     adopting.alembic("upgrade", "+2")
@@ -91,7 +91,7 @@ def test_they_can_be_run_again(adopting: Project) -> None:
 
 
 def test_what_others_do_meanwhile_makes_none_fail(adopting: Project) -> None:
-    """A lock_timeout would end it while it waits for a transaction that is open, and leave an invalid index."""
+    """A lock_timeout would end it while it waits for an open transaction, and leave an invalid index."""
     adopting.revise("adopt the log")
     adopting.alembic("upgrade", "+1")
     adopting.replace("migrations/env.py", "poolclass=", "connect_args={'options': '-clock_timeout=50ms'}, poolclass=")
@@ -104,7 +104,7 @@ def test_what_others_do_meanwhile_makes_none_fail(adopting: Project) -> None:
 
 
 def is_waiting(project: Project, age: str) -> bool:
-    """Whether a statement of that age waits for a transaction."""
+    """Return True if a statement of that age waits for a transaction."""
     with project.database.connect() as connection:
         return bool(
             connection.scalar(
@@ -118,7 +118,7 @@ def is_waiting(project: Project, age: str) -> bool:
 
 
 def test_an_index_that_has_changed(adopting: Project) -> None:
-    """Under its name there is another one: it is replaced, and comes back."""
+    """Another index has its name. The upgrade replaces it, and the downgrade restores it."""
     adopting.revise("adopt the log")
     adopting.alembic("upgrade", "head")
     adopting.execute(f"DROP INDEX {_NEW[0]}", f"CREATE INDEX {_NEW[0]} ON events (aggregate_type)")
@@ -150,7 +150,7 @@ def test_indexes_of_the_applications_own_tables_are_its_own_affair(project: Proj
 
 
 def test_the_block_as_an_operation(engine: Engine) -> None:
-    """For programs that execute what autogenerate finds, rather than write it down."""
+    """Some programs execute the operations that autogenerate finds, without writing a revision."""
     register()
     metadata = EventTables().metadata
     metadata.create_all(engine)

@@ -1,4 +1,4 @@
-"""Tables of ours that something else creates, and that autogenerate is to leave alone."""
+"""Tables of this library that another project creates, and that autogenerate must not touch."""
 
 from __future__ import annotations
 

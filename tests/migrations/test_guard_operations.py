@@ -1,4 +1,4 @@
-"""Guards in migrations: what autogenerate finds, how it reads, and that it can be undone."""
+"""Guards in migrations: the operations that autogenerate finds, their text, and their downgrade."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fix_store import NAMES
 
 
 class Migrated:
-    """A guarded log, as autogenerate and ``create_all()`` make it."""
+    """A guarded log, created by autogenerate or by ``create_all()``."""
 
     def __init__(self, engine: Engine, names: dict[str, str]) -> None:
         self.engine = engine
@@ -32,7 +32,7 @@ class Migrated:
         self.metadata = self.log.tables.metadata
         self.options = {"include_schemas": "schema" in names}
         self.autogenerate = self.autogenerate_for(self.metadata)
-        #: What follows the name of the guard in a migration.
+        #: The text after the name of the guard in a migration.
         schema = f", schema={names['schema']!r}" if "schema" in names else ""
         self.arguments = f"{names.get('events', 'events')!r}", schema
 
@@ -101,7 +101,7 @@ _REPLACE = (
     "BEFORE {} ON {{log}} FOR EACH STATEMENT {} EXECUTE FUNCTION {{function}}()"
 )
 
-#: What was done to a guard by hand, in SQL with {log} and {function}.
+#: Changes to a guard by hand, in SQL with {log} and {function}.
 ALTERED = {
     "disabled": "ALTER TABLE {log} DISABLE TRIGGER pupsourcing_sa_append_only",
     "for-replication-only": "ALTER TABLE {log} ENABLE REPLICA TRIGGER pupsourcing_sa_append_only",
@@ -128,7 +128,7 @@ def test_a_guard_that_was_altered_by_hand(migrated: Migrated, how: str) -> None:
     upgrade = migrated.autogenerate.upgrade()
 
     assert upgrade == migrated.operation("replace_log_guard", "append_only", ", version=1")
-    downgrade = migrated.autogenerate.downgrade()  # to what was there by hand there is no way back
+    downgrade = migrated.autogenerate.downgrade()  # a downgrade cannot restore a change by hand
     assert downgrade == migrated.operation("replace_log_guard", "append_only", ", version=1, existing_version=1")
     migrated.autogenerate.execute(upgrade)
     assert migrated.autogenerate.upgrade() == ""
@@ -142,7 +142,7 @@ def test_a_trigger_that_fires_always_is_as_good(migrated: Migrated) -> None:
 
 
 def test_a_new_version_of_a_guard(migrated: Migrated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It replaces the old one; what migrations created it before does so still."""
+    """It replaces the old version. Older migrations still create the old version."""
     first = guards.find_guard("append_only", 1)
     text = first.body.replace("version 1", "version 2")
     second = guards.Guard("append_only", 2, "UPDATE OR DELETE", 2 + 8 + 16, text)

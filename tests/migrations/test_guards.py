@@ -1,4 +1,4 @@
-"""Guards in the database: what they refuse, and the mark that they take for SQL that is not the store's."""
+"""Guards in the database: the statements that they refuse, and the mark that they take for other programs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestAppendOnly:
             log.execute(connection, _ALLOW)
             log.execute(connection, statement)
             connection.commit()
-            with pytest.raises(psycopg.errors.RestrictViolation):  # the setting was that transaction's own
+            with pytest.raises(psycopg.errors.RestrictViolation):  # the setting was local to that transaction
                 log.execute(connection, statement)
 
     @pytest.mark.parametrize("value", ["off", "", "true"])
@@ -80,7 +80,7 @@ def _prepared(log: GuardedLog, connection: Connection) -> None:
     log.execute(connection, "DEALLOCATE foreign_writer")
 
 
-#: How programs insert the events of x and y; the last ones as the store does.
+#: Ways in which programs insert the events of x and y; the last ones are the store's.
 WRITERS: dict[str, Callable[[GuardedLog, Connection], None]] = {
     "values": _run(f"{_INSERT} {_X}, {_Y.removeprefix('VALUES ')}"),
     "select": _run(f"{_INSERT} {_SELECT}"),
@@ -104,7 +104,7 @@ class TestLowWaterMark:
     def test_it_is_the_last_position_before_the_first_of_the_transaction(
         self, log: GuardedLog, writer: str, before: int
     ):
-        """A statement trigger runs before its statement has been issued anything."""
+        """A statement trigger runs before the first position is issued to its statement."""
         with log.engine.begin() as connection:
             log.append(connection, *"abc"[:before])
         with log.engine.begin() as connection:
@@ -118,7 +118,7 @@ class TestLowWaterMark:
             ).all()
             assert sorted(positions) == [before + 1, before + 2]
             log.append(connection, "z")
-            assert log.marks(connection) == ([mark], str(mark))  # a transaction has one, whoever writes
+            assert log.marks(connection) == ([mark], str(mark))  # a transaction has one mark, whatever the writer
 
     @pytest.mark.parametrize("before", [0, 3])
     def test_it_is_the_mark_that_the_store_takes_without_a_guard(self, engine: Engine, before: int):
@@ -161,7 +161,7 @@ class TestLowWaterMark:
             assert log.read()[2:] == ["late"]
 
     def test_without_a_guard_it_is(self, engine: Engine):
-        """Or the test above proves nothing."""
+        """Otherwise the test above proves nothing."""
         log = GuardedLog(engine, {}, guarded=False)
         log.tables.metadata.create_all(engine)
         with engine.connect() as slow:
@@ -195,7 +195,7 @@ class TestTables:
             ]
             log.tables.metadata.drop_all(engine)
             assert log.objects() == []
-            log.tables.metadata.create_all(engine)  # nothing is in the way
+            log.tables.metadata.create_all(engine)  # nothing blocks it
 
     def test_without_them_there_is_nothing(self, engine: Engine):
         log = GuardedLog(engine, {}, guarded=False)

@@ -1,4 +1,4 @@
-"""Each operation takes the lock that its documentation names, and no stronger one."""
+"""Each operation takes the lock that the documentation names, and no stronger one."""
 
 from __future__ import annotations
 

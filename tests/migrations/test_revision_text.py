@@ -1,6 +1,6 @@
-"""The text of the revision that autogenerate writes, all of it.
+"""The complete text of the revision that autogenerate writes.
 
-To accept a change, read the difference; then run this with ``PUPSOURCING_ACCEPT=1`` and read it again.
+To accept a change, review the difference, run this with ``PUPSOURCING_ACCEPT=1``, and review the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables as a SQL script, for those who do not use Alembic."""
+"""The tables as an SQL script, for projects without Alembic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store's own tests again, on tables that were not just created for them: guarded, adopted, and upgraded ones."""
+"""The tests of the store, repeated on guarded, adopted, and upgraded tables."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ for _module in (test_append, test_append_many, test_append_once, test_reading):
         if _name.startswith(("test_", "Test")):
             globals()[f"{_name}_of_{_module.__name__.rpartition('.')[2]}"] = _value
 
-#: What the tables are, and what the session is; every day, and in the exhaustive run.
+#: The kind of the tables and of the session, in the daily and in the exhaustive run.
 DAILY = [("guarded-custom", "asyncpg-connection"), ("go", "session")]
 OTHERS = [("guarded", "session"), *((version, "session") for version in VERSIONS)]
 
 
 def _migrated(engine: Engine, dump: str, *, guarded: bool) -> EventTables:
-    """Tables from a dump, with what autogenerate makes of them, and emptied."""
+    """Create tables from a dump, upgrade them by autogenerate, and empty them."""
     schema = str(inspect(engine).default_schema_name)
     tables = EventTables(guarded=guarded)
     with engine.begin() as connection, connection.connection.cursor() as cursor:
         cursor.execute(dump.replace("public.", f"{schema}.").replace("'search_path', ''", f"'search_path', '{schema}'"))
     with engine.begin() as connection:
         for table in inspect(connection).get_table_names():
-            if table not in tables.metadata.tables:  # Alembic's own, and the worker's
+            if table not in tables.metadata.tables:  # Alembic's table and the worker's tables
                 connection.execute(text(f"DROP TABLE {table} CASCADE"))
     autogenerate = Autogenerate(engine, tables.metadata)
     autogenerate.execute(autogenerate.upgrade())
@@ -50,7 +50,7 @@ def _empty(engine: Engine, tables: EventTables) -> None:
         connection.execute(text("SET LOCAL pupsourcing_sa.allow_rewrite = 'on'"))
         for table in tables.metadata.sorted_tables:
             name = connection.dialect.identifier_preparer.format_table(table)
-            assert connection.scalar(text(f"SELECT count(*) FROM {name}"))  # there is data
+            assert connection.scalar(text(f"SELECT count(*) FROM {name}"))  # the dump has data
             connection.execute(text(f"TRUNCATE {name} RESTART IDENTITY"))
 
 

@@ -1,4 +1,4 @@
-"""A complete environment from our templates, by ``alembic init`` and by a command of ours."""
+"""A complete environment from our templates, by ``alembic init`` and by ``pupsourcing-sa init``."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_it_takes_the_url_from_the_ini_file(new_project: Project) -> None:
     new_project.replace(
         "alembic.ini", "postgresql+psycopg://user:password@localhost/database", new_project.url.replace("%", "%%")
     )
-    new_project.url = ""  # as an unset DATABASE_URL
+    new_project.url = ""  # the same as an unset DATABASE_URL
     new_project.revise("the beginning")
     new_project.alembic("upgrade", "head")
     assert new_project.objects()
 
 
 def test_everything_in_the_ini_file_that_is_commented_out_works(new_project: Project) -> None:
-    """But for the hooks, which need another program."""
+    """Except the hooks, which need another program."""
     ini = new_project.directory / "alembic.ini"
     lines = ini.read_text().splitlines()
     lines = [line[2:] if " = " in line and line.startswith("# ") and "ruff" not in line else line for line in lines]
-    lines.remove("file_template = %%(rev)s_%%(slug)s")  # the first of two examples
+    lines.remove("file_template = %%(rev)s_%%(slug)s")  # the first of the two examples
     ini.write_text("\n".join(lines))
     new_project.revise("the beginning")
     (revision,) = (new_project.directory / "migrations" / "versions").glob("2*_the_beginning.py")
@@ -65,7 +65,7 @@ def test_both_differ_in_the_engine_only() -> None:
 
 
 def test_alembic_shows_what_they_are_for(project: Project) -> None:
-    """The first line of each README is what `alembic list_templates` shows of its own."""
+    """`alembic list_templates` shows the first line of each README."""
     for name in ("sync", "async"):
         synopsis = (template_directory(name) / "README").read_text().splitlines()
         assert len(synopsis) == 1

@@ -1,4 +1,4 @@
-"""Each released version's tables, with data in them, become those of this version by the user's own autogenerate."""
+"""The user's own autogenerate upgrades the tables of each released version, with data in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("new_project")
 
 
 def add_revision(project: Project, version: str) -> None:
-    """The one that the version wrote."""
+    """Add the revision that the version wrote."""
     revision = (RELEASED / version / "0001_event_log.txt").read_text()
     (project.directory / "migrations" / "versions" / "0001_event_log.py").write_text(revision)
 
@@ -30,7 +30,7 @@ def test_an_upgrade_with_data_in_it(project: Project, version: str, guarded: boo
     add_revision(project, version)
     if guarded:
         project.guard()
-    project.execute((RELEASED / version / "dump.sql").read_text())  # which is at that revision
+    project.execute((RELEASED / version / "dump.sql").read_text())  # the database is at that revision
     before = project.objects()
 
     project.revise("upgrade the event log")
@@ -65,7 +65,7 @@ def test_an_upgrade_with_data_in_it(project: Project, version: str, guarded: boo
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_its_own_migration_still_runs(project: Project, version: str) -> None:
-    """On a new database, as every developer of the application does with it."""
+    """On a new database, where developers of the application run it."""
     add_revision(project, version)
     project.alembic("upgrade", "head")
     made = project.objects()

@@ -1,4 +1,4 @@
-"""What is in the wheel, and that it needs SQLAlchemy only."""
+"""The wheel: its contents, and that it needs only SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} - sys.stdlib_modu
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: what lies around in the checkout must be neither in it nor needed for it."""
+    """The wheel, built from a copy. Other files of the checkout must be neither in it nor needed to build it."""
     sources, output = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("output")
     for name in _SOURCES:
         if (_ROOT / name).is_dir():
@@ -49,14 +49,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _copy_distribution(name: str, directory: Path) -> None:
     for file in importlib.metadata.files(name) or ():
         target = directory / file
-        if ".." not in file.parts and "__pycache__" not in file.parts:  # not what is in bin/
+        if ".." not in file.parts and "__pycache__" not in file.parts:  # without the scripts
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file.locate(), target)
 
 
 def test_the_wheel_needs_sqlalchemy_only_and_has_the_templates(wheel: Path, tmp_path: Path) -> None:
     installed, others = tmp_path / "installed", tmp_path / "others"
-    with ZipFile(wheel) as archive:  # which is all that installing a pure wheel is
+    with ZipFile(wheel) as archive:  # this is all that it takes to install a pure wheel
         archive.extractall(installed)
     for name in ("SQLAlchemy", "typing_extensions"):
         _copy_distribution(name, others)

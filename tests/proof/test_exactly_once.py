@@ -1,4 +1,4 @@
-"""P4: an event is applied once, also when two processes run the same consumer, and when one is killed."""
+"""P4: an event is applied once, even when two processes run the same consumer, or one is killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ APPLIED = text("INSERT INTO applied (position, aggregate_id, version) VALUES (:p
 def store(engine: Engine) -> EventStore:
     store = EventStore(make_tables(engine))
     WorkerTables(store.tables.metadata).metadata.create_all(engine)
-    with engine.begin() as connection:  # without a unique constraint, so that a second application would be seen
+    with engine.begin() as connection:  # without a unique constraint, so that a second application is visible
         connection.execute(
             text("CREATE TABLE applied (number serial, position bigint, aggregate_id text, version bigint)")
         )
@@ -117,7 +117,7 @@ Worker(sessionmaker(engine), EventStore(), [handle], config=WorkerConfig(batch_s
 
 @contextmanager
 def process_in_a_batch(engine: Engine) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker in a process of its own that has handled event 55, and goes on when it is told so."""
+    """A worker in a process of its own that has handled event 55. It continues on a signal from the test."""
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT],
         env=os.environ | {"DATABASE_URL": engine.url.render_as_string(hide_password=False)},
@@ -147,23 +147,23 @@ def test_a_worker_that_is_killed_in_a_batch(engine: Engine, store: EventStore):
 
 
 def test_a_worker_that_is_stopped_in_a_batch_and_continued(engine: Engine, store: EventStore):
-    """The server does not know that it is stopped, and keeps its transaction and its locks."""
+    """The server does not know that the process is paused, and keeps its transaction and its locks."""
     append(engine, store, 100)
     with process_in_a_batch(engine) as process, running(engine, store) as worker:
         wait_for_nodes(engine, 2)
         process.send_signal(signal.SIGSTOP)
-        wait_for_checkpoint(engine, 100)  # the other has taken the partition, and the lock
+        wait_for_checkpoint(engine, 100)  # the other worker has taken over the partition and the lock
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
         process.send_signal(signal.SIGCONT)
-        wait_for_nodes(engine, 2)  # it has joined again
+        wait_for_nodes(engine, 2)  # it has rejoined
         append(engine, store, 50)
         wait_for_checkpoint(engine, 150)
         worker.stop()
         wait_for_nodes(engine, 1)
         append(engine, store, 50)
-        wait_for_checkpoint(engine, 200)  # by the process alone, which is as good as new
+        wait_for_checkpoint(engine, 200)  # by that process alone
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert_applied_exactly_once(engine, 200)

@@ -1,6 +1,6 @@
 """P2, P3 and P6: a follower of the stable position sees every committed event once, in order, whatever writers do.
 
-The same writers are followed by ``global_position > last`` as well, to show that they do what breaks it.
+As a control, a follower of ``global_position > last`` on the same writers misses events.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WRITERS = 8
 TRANSACTIONS = 60  # of each writer
 
 
-#: Gives the positions and aggregates (id, version) of the next page after a position.
+#: Returns the positions and aggregates (id, version) of the next page after a position.
 Read = Callable[[Session, int], list[tuple[int, str, int]]]
 
 
@@ -35,7 +35,7 @@ def read_stable(store: EventStore) -> Read:
 
 
 def read_naively(tables: EventTables) -> Read:
-    """What one writes first."""
+    """Read like a naive follower."""
     c = tables.events.c
 
     def read(session: Session, last: int) -> list[tuple[int, str, int]]:
@@ -46,7 +46,7 @@ def read_naively(tables: EventTables) -> Read:
 
 
 class Follower(threading.Thread):
-    """Reads page after page until it is told to stop, and then to the end."""
+    """A follower that reads page after page until `stop`, and then to the end."""
 
     def __init__(self, engine: Engine, read: Read) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Undone(Exception):
 
 
 def write(engine: Engine, store: EventStore, chance: random.Random, transactions: int) -> None:
-    """Short and long transactions with one or several appends, savepoints and rollbacks."""
+    """Run short and long transactions with one or several appends, savepoints and rollbacks."""
     for _ in range(transactions):
         with Session(engine) as session:
             # In one order, so that the writers do not deadlock over the aggregates they share.
@@ -102,7 +102,7 @@ def write(engine: Engine, store: EventStore, chance: random.Random, transactions
     "first_position", [1, 2**31 - 300, 2**32 - 300, 2**33 + 2**30], ids=["1", "2^31", "2^32", "2^33+2^30"]
 )
 def test_under_load(engine: Engine, store: EventStore, first_position: int):
-    """The later starts are where the 31 bits of a low-water mark wrap around, and where nothing was issued before."""
+    """At the later starts the 31 bits of a low-water mark wrap around, or no position was issued before."""
     with engine.begin() as connection:
         connection.execute(text(f"ALTER TABLE events ALTER COLUMN global_position RESTART WITH {first_position}"))
     followers = [Follower(engine, read_stable(store)) for _ in range(2)]
@@ -127,7 +127,7 @@ def test_under_load(engine: Engine, store: EventStore, first_position: int):
         ]
     assert committed[0][0] >= first_position
     for follower in followers:
-        assert follower.seen == committed  # all of them, once, in order
+        assert follower.seen == committed  # every event, once and in order
     versions = defaultdict(list)
     for _, aggregate, version in followers[0].seen:
         versions[aggregate].append(version)
@@ -136,11 +136,11 @@ def test_under_load(engine: Engine, store: EventStore, first_position: int):
 
 
 class TestLateCommit:
-    """The smallest case: two transactions that commit in another order than they appended."""
+    """The smallest case: two transactions commit in the opposite order of their appends."""
 
     @pytest.fixture
     def early(self, engine: Engine, store: EventStore):
-        """The transaction that appended first, and is still open when the second has committed."""
+        """The transaction that appended first and is still open after the second has committed."""
         with Session(engine) as early, Session(engine) as late:
             store.append(early, NoStream(), [make_event("early")])
             store.append(late, NoStream(), [make_event("late")])
@@ -186,7 +186,7 @@ class TestLateCommit:
 
     def test_a_transaction_that_does_not_append_holds_up_nothing(self, engine: Engine, store: EventStore):
         with Session(engine) as idle, Session(engine) as session:
-            idle.execute(text("CREATE TABLE work (); SELECT txid_current()"))  # has a transaction id, writes
+            idle.execute(text("CREATE TABLE work (); SELECT txid_current()"))  # has a transaction id and writes
             store.append(session, NoStream(), [make_event()])
             session.commit()
             assert len(store.read_events(session)) == 1
@@ -211,7 +211,7 @@ class TestStablePosition:
         with Session(engine) as session:
             store.append(session, NoStream(), [make_event(), make_event()])
             session.rollback()
-            # A crash may have the sequence issue them again.
+            # After a crash the sequence may issue them again.
             assert store.stable_position(session) == 0
             assert store.read_events(session) == []
             store.append(session, NoStream(), [make_event()])
@@ -250,7 +250,7 @@ class TestStablePosition:
         "restart", ["SELECT setval('{sequence}', {to}, true)", "SELECT setval('{sequence}', {to} + 1, false)"]
     )
     def test_a_sequence_that_jumps_by_more_than_a_mark_can_tell(self, engine: Engine, store: EventStore, restart: str):
-        """As after a restore: whether the sequence says that it was used or not."""
+        """This happens in a restore. The sequence may report that it was used, or that it was not."""
         with Session(engine) as session, Session(engine) as late:
             store.append(session, NoStream(), [make_event("before")])
             session.commit()

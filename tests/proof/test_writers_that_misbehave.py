@@ -1,4 +1,4 @@
-"""P2 again, with writers, servers and operators at their worst: killed, crashed, restored, truncated, misconfigured."""
+"""P2 with writers, servers and operators that misbehave: killed, crashed, restored, truncated, misconfigured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Engine]:
-    """A server that may be crashed; what nobody waits for reaches its disk late."""
+    """A server that tests may crash. Data for which no commit waits reaches its disk late."""
     with embedded_postgres(settings={"wal_writer_delay": "10s"}) as url:
         server = create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         yield server
@@ -132,7 +132,7 @@ def search_path(engine: Engine) -> str:
 
 class TestSavepointTrees:
     def grow(self, session: Session, store: EventStore, chance: random.Random, name: str, depth: int) -> list[int]:
-        """Append in and between savepoints, of which some are rolled back; gives the positions that are left."""
+        """Append in and between savepoints, roll back some of them, and return the remaining positions."""
         left: list[int] = []
         for _ in range(chance.choice([1, 2, 3])):
             if depth and chance.random() < 0.7:
@@ -170,7 +170,7 @@ class TestSavepointTrees:
 
 
 class TestCrashes:
-    """The server is killed: a backend that dies of SIGKILL makes it drop its memory and recover from the disk."""
+    """The server crashes: when SIGKILL ends a backend, it discards its memory and recovers from the disk."""
 
     @staticmethod
     def crash(engine: Engine) -> None:
@@ -212,7 +212,7 @@ class TestCrashes:
         assert followed(own_engine, store) == ["prepared", "committed", "lost", "later"]
 
     def test_a_stable_position_stays_true(self, own_engine: Engine):
-        """Positions issued to nobody must not be issued again below what a follower has scanned."""
+        """Positions that were issued and not committed must not be issued again below a follower's position."""
         store = EventStore(make_tables(own_engine))
         with Session(own_engine) as session:
             store.append(session, NoStream(), [make_event()])
@@ -327,7 +327,7 @@ class TestOperators:
         assert followed(engine, store) == ["early", "late"]
 
     def test_a_sequence_that_issues_out_of_order_is_refused(self, engine: Engine, store: EventStore):
-        """With a cache, connections issue positions below those that others have issued before."""
+        """With a cache, a connection issues positions below those that others have issued before."""
         with engine.begin() as connection:
             sequence = connection.scalar(text("SELECT pg_get_serial_sequence('events', 'global_position')"))
             connection.execute(text(f"ALTER SEQUENCE {sequence} CACHE 50"))

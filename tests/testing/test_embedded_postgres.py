@@ -17,7 +17,7 @@ from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.testing import embedded_postgres
 from tests.waiting import wait_until
 
-#: Serves, says where, and goes on until it is ended.
+#: A program that starts a server, prints its URL, and runs until it is killed.
 _PROGRAM = """
 import os, signal
 from sqlalchemy import create_engine, text
@@ -36,7 +36,7 @@ with embedded_postgres() as url:
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A TMPDIR of the test's own; short, and open to the user that runs the server when we are root."""
+    """A TMPDIR for the test. It is short, and open to the user that runs the server if the test runs as root."""
     directory = Path(tempfile.mkdtemp(dir="/tmp"))
     directory.chmod(0o755)
     monkeypatch.setenv("TMPDIR", str(directory))
@@ -45,7 +45,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _processes(directory: Path) -> list[str]:
-    """Command lines of the server, of initdb and of the keeper, which have or inherit the directory as TMPDIR."""
+    """Return the command lines of the server, initdb and the keeper. They have or inherit the directory as TMPDIR."""
     found = []
     for process in psutil.process_iter():
         try:
