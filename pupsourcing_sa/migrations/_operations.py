@@ -124,7 +124,7 @@ class ReplaceLogGuardOp(LogOperation):
         existing_version: int | None = None,
         schema: str | None = None,
     ) -> None:
-        """Replace a guard, whether complete, changed or in part, by a version of it.
+        """Replace an existing guard, even an incomplete or changed one, by a version of it.
 
         Locks the log in ACCESS EXCLUSIVE mode for a moment. It waits for every open transaction that uses the log, and
         all others wait for it. Set ``lock_timeout`` if a transaction may stay open for long.

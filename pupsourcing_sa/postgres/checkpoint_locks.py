@@ -77,7 +77,7 @@ def checkpoint_locks(tables: WorkerTables) -> Select[Any]:
             # The holder itself. Transactions that wait for its end request ShareLock.
             own.c.mode == "ExclusiveLock",
             has_locked_a_row,
-            # Neither a backend nor a prepared transaction: it ended between the two reads.
+            # A transaction that has no backend and is not prepared ended between the two reads.
             or_(ACTIVITY.c.pid.is_not(None), PREPARED.c.gid.is_not(None)),
         )
     )

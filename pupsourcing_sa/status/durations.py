@@ -12,8 +12,8 @@ __all__ = ["held_back_seconds", "locked_seconds"]
 def held_back_seconds(blocking: tuple[BlockingAppend, ...], waiting: float) -> float:
     """Return an upper bound of the time for which a transaction has held back committed events.
 
-    Both inputs are upper bounds. The transaction may have been open for a long time before it appended. The waiting
-    event may have been created, or dated, long before it was held back.
+    The ages of the transaction and of the waiting event are both upper bounds. The transaction may have been open for a
+    long time before it appended. The event may have been created, or dated, long before it was held back.
 
     Args:
         blocking: unfinished appends, the one that determines the stable position first.

@@ -41,11 +41,11 @@ class FailingEvent:
     """The event that blocks a partition, because its handler fails.
 
     Attributes:
-        position: its global position; ``None`` if the checkpoint names none, as after a partition was parked by hand.
+        position: its global position; ``None`` if the checkpoint has none, such as after parking a partition by hand.
         event_id: its id; ``None`` if the log does not have the event.
         event_type: its type; ``None`` if the log does not have the event.
         error: traceback of the last attempt.
-        attempts: number of failed attempts.
+        attempts: number of failed attempts. Failures that no event causes, such as outages, do not count.
         failed_at: time of the last attempt.
         retry_at: time of the next attempt; ``None`` while the partition is parked.
         parked_at: time at which the partition was parked; it stays parked until an operator sets this column to NULL.

@@ -59,7 +59,7 @@ class _Parent:
         self._is_terminated = True
 
     def wait(self, seconds: float) -> None:
-        """Wait, or raise `_NotNeeded` as soon as the parent closes the pipe, dies, or this process is terminated."""
+        """Wait. Raise `_NotNeeded` once the parent closes the pipe or dies, or a signal asks this process to end."""
         # The pipe signals the end immediately. But a process that the parent forked inherits the pipe and may outlive
         # the parent, so check the parent's id, too.
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
