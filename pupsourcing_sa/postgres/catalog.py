@@ -1,4 +1,4 @@
-"""PostgreSQL's own tables and views, with the columns that our statements use; ``None`` is a type like xid."""
+"""Tables and views of PostgreSQL's catalog, with the columns that our statements use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ __all__ = ["ACTIVITY", "DATABASES", "LOCKS", "PREPARED", "catalog_table"]
 
 
 def catalog_table(name: str, **columns: Any) -> FromClause:
-    return table(name, *(column(each, type_) for each, type_ in columns.items()), schema="pg_catalog")
+    """Return a table of the catalog. ``None`` is a type that SQLAlchemy lacks, such as xid."""
+    return table(name, *(column(key, type_) for key, type_ in columns.items()), schema="pg_catalog")
 
 
 LOCKS: Final = catalog_table(

@@ -1,9 +1,10 @@
-"""Statements as the drivers take them: compiled once, and executed past Core.
+"""A cache of compiled statements, which are executed without SQLAlchemy Core.
 
-SQLAlchemy 2.0 has no cache key for ON CONFLICT, so that ``Connection.execute`` compiles an append anew each time, which
-takes three times as long as the append. So the text is kept here, and executed by ``Connection.exec_driver_sql``: still
-with SQLAlchemy's transactions, logging, translation of errors and events of the cursor, but neither
-``before_execute`` nor ``after_execute``, which are for expressions. docs/decisions/0006 has the measurements.
+SQLAlchemy 2.0 has no cache key for ON CONFLICT. ``Connection.execute`` therefore compiles an append on each call, which
+takes three times as long as the append itself. This module keeps the compiled text and passes it to
+``Connection.exec_driver_sql``. SQLAlchemy's transactions, logging, translation of errors and cursor events still apply;
+``before_execute`` and ``after_execute``, which receive expressions, are not called. docs/decisions/0006 has the
+measurements.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from pupsourcing_sa.postgres.connections import UNBUFFERED, fetched
 
 __all__ = ["CompiledStatements"]
 
-#: For an application with a schema for each of many tenants; a text has about 3 kB.
-_MOST_TEXTS: Final = 1000
+#: The limit for applications with a schema per tenant. A text has about 3 kB.
+_MAX_TEXTS: Final = 1000
 
 
 class _Text(NamedTuple):
-    """What a driver takes, and how it wants its parameters."""
+    """SQL for a driver, with the conversion of parameters that the driver needs."""
 
     sql: str
-    #: For drivers that number the parameters; ``None`` for those that name them.
+    #: Names of the parameters in order, for drivers with positional parameters; ``None`` for named parameters.
     order: tuple[str, ...] | None
-    #: Parameters that the statement brings itself.
+    #: Parameters that have their values in the statement.
     own: dict[str, Any]
-    #: What SQLAlchemy's types do to values for this driver.
+    #: Conversions that SQLAlchemy's types apply to parameters for this driver.
     processors: tuple[tuple[str, Callable[[Any], Any]], ...]
 
     @classmethod
@@ -57,21 +58,22 @@ class _Text(NamedTuple):
 
 
 class CompiledStatements:
-    """The texts of their owner's statements, for each engine and each ``schema_translate_map`` in use.
+    """The compiled statements of one owner, for each engine and each ``schema_translate_map`` in use.
 
-    They live as long as the engine's dialect. Threads may compile the same statement at once; the last one is kept.
+    An entry lives as long as the engine's dialect. If two threads compile the same statement at once, the last entry
+    stays.
     """
 
     def __init__(self) -> None:
         self._texts: WeakKeyDictionary[Dialect, dict[object, _Text]] = WeakKeyDictionary()
 
     def rows(self, connection: Connection, statement: ClauseElement, parameters: dict[str, Any]) -> list[Any]:
-        """Execute a statement and give its rows as tuples of the driver.
+        """Execute a statement and return the driver's rows as tuples.
 
         Args:
-            connection: a connection.
-            statement: one that is kept by its owner, to be found again.
-            parameters: by name; a driver may get the very dictionary.
+            connection: the connection to use.
+            statement: a statement that its owner keeps, because the cache finds it by identity.
+            parameters: values by name. The dictionary may be passed to the driver and modified.
         """
         dialect = connection.dialect
         translate = connection.get_execution_options().get("schema_translate_map")
@@ -81,10 +83,10 @@ class CompiledStatements:
             texts = self._texts.setdefault(dialect, {})
         text = texts.get(key)
         if text is None:
-            if len(texts) >= _MOST_TEXTS:
+            if len(texts) >= _MAX_TEXTS:
                 texts.clear()
             text = texts[key] = _Text.of(statement, dialect, translate)
         return fetched(connection.exec_driver_sql(text.sql, text.arranged(parameters), UNBUFFERED))
 
     def __reduce__(self) -> tuple[type[CompiledStatements], tuple[()]]:
-        return type(self), ()  # a store can be pickled; what is compiled is of this process
+        return type(self), ()  # A store can be pickled; another process compiles again.

@@ -1,4 +1,4 @@
-"""From what a caller hands in to the connection of its transaction, and from there to the driver's rows."""
+"""The connection of a caller's session, its transaction, and rows as the driver returns them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ __all__ = [
     "require_transaction",
 ]
 
-#: What every method of `EventStore` takes.
+#: The first argument of every method of `EventStore`.
 SyncSession: TypeAlias = Session | scoped_session[Any] | Connection
 
-#: Whatever the engine or the connection says: with a server-side cursor SQLAlchemy has taken rows before we look.
+#: Overrides options of the engine and the connection: with a server-side cursor, SQLAlchemy would already have fetched
+#: rows from the cursor that `fetched` reads.
 UNBUFFERED: Final = {"stream_results": False, "yield_per": None}
 
 
 def connection_of(session: SyncSession, clause: ClauseElement) -> Connection:
-    """The connection of the session's current transaction, which is begun if there is none.
+    """Return the connection of the session's current transaction. Begin a transaction if there is none.
 
     Args:
-        session: what the caller handed in.
-        clause: a table, or an INSERT or UPDATE of it, by which a session that has several binds chooses one.
+        session: the first argument of the caller's method.
+        clause: a table, or an INSERT or UPDATE of it. A session with several binds chooses one by it.
 
-    Nothing is flushed: what is pending in the session stays pending, whatever becomes of the statement.
+    Pending objects of the session are not flushed, and stay pending even if the statement fails.
     """
     if isinstance(session, (Session, scoped_session)):
         return session.connection(bind_arguments={"clause": clause})
@@ -51,33 +52,34 @@ def connection_of(session: SyncSession, clause: ClauseElement) -> Connection:
 
 def require_transaction(connection: Connection) -> None:
     """Refuse a connection that commits each statement on its own."""
-    # Of the driver's connection, because isolation levels are set in many places; each of the drivers has it.
+    # An isolation level can be set in many places, so ask the driver's connection. Every supported driver has this
+    # attribute.
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
         raise TransactionRequiredError(
-            "this connection is in AUTOCOMMIT mode, in which the events could not be rolled back together with "
-            "anything else; use one with another isolation level"
+            "this connection is in AUTOCOMMIT mode, in which events are not rolled back together with other changes. "
+            "Use a connection with another isolation level"
         )
 
 
 def limit_transaction(connection: Connection, seconds: float, *timeouts: str) -> None:
-    """Set timeouts of the server for this transaction only, so that it is the same behind PgBouncer.
+    """Set timeouts of the server for this transaction only, which also works behind PgBouncer.
 
     Args:
-        connection: in the transaction.
-        seconds: what they are set to; less than a millisecond is one, as 0 would be no limit.
-        timeouts: the settings, such as ``lock_timeout``.
+        connection: the connection of the transaction.
+        seconds: value of the timeouts. At least one millisecond is set, because 0 means no limit.
+        timeouts: names of the settings, such as ``lock_timeout``.
     """
     milliseconds = str(max(1, int(seconds * 1000)))
     connection.execute(select(*(func.set_config(timeout, milliseconds, true()) for timeout in timeouts)))
 
 
 def driver_rows(connection: Connection, statement: Executable, parameters: dict[str, Any]) -> list[Any]:
-    """The rows as tuples of the driver; SQLAlchemy's ``Row`` objects would cost as much again as fetching."""
+    """Execute a statement and return the driver's rows. SQLAlchemy's ``Row`` objects would double the cost."""
     return fetched(connection.execute(statement, parameters, execution_options=UNBUFFERED))
 
 
 def fetched(result: CursorResult[Any]) -> list[Any]:
-    """All rows of a result as the driver has them, and the cursor closed."""
+    """Return all rows of a result as tuples, and close the cursor."""
     rows = list(result.cursor.fetchall())
     result.close()
-    return rows if not rows or type(rows[0]) is tuple else list(map(tuple, rows))  # asyncpg has records
+    return rows if not rows or type(rows[0]) is tuple else list(map(tuple, rows))  # asyncpg returns records

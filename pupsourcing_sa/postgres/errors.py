@@ -1,4 +1,8 @@
-"""What errors of the database mean, by SQLSTATE and constraint name, never by the text of a message."""
+"""Classification of database errors, by SQLSTATE and constraint name and never by the text of a message.
+
+An SQLSTATE in this file is the only place that decides what an error means. `worker/classification.py` decides whether
+it counts as a failure of an event.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +29,13 @@ __all__ = [
     "is_query_canceled",
     "is_read_only",
     "is_serialization_failure",
-    "raise_common",
+    "raise_translated",
     "translated",
     "violates",
 ]
 
-_UNDEFINED: Final = frozenset({"42P01", "3F000"})  # undefined_table, and its schema
+#: undefined_table, invalid_schema_name
+_UNDEFINED: Final = frozenset({"42P01", "3F000"})
 _READ_ONLY: Final = "25006"
 _UNIQUE_VIOLATION: Final = "23505"
 _PROGRAM_LIMIT_EXCEEDED: Final = "54000"
@@ -39,89 +44,93 @@ _LOCK_NOT_AVAILABLE: Final = "55P03"
 _QUERY_CANCELED: Final = "57014"
 _SERIALIZATION_FAILURE: Final = "40001"
 _DEADLOCK_DETECTED: Final = "40P01"
-_OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})  # shut down, crashed, starting up; no free slot
+#: admin_shutdown, crash_shutdown, cannot_connect_now (the server is starting up), too_many_connections
+_OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
 
 
 @contextmanager
 def translated(*tables: Table) -> Iterator[None]:
-    """Raise our errors for the mistakes that every statement can run into.
+    """Translate errors that every statement can raise: missing tables, and a read-only transaction.
 
     Args:
-        tables: what the statement needs.
+        tables: the tables that the statement needs.
+
+    Raises:
+        TablesMissingError, TransactionRequiredError: instead of the database's error.
     """
     try:
         yield
     except DBAPIError as error:
-        raise_common(error, *tables)
+        raise_translated(error, *tables)
         raise
 
 
-def raise_common(error: DBAPIError, *tables: Table) -> None:
-    """Raise our error for a mistake that every statement can run into; return if it is none.
+def raise_translated(error: DBAPIError, *tables: Table) -> None:
+    """Raise the translation of an error, as `translated` does. Return if it has none.
 
     Args:
-        error: what the database said.
-        tables: what the statement needs.
+        error: the error of the database.
+        tables: the tables that the statement needs.
     """
     state = _sqlstate(error)
     if state in _UNDEFINED and not _is_of_a_function(error):
         names = " or ".join(table.key for table in tables)
         elsewhere = ", or not in this search_path" if any(table.schema is None for table in tables) else ""
         raise TablesMissingError(
-            f"there is no table {names} in the database{elsewhere}: run your migrations, as in `alembic upgrade head`; "
-            "if yours have other names or another schema, say so"
+            f"there is no table {names} in the database{elsewhere}: run your migrations, such as `alembic upgrade "
+            "head`. If your tables have other names or another schema, pass these to EventTables and WorkerTables"
         ) from error
     if state == _READ_ONLY:
         raise TransactionRequiredError(
-            "this transaction is read-only: the server is a standby, or default_transaction_read_only is on; write on "
-            "the primary server, in a transaction that may"
+            "this transaction is read-only: the server is a standby, or default_transaction_read_only is on. Connect "
+            "to the primary, and use a transaction that may write"
         ) from error
 
 
 def is_lost_race(error: BaseException | None) -> bool:
-    """Whether the transaction lost against another one, and is to be tried again as it is."""
+    """Return True if another transaction won a race against this one, which the caller should retry unchanged."""
     return isinstance(error, DBAPIError) and is_lost_race_state(_sqlstate(error))
 
 
 def is_lost_race_state(state: str | None) -> bool:
-    """Whether a SQLSTATE says so."""
+    """Return True if an SQLSTATE means a lost race; see `is_lost_race`."""
     return state in (_SERIALIZATION_FAILURE, _DEADLOCK_DETECTED)
 
 
 def is_serialization_failure(error: DBAPIError) -> bool:
-    """Whether somebody else committed what this transaction's snapshot does not have."""
+    """Return True if another transaction committed a change that this transaction's snapshot lacks."""
     return _sqlstate(error) == _SERIALIZATION_FAILURE
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Whether somebody, such as a migration, has had something locked for longer than we wait."""
+    """Return True if another session, such as a migration, held a lock for longer than ``lock_timeout``."""
     return isinstance(error, DBAPIError) and _sqlstate(error) == _LOCK_NOT_AVAILABLE
 
 
 def is_privilege_missing(error: BaseException) -> bool:
-    """Whether the role may not do what was asked."""
+    """Return True if the role lacks a privilege."""
     return isinstance(error, DBAPIError) and _sqlstate(error) == _INSUFFICIENT_PRIVILEGE
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether this connection cannot write: its server is a standby, or was one when it was connected to."""
+    """Return True if this connection cannot write. Its server is a standby, or was one when the connection was made."""
     return isinstance(error, (StablePositionError, TransactionRequiredError)) or (
         isinstance(error, DBAPIError) and _sqlstate(error) == _READ_ONLY
     )
 
 
 def is_query_canceled(error: BaseException) -> bool:
-    """Whether a statement took longer than ``statement_timeout`` allows, or somebody has canceled it."""
+    """Return True if a statement exceeded ``statement_timeout`` or was canceled."""
     return isinstance(error, DBAPIError) and _sqlstate(error) == _QUERY_CANCELED
 
 
 def exceeds_a_limit(error: DBAPIError) -> bool:
-    """Whether something is larger than PostgreSQL can hold, such as a value than an entry of an index."""
+    """Return True if a value exceeds a PostgreSQL limit, such as the size of an index entry."""
     return _sqlstate(error) == _PROGRAM_LIMIT_EXCEEDED
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Whether the connection was lost or could not be made, which says nothing about what was being done."""
+    """Return True if the connection was lost or could not be made. The failed operation is not to blame."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, PoolTimeout)
     state = _sqlstate(error)
@@ -130,12 +139,15 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 def is_outage_state(state: str | None) -> bool:
-    """Whether a SQLSTATE says that the connection was lost or could not be made."""
+    """Return True if an SQLSTATE means an outage; see `is_outage`."""
     return state is not None and (state in _OUTAGES or state.startswith("08"))
 
 
 def violates(error: DBAPIError, constraint: Constraint, connection: Connection) -> bool:
-    """Whether a statement violated this unique constraint, under the name that SQLAlchemy gives it in the database."""
+    """Return True if a statement violated this unique constraint.
+
+    Its name in the database may come from a naming convention.
+    """
     if _sqlstate(error) != _UNIQUE_VIOLATION:
         return False
     preparer = connection.dialect.identifier_preparer
@@ -144,7 +156,7 @@ def violates(error: DBAPIError, constraint: Constraint, connection: Connection) 
 
 
 def detail_of(error: DBAPIError) -> str:
-    """The server's DETAIL, in the server's language; it has the values that violated a constraint."""
+    """Return the server's DETAIL, which has the values that violated a constraint. It is in the server's language."""
     diagnostics = _diagnostics(error)
     return getattr(diagnostics, "message_detail", None) or getattr(diagnostics, "detail", None) or ""
 
@@ -154,14 +166,14 @@ def _sqlstate(error: DBAPIError) -> str | None:
 
 
 def _is_of_a_function(error: DBAPIError) -> bool:
-    """Whether it happened in a statement of a function, such as a trigger of the application's own."""
+    """Return True if a statement of a function failed, such as one in a trigger of the application."""
     diagnostics = _diagnostics(error)
-    # What a function's statement lacks has a place in that statement, or is found when it runs. The language's name is
-    # the same in every language of the server; a context by itself may also be that of parameters.
+    # An error in a function's statement has a position in that statement, or a context that names PL/pgSQL. The name of
+    # the language is never translated. A context alone proves nothing: errors in parameters have one, too.
     context = getattr(diagnostics, "context", None) or ""
     return bool(getattr(diagnostics, "internal_query", None)) or "PL/pgSQL" in context
 
 
 def _diagnostics(error: DBAPIError) -> Any:
-    """What has the constraint's name and the detail: psycopg's ``diag``, asyncpg's own exception."""
+    """Return the object with the constraint's name and the detail: psycopg's ``diag``, or asyncpg's exception."""
     return getattr(error.orig, "diag", None) or getattr(error.orig, "__cause__", None)

@@ -1,7 +1,7 @@
-"""What every statement of the store is made of: the log's own names, its mark, and parameters.
+"""Expressions that several statements share.
 
-Statements are Core expressions over the tables. Their text depends on the tables and never on the data, so that
-SQLAlchemy compiles each once and the server plans it once for each connection.
+Statements are Core expressions over the tables. Their text depends on the tables and never on the data. SQLAlchemy
+therefore compiles each statement once, and the server plans it once per connection.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def constant(value: int | str) -> ColumnElement[Any]:
-    """A value that is part of the statement's text, and not one more parameter to send."""
+    """Return a value as part of the statement's text, which saves sending a parameter."""
     return literal_column(str(value), BigInteger) if isinstance(value, int) else literal_column(f"'{value}'", Text)
 
 
@@ -50,13 +50,13 @@ def parameter(name: str, type_: TypeEngine[Any]) -> BindParameter[Any]:
 
 
 class _NameOf(ColumnElement[str]):
-    """A table's quoted name as a string, under the ``schema_translate_map`` of the moment.
+    """A table's quoted name as a string, such as ``'"My Shop".events'``, under the current ``schema_translate_map``.
 
-    ``'"My Shop".events'`` as PostgreSQL's ``regclass`` wants it: what it finds is what the same name in a FROM finds.
+    PostgreSQL's ``regclass`` resolves it as it resolves the same name in a FROM clause.
     """
 
     __visit_name__ = "pupsourcing_sa_name_of"
-    _traverse_internals = [("table", InternalTraversal.dp_clauseelement)]  # the cache key must tell tables apart
+    _traverse_internals = [("table", InternalTraversal.dp_clauseelement)]  # the cache key must distinguish tables
     type = String()
 
     def __init__(self, table: Table) -> None:
@@ -73,20 +73,19 @@ def oid_of(table: Table) -> ColumnElement[Any]:
 
 
 def oid_of_database() -> ColumnElement[Any]:
-    """The oid of this database; others may have tables of the same oid, and locks on them."""
+    """Return the oid of this database. Another database may have a table with the same oid, and locks on it."""
     return select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
 
 
 def sequence_of(events: Table) -> ColumnElement[Any]:
-    """The sequence that issues the positions, whatever its name: identity or BIGSERIAL, renamed or not."""
+    """Return the sequence that issues the positions: of an identity or BIGSERIAL column, even if it was renamed."""
     return cast(func.pg_get_serial_sequence(_NameOf(events), constant("global_position")), REGCLASS)
 
 
 def server_identity() -> ColumnElement[Any]:
-    """Identify the running server and the database.
+    """Return the start time of the server with the oid of the database, as a string.
 
-    It differs after a restart, a failover, and a restore into a new database of the same name: the start time of the
-    server and the oid of the database.
+    It changes with a restart, a failover, and a restore into a new database of the same name.
     """
     started = cast(extract("epoch", func.pg_postmaster_start_time()) * 1_000_000, BigInteger)
     return cast(started, Text).concat("/").concat(cast(oid_of_database(), Text))

@@ -17,7 +17,7 @@ from pupsourcing_sa.postgres.errors import (
     detail_of,
     exceeds_a_limit,
     is_serialization_failure,
-    raise_common,
+    raise_translated,
     violates,
 )
 from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
@@ -159,7 +159,7 @@ class Appender:
             raise next(expecting, appends[0]).conflict(None) from error
         if exceeds_a_limit(error):
             _raise_too_long(error, appends)
-        raise_common(error, self._tables.events, self._tables.aggregate_heads)
+        raise_translated(error, self._tables.events, self._tables.aggregate_heads)
 
 
 def _raise_too_long(error: DBAPIError, appends: Sequence[Append]) -> None:

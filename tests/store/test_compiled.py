@@ -161,7 +161,7 @@ def test_a_listener_may_change_the_statement(plain_log: Log):
 @pytest.mark.parametrize("most", [1, 2, 1000])
 def test_a_session_of_each_tenant(engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int):
     """Also when there are more of them than texts that are kept."""
-    monkeypatch.setattr(compiled_statements, "_MOST_TEXTS", most)
+    monkeypatch.setattr(compiled_statements, "_MAX_TEXTS", most)
     store = EventStore()
     with ExitStack() as stack:
         tenants = [stack.enter_context(tenant(engine, store.tables)) for _ in range(3)]

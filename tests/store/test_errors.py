@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from pupsourcing_sa import EventTables, NoStream
 from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
-from pupsourcing_sa.postgres.errors import is_lost_race, is_outage, raise_common
+from pupsourcing_sa.postgres.errors import is_lost_race, is_outage, raise_translated
 from tests.fix_store import Log, make_event
 
 #: What a trigger of the application's own does, which lacks something.
@@ -56,6 +56,6 @@ def test_each_driver_has_its_own_name_for_the_sqlstate(driver: str) -> None:
     assert not is_outage(error_of(driver, "23505"))
     events = EventTables().events
     with pytest.raises(TablesMissingError, match="no table events"):
-        raise_common(error_of(driver, "42P01"), events)
+        raise_translated(error_of(driver, "42P01"), events)
     with pytest.raises(TransactionRequiredError):
-        raise_common(error_of(driver, "25006"), events)
+        raise_translated(error_of(driver, "25006"), events)
