@@ -27,8 +27,6 @@ ROOT = Path(__file__).parents[1]
 _NOT_YET = """
 Makefile
 
-pupsourcing_sa/store/
-
 pupsourcing_sa/worker/__init__.py
 
 pupsourcing_sa/worker/_worker.py

@@ -1,4 +1,4 @@
-"""What is handed in to be appended: checked, and made into what the statements take."""
+"""Arguments of an append: checks, and conversion to the parameters of the statements."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["Append", "check_ids", "event_parameters", "stream_parameter"]
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Events of one aggregate, checked, and what is expected of its version."""
+    """Checked events of one aggregate, with the version that is expected of it."""
 
     expected: ExpectedVersion
     events: tuple[Event, ...]
 
     @classmethod
     def of(cls, expected_version: object, events: object) -> Append:
-        """Check what a caller hands in.
+        """Check the arguments of a caller.
 
         Raises:
-            NoEventsError, DuplicateEventError, TypeError, ValueError: as `EventStore.append` says.
+            NoEventsError, DuplicateEventError, TypeError, ValueError: see `EventStore.append`.
         """
         if not isinstance(expected_version, (AnyVersion, NoStream, Exact)):
             hint = f"; write {expected_version.__name__}()" if isinstance(expected_version, type) else ""
@@ -49,9 +49,9 @@ class Append:
                 raise TypeError(f"events must contain Event only, not {type(event).__name__}")
             if event.aggregate_id != first.aggregate_id or event.aggregate_type != first.aggregate_type:
                 raise ValueError(
-                    "events must be of one aggregate; there are "
+                    "events must be of one aggregate, not of "
                     f"{first.aggregate_type} {first.aggregate_id!r} and "
-                    f"{event.aggregate_type} {event.aggregate_id!r}; append_many() takes several"
+                    f"{event.aggregate_type} {event.aggregate_id!r}; append_many() takes several aggregates"
                 )
         check_ids(given)
         return cls(expected_version, given)
@@ -69,7 +69,7 @@ class Append:
 
 
 def check_ids(events: Sequence[Event]) -> None:
-    """Refuse an id that comes twice."""
+    """Refuse events with equal ids."""
     if len(events) > 1 and len({event.event_id for event in events}) < len(events):
         times = Counter(event.event_id for event in events)
         raise DuplicateEventError(event_id for event_id, count in times.items() if count > 1)
@@ -97,7 +97,7 @@ def event_parameters(appends: Sequence[Append], *, has_json_payload: bool) -> di
 
 
 def stream_parameter(numbered: Iterable[tuple[int, Append]]) -> str:
-    """The aggregates as the statements take them."""
+    """Return the aggregates as a parameter of the statements, a JSON array."""
     rows: list[dict[str, Any]] = []
     before = 0
     for number, append in numbered:
@@ -109,7 +109,7 @@ def stream_parameter(numbered: Iterable[tuple[int, Append]]) -> str:
 
 
 def _json_text(event: Event) -> str:
-    """The payload for a JSONB column, which holds less than JSON does."""
+    """Return the payload as text for a JSONB column, which refuses NaN, infinity and NUL characters."""
     try:
         text = event.payload.decode()
         json.loads(text, parse_constant=_refuse_constant)

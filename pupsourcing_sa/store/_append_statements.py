@@ -1,7 +1,7 @@
 """The statements that append.
 
-Each is one statement in three steps, each reading from the one before it, which is what puts them in order: the
-low-water mark, the heads of the aggregates, the events.
+Each is one statement in three steps: take the low-water mark, write the heads of the aggregates, insert the events.
+PostgreSQL runs the steps in this order because each step reads the result of the previous one.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ from pupsourcing_sa.tables import EventTables
 
 __all__ = ["AppendStatements"]
 
-# Not called like the columns, which an UPDATE would take for values to be set.
+# Parameters with the names of columns would be taken for values that an UPDATE sets.
 _STREAM_TYPE: Final = parameter("stream_type", Text())
 _STREAM_ID: Final = parameter("stream_id", Text())
 _COUNT: Final = parameter("count", BigInteger())
 
-#: What each event brings, besides its payload: its aggregate's number, and its own over the whole append, from 1.
+#: Fields of each event except the payload. ``stream`` is the number of its aggregate and ``number`` its own number in
+#: the append, both from 1.
 _EVENT_COLUMNS: Final[dict[str, Any]] = {
     "stream": Integer,
     "number": BigInteger,
@@ -59,7 +60,8 @@ _EVENT_COLUMNS: Final[dict[str, Any]] = {
     "metadata": JSON,
     "created_at": TIMESTAMP(timezone=True),
 }
-#: What each aggregate brings, numbered from 1, with how many events come before its own.
+#: Fields of each aggregate. ``stream`` is its number, from 1, and ``before`` the number of events of the aggregates
+#: before it.
 _STREAM_COLUMNS: Final[dict[str, Any]] = {
     "stream": Integer,
     "stream_type": Text,
@@ -71,7 +73,7 @@ _STREAM_COLUMNS: Final[dict[str, Any]] = {
 
 
 class _Bytes(LargeBinary):
-    """Bytes that go to the driver as they are; all of the drivers take them."""
+    """Bytes that are passed to the driver unchanged, which every supported driver accepts."""
 
     cache_ok = True
 
@@ -80,19 +82,19 @@ class _Bytes(LargeBinary):
 
 
 def _given(name: str, **columns: Any) -> TableValuedAlias:
-    """A JSON array of objects, given as a parameter of that name, as a table.
+    """Return a table with the rows of a JSON array, which is a parameter of this name.
 
-    One text for all rows is a third faster than an array for each column: what psycopg does for each value of an array
-    is most of what an append costs on our side. Payloads, which would double in size, are not in it: they are one
-    value of bytes, of which each event has a piece.
+    One text for all rows is a third faster than an array per column: psycopg's work for each value of an array is most
+    of the client's cost of an append. Payloads are not part of the JSON, where their size would double. They are sent
+    as one value of bytes, and each event has a range of it.
     """
     rows = func.json_to_recordset(cast(parameter(name, Text()), JSON))
-    valued = rows.table_valued(*(column(each, type_) for each, type_ in columns.items()))
+    valued = rows.table_valued(*(column(key, type_) for key, type_ in columns.items()))
     return valued.render_derived(name=f"given_{name}", with_types=True)
 
 
 def _is_of(row: FromClause, given: FromClause) -> ColumnElement[bool]:
-    """Whether a row is of a given aggregate."""
+    """Return a condition: the row belongs to the given aggregate."""
     return and_(row.c.aggregate_type == given.c.stream_type, row.c.aggregate_id == given.c.stream_id)
 
 
@@ -101,7 +103,7 @@ class AppendStatements:
 
     Args:
         tables: the log.
-        notify_channel: a channel that every append notifies, or ``None``.
+        notify_channel: the channel that every append notifies, or ``None``.
     """
 
     def __init__(self, tables: EventTables, notify_channel: str | None) -> None:
@@ -113,9 +115,9 @@ class AppendStatements:
     # -- one aggregate -----------------------------------------------------------------------------------------
 
     def one(self, expected: ExpectedVersion) -> Insert:
-        """Append to one aggregate; gives (global_position, aggregate_version) of each event, no row on a conflict.
+        """Append to one aggregate. Returns (global_position, aggregate_version) of each event, no row on a conflict.
 
-        The head is found by its primary key, and a concurrent writer of the same aggregate is waited for there.
+        The primary key finds the head. The statement waits there for a concurrent writer of the same aggregate.
         """
         if isinstance(expected, AnyVersion):
             return self._to_any
@@ -143,7 +145,7 @@ class AppendStatements:
             .where(
                 heads.c.aggregate_type == _STREAM_TYPE,
                 heads.c.aggregate_id == _STREAM_ID,
-                # The mark is always taken; saying so here is what joins it to the update.
+                # The mark is always taken. Reading that here makes the update wait for it.
                 heads.c.aggregate_version == case((mark.c.is_taken, parameter("expected_version", BigInteger()))),
             )
             .values(aggregate_version=heads.c.aggregate_version + _COUNT, updated_at=func.now())
@@ -168,12 +170,14 @@ class AppendStatements:
 
     @cached_property
     def many(self) -> Select[Any]:
-        """Append to several aggregates; gives (number of the aggregate, its new version, global_position), by event.
+        """Append to several aggregates. Returns (number of the aggregate, its new version, global_position) per event.
 
-        The heads are written in one pass in the order of their primary key, whether they exist or not, so that two
-        appends to the same aggregates wait for each other and never deadlock. They are not touched when the snapshot
-        shows a conflict: no row. Where a concurrent writer makes the difference in the middle of the pass, no event is
-        written, and the heads that were come back with a NULL position, for `undo`.
+        One pass writes the heads in the order of their primary key, existing or new. Two appends to the same aggregates
+        therefore wait for each other and never deadlock.
+
+        If the snapshot shows a conflict, no head is written and no row returned. If a concurrent writer causes a
+        conflict during the pass, no event is written. The heads that were written are returned with a NULL position,
+        and `undo` must restore them.
         """
         events, heads, mark = self._events, self._heads, low_water_mark(self._events)
         wanted = select(_given("streams", **_STREAM_COLUMNS)).cte("pupsourcing_wanted")
@@ -235,7 +239,7 @@ class AppendStatements:
 
     @cached_property
     def undo(self) -> Delete:
-        """Take back what `many` did to heads when it could not write all of them; their rows are still locked."""
+        """Restore the heads that `many` has written and still locks, by their primary key."""
         heads = self._heads
         given = select(_given("streams", **_STREAM_COLUMNS)).cte("pupsourcing_given")
         is_given = _is_of(heads, given)
@@ -251,7 +255,7 @@ class AppendStatements:
     # -- their parts -------------------------------------------------------------------------------------------
 
     def _notify(self) -> list[ColumnElement[Any]]:
-        """Notify the channel once for each head that is written; PostgreSQL sends equal ones once, with the commit."""
+        """Notify the channel once per written head. PostgreSQL sends equal notifications once, after the commit."""
         if self._notify_channel is None:
             return []
         return [cast(func.pg_notify(self._notify_channel, ""), Text).label("notified")]

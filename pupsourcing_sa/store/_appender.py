@@ -1,8 +1,9 @@
-"""Appending: the statements executed, conflicts and what the database refuses made errors."""
+"""Execution of appends, and translation of conflicts and database errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final, NoReturn
 
 from sqlalchemy import Connection
@@ -28,12 +29,12 @@ from pupsourcing_sa.tables import EventTables
 
 __all__ = ["Appender"]
 
-#: What an entry of a btree index has room for is a third of a page, 2,704 bytes, less what else is in it.
+#: An entry of a btree index holds a third of a page, 2,704 bytes, including its overhead.
 _LONGEST_KEY: Final = 2500
 
 
 class Appender:
-    """Executes what appends to one log.
+    """Appender to one log.
 
     Args:
         tables: the log.
@@ -44,13 +45,15 @@ class Appender:
     def __init__(self, tables: EventTables, reader: LogReader, notify_channel: str | None) -> None:
         self._tables = tables
         self._has_json_payload = tables.has_json_payload
-        #: By which a session that has several binds tells that this writes to the log.
+        #: A session with several binds chooses the one for writing to the log by this clause.
         self.clause = tables.events.insert()
         self._reader = reader
         self._statements = AppendStatements(tables, notify_channel)
         self._compiled = CompiledStatements()
         unique = {
-            tuple(each.columns.keys()): each for each in tables.events.constraints if isinstance(each, UniqueConstraint)
+            tuple(constraint.columns.keys()): constraint
+            for constraint in tables.events.constraints
+            if isinstance(constraint, UniqueConstraint)
         }
         self._unique_id = unique["event_id",]
         self._unique_version = unique["aggregate_type", "aggregate_id", "aggregate_version"]
@@ -67,7 +70,7 @@ class Appender:
         try:
             written = self._compiled.rows(connection, self._statements.one(expected), parameters)
         except DBAPIError as error:
-            self._raise_meaning(error, connection, [append])
+            self._raise_translated(error, connection, [append])
             raise
         if not written:
             raise append.conflict(
@@ -85,7 +88,7 @@ class Appender:
         try:
             rows = self._compiled.rows(connection, self._statements.many, parameters)
         except DBAPIError as error:
-            self._raise_meaning(error, connection, appends)
+            self._raise_translated(error, connection, appends)
             raise
         if not rows or rows[0][2] is None:
             self._raise_conflict(connection, appends, {number: version for number, version, _ in rows})
@@ -123,12 +126,12 @@ class Appender:
         return self._reader.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
 
     def _raise_conflict(self, connection: Connection, appends: Sequence[Append], written: dict[int, int]) -> NoReturn:
-        """Raise the conflict of the first aggregate that is not as expected, once nothing of the append is left."""
+        """Restore the written heads, then raise the conflict of the first aggregate that is not at its version."""
         if written:
             undone = stream_parameter((number, appends[number - 1]) for number in written)
             try:
                 connection.execute(self._statements.undo, {"streams": undone})
-            except BaseException:  # such as Ctrl-C: what could not be undone must not be committed
+            except BaseException:  # such as Ctrl-C: heads that were not restored must not be committed
                 connection.invalidate()
                 raise
         actual = {}
@@ -136,26 +139,26 @@ class Appender:
             actual[number] = self._version_of(connection, append)
             if append.expected.version not in (None, actual[number]):
                 raise append.conflict(actual[number])
-        # Another writer made it fit in the meantime. What was not written is the one that did not.
+        # Meanwhile another writer has made every version match again. Report an aggregate whose head was not written.
         unwritten = [(append, actual[n]) for n, append in enumerate(appends, 1) if n not in written]
-        append, version = next((each for each in unwritten if each[0].expected.version is not None), unwritten[0])
+        append, version = next((pair for pair in unwritten if pair[0].expected.version is not None), unwritten[0])
         raise append.conflict(version)
 
-    def _raise_meaning(self, error: DBAPIError, connection: Connection, appends: Sequence[Append]) -> None:
-        """Raise what a failed append means; return if it means nothing in particular."""
+    def _raise_translated(self, error: DBAPIError, connection: Connection, appends: Sequence[Append]) -> None:
+        """Raise the translation of a failed append's error. Return if it has none."""
         if violates(error, self._unique_id, connection):
             ids = [event.event_id for append in appends for event in append.events]
             detail = detail_of(error)
-            raise DuplicateEventError([each for each in ids if str(each) in detail] or ids) from error
+            raise DuplicateEventError([event_id for event_id in ids if str(event_id) in detail] or ids) from error
         if violates(error, self._unique_version, connection):
-            # Not a race: who lost one has waited for the head's row, and then got no row of it or a 40001.
+            # This is no lost race. The loser of a race waits for the head's row and then gets no row, or a 40001.
             names = [(append.aggregate_type, append.aggregate_id) for append in appends]
             detail = detail_of(error)
-            told = [each for each in names if f"({each[0]}, {each[1]}, " in detail]
-            raise StaleHeadsError(told or names, self._tables.aggregate_heads.key) from error
+            reported = [name for name in names if f"({name[0]}, {name[1]}, " in detail]
+            raise StaleHeadsError(reported or names, self._tables.aggregate_heads.key) from error
         if is_serialization_failure(error):
-            # Of several it is not known which one; it can only be one of which something was expected.
-            expecting = (each for each in appends if each.expected.version is not None)
+            # PostgreSQL does not report which aggregate of several it was. It had an expected version.
+            expecting = (append for append in appends if append.expected.version is not None)
             raise next(expecting, appends[0]).conflict(None) from error
         if exceeds_a_limit(error):
             _raise_too_long(error, appends)
@@ -163,8 +166,8 @@ class Appender:
 
 
 def _raise_too_long(error: DBAPIError, appends: Sequence[Append]) -> None:
-    """Name the longest of the values that are in an index; return if none of them is too long."""
-    # Measured here and not in advance: what compresses well may be longer.
+    """Raise `KeyTooLongError` for the longest value in an index. Return if no value is too long."""
+    # Lengths are not checked before an append, because a value that compresses well may be longer.
     sizes: list[tuple[int, int, str, Append]] = []
     for append in appends:
         type_, id_ = len(append.aggregate_type.encode()), len(append.aggregate_id.encode())
@@ -172,6 +175,6 @@ def _raise_too_long(error: DBAPIError, appends: Sequence[Append]) -> None:
         for event in append.events:
             size = len((event.correlation_id or "").encode())
             sizes.append((size, size, "correlation_id", append))
-    key, size, name, append = max(sizes, key=lambda each: each[0])
+    key, size, name, append = max(sizes, key=itemgetter(0))
     if key > _LONGEST_KEY:
         raise KeyTooLongError(append.aggregate_type, append.aggregate_id, name, size) from error

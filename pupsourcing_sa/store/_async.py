@@ -1,6 +1,6 @@
-"""The store for asyncio: the same methods, each run in SQLAlchemy's greenlet.
+"""The store for asyncio. SQLAlchemy's greenlet runs the methods of `EventStore`.
 
-``sqlalchemy.ext.asyncio`` needs greenlet, which not everyone has, so it is imported when a method is called.
+``sqlalchemy.ext.asyncio`` needs greenlet, an optional dependency. It is imported when a method is called.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _T = TypeVar("_T")
 
 
 class AsyncEventStore:
-    """`EventStore` for ``AsyncSession`` and ``AsyncConnection``: the same methods, as coroutines.
+    """`EventStore` for ``AsyncSession`` and ``AsyncConnection``, with the same methods as coroutines.
 
     Args:
-        tables: the log's tables; new ones with the default names by default.
-        notify_channel: as for `EventStore`.
+        tables: the log's tables; by default, tables with the default names on a new ``MetaData``.
+        notify_channel: see `EventStore`.
 
     Attributes:
-        sync_store: the `EventStore` that does the work, for use inside ``run_sync``.
+        sync_store: the wrapped `EventStore`, for use inside ``run_sync``.
     """
 
     def __init__(self, tables: EventTables | None = None, *, notify_channel: str | None = None) -> None:
@@ -187,7 +187,7 @@ async def _run(session: _Session, method: Callable[..., _T], *args: Any, **kw: A
 async def _iterate(
     session: _Session, method: Callable[..., Iterator[PersistedEvent]], *args: Any, page_size: int, **kw: Any
 ) -> AsyncIterator[PersistedEvent]:
-    """Iterate as the method does, entering the greenlet once for each page and not for each event."""
+    """Iterate over a method's events. Enter the greenlet once per page and not once per event."""
     events = await _run(session, method, *args, page_size=page_size, **kw)
     while page := await _run(session, lambda _: list(islice(events, page_size))):
         for event in page:

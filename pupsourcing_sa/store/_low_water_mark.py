@@ -1,4 +1,4 @@
-"""The low-water mark: which positions a transaction in flight may still use, as a lock that others can see."""
+"""The low-water mark: an advisory lock that shows above which position a transaction may still insert events."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from pupsourcing_sa.postgres.expressions import constant, oid_of, sequence_of
 
 __all__ = ["MARK_BELOW_ALL", "MARK_BITS", "low_water_mark"]
 
-#: A low-water mark is an int4 that carries the low 31 bits of a position.
+#: A low-water mark is an int4 with the low 31 bits of a position.
 MARK_BITS: Final = constant(2**31 - 1)
-#: The mark that lies below every position: the sign, which positions leave free.
+#: The mark below every position. Positions do not use the sign.
 MARK_BELOW_ALL: Final = constant(-1)
 
 
 def low_water_mark(events: Table) -> CTE:
-    """Take the transaction's low-water mark, unless it has one for this log; gives one row, ``is_taken``.
+    """Take the transaction's low-water mark, unless it has one for this log. Returns one row, ``is_taken``.
 
-    The mark is the last position issued before the transaction's first, as a shared advisory lock (oid of the log, low
-    31 bits). A transaction-local setting remembers it, so that a transaction holds one lock however often it appends; a
-    rollback to a savepoint undoes both. A sequence that has issued nothing yet, or nothing since it was restarted, has
-    no such position: that is the negative mark, below every other.
+    The mark is a shared advisory lock (oid of the log, low 31 bits of a position) on the last position that was issued
+    before the transaction's first append. A transaction-local setting remembers it, so that a transaction holds one
+    lock for any number of appends. A rollback to a savepoint undoes both.
+
+    A sequence that has issued nothing, or nothing since it was restarted, has no last position. The transaction then
+    takes the negative mark, which is below every position.
     """
     name = constant("pupsourcing_sa.mark_").concat(cast(oid_of(events), Text))
-    # After a transaction that had set it, a setting of ours reads as '' and no longer as NULL.
+    # A setting that an earlier transaction of this session has set is '' and not NULL.
     is_held = func.coalesce(func.current_setting(name, true()), constant("")) != constant("")
     last = func.pg_sequence_last_value(sequence_of(events), type_=BigInteger)
-    # The volatile function in its output keeps this subquery one, so that both uses below see one value.
+    # The volatile function in its output keeps PostgreSQL from inlining this subquery. Both uses below see one value.
     issued = select(
         case((is_held, None), else_=func.coalesce(last.bitwise_and(MARK_BITS), MARK_BELOW_ALL)).label("mark")
     ).subquery("issued")

@@ -1,4 +1,4 @@
-"""The statements about the stable position: where it is, and who holds it back."""
+"""The statements that read the stable position and the transactions that hold it back."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pupsourcing_sa.tables import EventTables
 
 __all__ = ["PositionStatements"]
 
-#: How pg_locks shows the mark that lies below every position: as the unsigned oid with the same bits.
+#: The mark below every position as pg_locks shows it: an unsigned oid with the same bits.
 _MARK_BELOW_ALL_AS_OID: Final = constant(2**32 - 1)
-#: Half of what the bits of a mark tell apart.
+#: Half of the number of different marks.
 _HALF_OF_MARKS: Final = constant(2**30)
 
 _SEQUENCES: Final = catalog_table(
@@ -27,7 +27,7 @@ _SEQUENCES: Final = catalog_table(
 
 
 class PositionStatements:
-    """The statements about one log's stable position.
+    """The statements for one log.
 
     Args:
         tables: the log.
@@ -38,16 +38,18 @@ class PositionStatements:
 
     @cached_property
     def stable(self) -> Select[Any]:
-        """The stable position, with what decides whether it can be relied upon.
+        """Select the stable position, the last position, and the facts that decide if they can be relied upon.
 
-        It is the last position in the log, or the smallest mark where one lies below. The last position must be read
-        before the locks are: an append that took its mark between the two would otherwise be missed. The transaction's
-        snapshot is older than both. The last position issued, by which marks are decoded, is read by a subquery that
-        cannot be merged (its output is volatile), and the smallest mark by a correlated subquery on that, which
-        PostgreSQL can only run once it has it.
+        The stable position is the last position in the log, or the smallest mark if that is lower. The primary key
+        finds the last position.
 
-        Not the last position issued itself: positions that were rolled back may not have reached the disk, and after a
-        crash the sequence may issue them again. What is committed has been flushed, with all that came before it.
+        PostgreSQL must read the last position before the locks. Otherwise it would miss an append that takes its mark
+        between the two. The transaction's snapshot is older than both. The order is enforced: a subquery reads the last
+        position issued, by which marks are decoded, and cannot be inlined because its output is volatile. The subquery
+        for the smallest mark is correlated with it and can only run afterwards.
+
+        The last position issued is not used itself. Positions that were rolled back may not have been flushed to disk,
+        and after a crash the sequence may issue them again. A commit flushes its positions and all positions before.
         """
         issued = self._issued.c
         smallest = select(func.min(self._mark(issued.position))).where(self._is_mark(issued.position))
@@ -63,9 +65,10 @@ class PositionStatements:
 
     @cached_property
     def blocking(self) -> Select[Any]:
-        """Who holds marks, the lowest first: backends, and prepared transactions, which have none."""
-        head = self._issued.c.position
-        own = LOCKS.alias("own")  # the lock that every transaction has on its own id
+        """Select the transactions that hold marks, the lowest mark first: of backends, and prepared transactions."""
+        last = self._issued.c.position
+        # Every transaction holds a lock on its own id. That of a prepared transaction leads to pg_prepared_xacts.
+        own = LOCKS.alias("own")
         is_own = and_(
             LOCKS.c.pid.is_(None),
             own.c.pid.is_(None),
@@ -74,25 +77,25 @@ class PositionStatements:
         )
         return (
             select(
-                self._mark(head).label("mark"),
+                self._mark(last).label("mark"),
                 LOCKS.c.pid,
                 *HOLDER_COLUMNS,
             )
             .select_from(self._issued)
-            .join(LOCKS, self._is_mark(head))
+            .join(LOCKS, self._is_mark(last))
             .outerjoin(ACTIVITY, ACTIVITY.c.pid == LOCKS.c.pid)
             .outerjoin(own, is_own)
             .outerjoin(PREPARED, PREPARED.c.transaction == own.c.transactionid)
-            .order_by(self._mark(head), LOCKS.c.pid)
+            .order_by(self._mark(last), LOCKS.c.pid)
         )
 
     @cached_property
     def _issued(self) -> FromClause:
-        """The last position issued, the last one in the log, and what is wrong with the sequence.
+        """The last position issued, the last position in the log, and the state of the sequence.
 
         A sequence that has issued nothing since it was created or restarted has no last value. RESTART waits for the
-        transactions that use the sequence, so everything in the log is finished then, and the log's last position
-        stands in. Without the privilege to read the sequence it would look the same.
+        transactions that use the sequence, so no event in the log is uncommitted then, and the last position in the log
+        takes its place. A role without the privilege to read the sequence sees no last value either.
         """
         events, sequence = self._events, sequence_of(self._events)
         in_log = func.coalesce(select(func.max(events.c.global_position)).scalar_subquery(), constant(0))
@@ -107,16 +110,16 @@ class PositionStatements:
         ).subquery("issued")
 
     @staticmethod
-    def _distance(head: ColumnElement[Any]) -> ColumnElement[Any]:
-        return (head - cast(LOCKS.c.objid, BigInteger)).bitwise_and(MARK_BITS)
+    def _distance(last: ColumnElement[Any]) -> ColumnElement[Any]:
+        return (last - cast(LOCKS.c.objid, BigInteger)).bitwise_and(MARK_BITS)
 
-    def _mark(self, head: ColumnElement[Any]) -> ColumnElement[Any]:
-        """The position that a mark stands for: of those with its 31 bits, the one nearest to the last one issued."""
+    def _mark(self, last: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the position of a mark: among those with its 31 bits, the nearest one to the last position issued."""
         is_below_all = cast(LOCKS.c.objid, BigInteger) == _MARK_BELOW_ALL_AS_OID
-        return case((is_below_all, constant(0)), else_=head - self._distance(head))
+        return case((is_below_all, constant(0)), else_=last - self._distance(last))
 
-    def _is_mark(self, head: ColumnElement[Any]) -> ColumnElement[bool]:
-        """Whether a lock is a mark of this log that counts: one above H was taken after H was read."""
+    def _is_mark(self, last: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return a condition: the lock is a mark of this log. A mark above ``last`` was taken later and is ignored."""
         c = LOCKS.c
         is_below_all = cast(c.objid, BigInteger) == _MARK_BELOW_ALL_AS_OID
         return and_(
@@ -124,5 +127,5 @@ class PositionStatements:
             c.database == oid_of_database(),
             c.classid == oid_of(self._events),
             c.objsubid == 2,  # a lock with two int4 keys
-            is_below_all | (self._distance(head) < _HALF_OF_MARKS),
+            is_below_all | (self._distance(last) < _HALF_OF_MARKS),
         )

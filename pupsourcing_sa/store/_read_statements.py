@@ -41,7 +41,7 @@ class ReadStatements:
         self._built: dict[object, Select[Any]] = {}
 
     def _row(self) -> list[ColumnElement[Any]]:
-        """The columns of `PersistedEvent`'s row, in the forms that the drivers load at the least cost."""
+        """Return the columns of a `PersistedEvent`, in the forms that drivers load fastest."""
         c = self._events.c
         return [
             c.global_position,
@@ -60,7 +60,7 @@ class ReadStatements:
         ]
 
     def aggregate_stream(self, *, backwards: bool) -> Select[Any]:
-        """A range of one aggregate's events in version order, by the unique index on the three columns."""
+        """Select events of one aggregate in the order of their versions, by the unique index on (type, id, version)."""
         if backwards not in self._built:
             c = self._events.c
             version = c.aggregate_version
@@ -87,24 +87,24 @@ class ReadStatements:
 
     @cached_property
     def by_id(self) -> Select[Any]:
-        """Events by their ids, in the log's order, by the unique index on them."""
+        """Select events by their ids in the log's order, by the unique index on event_id."""
         c = self._events.c
         is_wanted = c.event_id == func.any(parameter("event_ids", ARRAY(c.event_id.type)))
         return select(*self._row()).where(is_wanted).order_by(c.global_position)
 
     @cached_property
     def latest_global_position(self) -> Select[Any]:
-        """The highest position that this transaction sees, by the primary key; NULL in an empty log."""
+        """Select the highest position in the snapshot, by the primary key; NULL if the log is empty."""
         return select(func.max(self._events.c.global_position))
 
     @cached_property
     def following(self) -> Select[Any]:
-        """The position of the first event after another position, by the primary key; NULL when there is none."""
+        """Select the position of the first event after a position, by the primary key; NULL if there is none."""
         position = self._events.c.global_position
         return select(func.min(position)).where(position > parameter("after", BigInteger()))
 
     def page(self, scope: Scope, *, backwards: bool) -> Select[Any]:
-        """Events of a scope with after < global_position <= up_to in the log's order, or against it; limited."""
+        """Select at most ``limit`` events of a scope with after < global_position <= up_to; `_page` names the index."""
         kind = (
             scope.aggregate_types is not None,
             scope.event_types is not None,
@@ -119,15 +119,20 @@ class ReadStatements:
     def _page(
         self, by_aggregate_type: bool, by_event_type: bool, by_correlation: bool, by_partition: bool, backwards: bool
     ) -> Select[Any]:
-        """A range of the primary key, filtered; or of the index on correlation ids, which are few and so are filtered.
+        """Build the statement for one kind of scope.
 
-        With aggregate types, a page of positions of each by the index (aggregate_type, global_position), merged, and
-        then the rows of the page that is left. It costs at most types times limit, whatever share of the log the types
-        have, where ``= ANY`` would make the planner choose between filtering all of the log and sorting the types.
+        Without aggregate types, it reads and filters a range of the primary key. With a correlation id, it reads and
+        filters the index on (correlation_id, global_position), which has few entries per id.
 
-        Two shapes keep PostgreSQL from that in a prepared statement, whose values it does not know. The range is one of
-        pairs, which only this index has: of positions, it would filter the log by the primary key wherever VACUUM has
-        not been yet, as at its end. And the rows are looked up one by one, by LIMIT, and never joined with all of it.
+        With aggregate types, it reads a page of positions for each type by the index (aggregate_type, global_position),
+        merges these pages, and looks up the rows of the resulting page. The cost is at most types times limit, for any
+        share of the log that the types have. With ``= ANY``, the planner would have to choose between filtering the
+        whole log and sorting all events of the types.
+
+        Two details ensure this plan for a prepared statement, whose values the planner does not know. The range
+        compares pairs, which only this index supports. For a range of positions, the planner would filter the log by
+        the primary key wherever VACUUM has not run yet, such as at the end of the log. And LIMIT makes the lookup of
+        each row a separate one, which the planner never turns into a join with the whole log.
         """
         events = self._events
         after, up_to, limit = (parameter(name, BigInteger()) for name in ("after", "up_to", "limit"))
@@ -140,7 +145,7 @@ class ReadStatements:
             if by_correlation:
                 found.append(c.correlation_id == parameter("correlation", Text()))
             if by_partition:
-                # The sign is masked out rather than taken off by abs(), which fails on the smallest bigint.
+                # Mask the sign out: abs() fails for the smallest bigint.
                 hashed = func.hashtextextended(c.aggregate_id, 0, type_=BigInteger).bitwise_and(constant(2**63 - 1))
                 found.append(hashed % parameter("partitions", BigInteger()) == parameter("partition", BigInteger()))
             return found

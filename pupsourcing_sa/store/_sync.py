@@ -1,4 +1,4 @@
-"""The store as its users see it: arguments checked, the work done by the modules beside this one."""
+"""The event store: it checks arguments, and the other modules of this package do the work."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["EventStore"]
 
 
 class EventStore:
-    """An append-only log of events, in the application's own transactions.
+    """An append-only log of events, used in the application's own transactions.
 
     Args:
-        tables: the log's tables; new ones with the default names by default.
-        notify_channel: every append sends an empty NOTIFY on this channel when its transaction commits. Off by default:
-            PostgreSQL commits transactions that notify one after the other.
+        tables: the log's tables; by default, tables with the default names on a new ``MetaData``.
+        notify_channel: channel for an empty NOTIFY when the transaction of an append commits. By default there is none,
+            because PostgreSQL commits transactions with notifications one at a time.
 
     Attributes:
-        reader: reads the log without checks of arguments; the worker uses it.
+        reader: read access without checks of arguments, for the worker.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: the channel's name is empty or longer than 63 bytes.
 
-    Every method takes a ``Session`` (also a ``scoped_session``) or a ``Connection`` first and works in its current
-    transaction, which SQLAlchemy begins as it does for any statement. The store never commits, rolls back or flushes.
-    It keeps nothing but its statements and may be shared by threads.
+    Every method takes a ``Session``, a ``scoped_session`` or a ``Connection`` as its first argument and works in its
+    current transaction. SQLAlchemy begins a transaction if there is none. The store never commits, rolls back or
+    flushes. It keeps only its statements, so threads may share it.
 
     >>> store = EventStore(EventTables(schema="shop"))
     """
@@ -67,23 +67,23 @@ class EventStore:
         Args:
             session: the transaction that the events become part of.
             expected_version: ``NoStream()``, ``Exact(version)`` or ``AnyVersion()``.
-            events: one or more, all of the same aggregate.
+            events: one or more events, all of the same aggregate.
             idempotent: if the log already has these events, return where they are instead of an error, even if other
                 events follow them. Use this to retry a commit whose outcome is unknown. The log has them if there are
                 equal events of this aggregate with consecutive versions in the same order; ``created_at`` and
                 ``trace_id`` may differ. This costs a savepoint.
 
         Returns:
-            The positions and versions given to them. Others see the events when the transaction commits.
+            The positions and versions of the events. Other transactions see them after the commit.
 
         Raises:
-            OptimisticConcurrencyError: the aggregate is not at the expected version; nothing was written, and under
-                READ COMMITTED the transaction goes on.
-            DuplicateEventError: an event id comes twice, or is in the log already. In the latter case the transaction
-                is over, unless ``idempotent`` was asked for.
+            OptimisticConcurrencyError: the aggregate is not at the expected version. Nothing was written. Under READ
+                COMMITTED the transaction stays usable.
+            DuplicateEventError: two events have the same id, or the log has an event with this id. The latter ends the
+                transaction, unless ``idempotent`` is true.
             NoEventsError: ``events`` is empty.
-            KeyTooLongError: the aggregate's type and id, or a correlation id, do not fit into an index.
-            StaleHeadsError: the log has events that its table of heads does not know.
+            KeyTooLongError: the aggregate's type and id, or a correlation id, exceed an index entry.
+            StaleHeadsError: the log has events that are missing in its table of heads.
             TransactionRequiredError: the connection is in AUTOCOMMIT mode, or the transaction is read-only.
             TypeError, ValueError: an argument is wrong, or the events are of several aggregates.
             TablesMissingError: the log's tables do not exist.
@@ -97,30 +97,29 @@ class EventStore:
     def append_many(
         self, session: SyncSession, appends: Iterable[tuple[ExpectedVersion, Iterable[Event]]]
     ) -> list[AppendResult]:
-        """Append events of several aggregates, all of them or none, in one statement.
+        """Append events of several aggregates in one statement: all of them, or none.
 
         Args:
             session: the transaction that the events become part of.
-            appends: for each aggregate what is expected of its version, and its events. They get their positions in
-                this order; locks are taken in the order of the aggregates' types and ids, so that two calls with the
-                same aggregates never deadlock.
+            appends: the expected version and the events of each aggregate. Positions follow this order. Locks are taken
+                in the order of the aggregates' types and ids, so two calls with the same aggregates never deadlock.
 
         Returns:
-            A result for each aggregate, in the order given.
+            One result per aggregate, in the same order.
 
         Raises:
-            OptimisticConcurrencyError: as for `append`; it names the first aggregate that is not at its version. Where
-                a lost race ends the transaction that is not known: it is the first of which something is expected.
+            OptimisticConcurrencyError: see `append`. It names the first aggregate that is not at its version. If a lost
+                race ends the transaction, it names the first aggregate with an expected version instead.
             NoEventsError: ``appends`` is empty, or one of them has no events.
-            ValueError: an aggregate comes twice.
+            ValueError: an aggregate occurs twice.
             DuplicateEventError, KeyTooLongError, StaleHeadsError, TransactionRequiredError, TypeError,
-            TablesMissingError: as for `append`.
+            TablesMissingError: see `append`.
         """
         checked = []
-        for each in appends:
-            if not isinstance(each, tuple) or len(each) != 2:
-                raise TypeError(f"appends must contain tuples (expected_version, events), not {each!r}")
-            checked.append(Append.of(*each))
+        for pair in appends:
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise TypeError(f"appends must contain tuples (expected_version, events), not {pair!r}")
+            checked.append(Append.of(*pair))
         if not checked:
             raise NoEventsError
         aggregates = {(append.aggregate_type, append.aggregate_id) for append in checked}
@@ -141,16 +140,16 @@ class EventStore:
         limit: int | None = None,
         backwards: bool = False,
     ) -> Stream:
-        """The events of one aggregate in version order.
+        """Return the events of one aggregate in the order of their versions.
 
         Args:
-            session: the transaction to read in; it sees its own appends.
+            session: the transaction to read in. It sees its own appends.
             aggregate_type: type of the aggregate.
             aggregate_id: id of the aggregate.
-            from_version: lowest version wanted; from the beginning by default.
-            to_version: highest version wanted, included; to the end by default. An inverted range is empty.
-            limit: at most so many events; all by default.
-            backwards: the latest version first; ``limit=1`` gives the latest event.
+            from_version: version of the first event; by default the first version.
+            to_version: version of the last event; by default the current version. An inverted range is empty.
+            limit: maximum number of events; unlimited by default.
+            backwards: return the latest version first. With ``limit=1``, this is the latest event.
 
         Raises:
             TypeError, ValueError: an argument is wrong.

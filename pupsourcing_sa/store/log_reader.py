@@ -1,4 +1,4 @@
-"""Reading the log without checks of arguments: for the store, which checks them, and for the worker.
+"""Read access to the log without checks of arguments, for the store, which checks them, and for the worker.
 
 Every method works in the caller's transaction and flushes nothing.
 """
@@ -28,7 +28,7 @@ __all__ = ["LogReader"]
 
 
 class LogReader:
-    """Reads one log. It may be shared by threads.
+    """Reader of one log. Threads may share it.
 
     Args:
         tables: the log.

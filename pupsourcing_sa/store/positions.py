@@ -1,4 +1,4 @@
-"""What the store reports about the stable position."""
+"""Positions of the log, and the transactions that hold back the stable position."""
 
 from __future__ import annotations
 
