@@ -64,27 +64,31 @@ def open_notifications(engine: Engine, channel: str) -> Notifications:
     if kind is None:
         raise UnsupportedDriverError(engine.dialect.driver)
     connection = engine.connect()
+    notifications = kind(connection.connection.driver_connection)
     try:
-        driver_connection = connection.connection.driver_connection
         connection.detach()  # first, so that a connection that listens never gets into the pool
-        return kind(connection, driver_connection, channel)
+        notifications.listen(connection, channel)
     except BaseException:
-        connection.close()
+        # Connection.close() would roll back first. When that is cancelled, it leaves a detached connection open.
+        notifications.close()
         raise
+    return notifications
 
 
 class _Psycopg:
     """Reader of libpq itself, which psycopg's sync and async connections have in common."""
 
-    def __init__(self, connection: Connection, driver_connection: Any, channel: str) -> None:
+    def __init__(self, driver_connection: Any) -> None:
+        self._pgconn = driver_connection.pgconn
+        self._owner = driver_connection  # it would warn if it were garbage-collected while open
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def listen(self, connection: Connection, channel: str) -> None:
         # Notifications do not arrive inside a transaction. A detached Connection has no isolation_level to set.
         dbapi_connection = connection.connection.dbapi_connection
         assert dbapi_connection is not None
         connection.dialect.set_isolation_level(dbapi_connection, "AUTOCOMMIT")
         connection.exec_driver_sql("LISTEN " + connection.dialect.identifier_preparer.quote_identifier(channel))
-        self._pgconn = driver_connection.pgconn
-        self._owner = driver_connection  # it would warn if it were garbage-collected while open
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
         self._notified, self._lost = notified, lost
@@ -115,12 +119,14 @@ class _Psycopg:
 class _Asyncpg:
     """Callbacks of asyncpg, which reads its connections all the time."""
 
-    def __init__(self, _: Connection, driver_connection: Any, channel: str) -> None:
-        from sqlalchemy.util import await_only  # needs greenlet, as asyncpg under SQLAlchemy does
-
+    def __init__(self, driver_connection: Any) -> None:
         self._connection = driver_connection
         self._notified: Callable[[], None] | None = None
         self._lost: Callable[[Exception], None] | None = None
+
+    def listen(self, _: Connection, channel: str) -> None:
+        from sqlalchemy.util import await_only  # needs greenlet, as asyncpg under SQLAlchemy does
+
         await_only(self._connection.add_listener(channel, self._hear))
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
