@@ -94,9 +94,9 @@ async def _main(engine: Engine, driver: str | None, make: MakeService, disturban
     await asyncio.wait({task}, timeout=patiently(SECONDS))
     loop.set_task_factory(None)
     assert task.done(), "the service did not end"
-    assert steps.number - disturbance.await_number <= MAX_STEPS, "it goes on for long"
+    assert steps.number - disturbance.await_number <= MAX_STEPS, "the service takes too many steps to end"
     if not task.cancelled():
-        assert task.exception() is None
+        assert task.exception() is None, "the service failed"
     elif disturbance.way == "stop":
         raise AssertionError("a stop cancelled the service")
     assert asyncio.all_tasks() == {asyncio.current_task()}, "a task is left"
