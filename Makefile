@@ -38,7 +38,7 @@ bench: $(READY) ## Measure store and worker beside bare psycopg; ARGS: parts of 
 sql: $(READY) ## Write tests/sql/*.sql again, after a statement was changed on purpose
 	@$(BIN)/python -m tests.sql
 
-check: $(READY) ## Lint, format, types, layers: change nothing, complain
+check: $(READY) ## Check lint, format, types and layers; change nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -55,8 +55,8 @@ clean: ## Remove everything that the targets made
 	rm -rf $(VENV) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The file is there when the set-up is complete. Without it, an existing directory is the ruin of an interrupted one and
-# is made anew. With an older one, only the packages are brought up to date.
+# The file exists when the set-up is complete. Without it, an existing directory is left from an interrupted set-up and is
+# created again. With an older one, only the packages are updated.
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo '$(PYTHON) is not there; try make PYTHON=…'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

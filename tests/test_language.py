@@ -25,8 +25,6 @@ ROOT = Path(__file__).parents[1]
 
 #: Paths that still have to be rewritten. Blank lines between them keep two removals from conflicting in a merge.
 _NOT_YET = """
-Makefile
-
 pupsourcing_sa/worker/__init__.py
 
 pupsourcing_sa/worker/_worker.py

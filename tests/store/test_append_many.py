@@ -11,7 +11,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import AnyVersion, DuplicateEventError, Exact, NoEventsError, NoStream, OptimisticConcurrencyError
+from pupsourcing_sa import (
+    AnyVersion,
+    DuplicateEventError,
+    Exact,
+    NoEventsError,
+    NoStream,
+    OptimisticConcurrencyError,
+)
 from tests.fix_store import Log, make_event, wait_until_blocked
 
 
@@ -137,8 +144,8 @@ def test_no_deadlock_and_nothing_lost_whatever_the_order(engine, plain_log: Log,
     assert sum(count for count, _ in found.values()) == 5 * outcomes.count("won")
 
 
-def test_bad_input(log: Log):
-    transaction = log.begin()
+def test_bad_input(plain_log: Log):
+    transaction = plain_log.begin()
     event = make_event()
     for appends, error, message in [
         ([], NoEventsError, "at least one event"),
@@ -155,7 +162,7 @@ def test_bad_input(log: Log):
     ]:
         with pytest.raises(error, match=message):
             transaction.append_many(appends)
-    assert log.heads() == {}
+    assert plain_log.heads() == {}
 
 
 def test_an_event_id_in_the_log(log: Log):
