@@ -38,7 +38,7 @@ def configure_logging(log_format: str | None, level: str | None) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-07-25 11:29:05.120 INFO    worker started consumers=["a","b"] pid=4711``
+    """``2026-07-25 11:29:05.120 INFO    worker started consumers=["a","b"] process=4711``
 
     Records of other libraries also have ``logger=``.
     """
@@ -52,7 +52,7 @@ class TextFormatter(logging.Formatter):
         data = _data(record)
         if record.name.partition(".")[0] != "pupsourcing_sa":
             data["logger"] = record.name
-        data["pid"] = record.process
+        data["process"] = record.process
         return super().formatMessage(record) + "".join(f" {name}={_as_text(value)}" for name, value in data.items())
 
 

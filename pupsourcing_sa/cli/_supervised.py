@@ -51,4 +51,4 @@ class SupervisedNode:
                 os._exit(0)
         self._worker.stop()
         time.sleep(self._worker.config.shutdown_timeout + shutdown.WATCHDOG_SECONDS)
-        leave("the worker did not stop in time; leaving")
+        leave("worker did not stop in time; exiting")

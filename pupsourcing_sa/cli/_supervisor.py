@@ -132,8 +132,8 @@ class Supervisor:
         """Run a process to its end. Return True if it had settled."""
         try:
             node = self._nodes[number] = _Node(number, self._command)
-        except OSError:  # no memory or descriptors are left, or Python is being upgraded
-            _logger.exception("cannot start node; will retry", extra={"node": number})
+        except OSError:  # for example, no memory or descriptors are left
+            _logger.exception("cannot start node", extra={"node": number})
             return False
         _logger.info("node started", extra=node.details)
         ready = asyncio.create_task(self._read_ready(node), name=f"pupsourcing-node-{number}-ready")
@@ -173,7 +173,7 @@ class Supervisor:
         if self._watchdog is None:
             longest = max((node.shutdown_timeout for node in self._nodes.values()), default=0.0)
             seconds = longest + self._timings.margin + shutdown.SUPERVISOR_EXIT_SECONDS
-            self._watchdog = limit_exit(seconds, "the supervisor did not stop in time; leaving")
+            self._watchdog = limit_exit(seconds, "supervisor did not stop in time; exiting")
         self._loop.call_soon_threadsafe(self._stop, number)
 
     def _stop(self, number: int) -> None:

@@ -53,7 +53,7 @@ def failure() -> Any:
 )
 def test_text(value: object, expected: str):
     line = TextFormatter().format(record(first=1, value=value))
-    assert line.endswith(f" INFO    worker started first=1 value={expected} pid={os.getpid()}")
+    assert line.endswith(f" INFO    worker started first=1 value={expected} process={os.getpid()}")
 
 
 def test_the_beginning_of_a_line_of_text():
@@ -65,12 +65,12 @@ def test_the_beginning_of_a_line_of_text():
 def test_text_of_another_library_names_its_logger():
     other = record()
     other.name = "sqlalchemy.pool"
-    assert f" worker started logger=sqlalchemy.pool pid={os.getpid()}" in TextFormatter().format(other)
+    assert f" worker started logger=sqlalchemy.pool process={os.getpid()}" in TextFormatter().format(other)
 
 
 def test_text_of_an_exception_follows_the_line():
     line, *traceback = TextFormatter().format(record(exc_info=failure(), attempts=3)).split("\n")
-    assert line.endswith(f"worker started attempts=3 pid={os.getpid()}")
+    assert line.endswith(f"worker started attempts=3 process={os.getpid()}")
     assert traceback[-2:] == ["ValueError: no", "luck"]
 
 

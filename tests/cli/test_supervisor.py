@@ -266,7 +266,7 @@ def test_a_second_signal_kills(supervise, number: signal.Signals):
 def test_a_program_that_cannot_be_started(tmp_path: Path):
     supervisor = Supervised(sys.executable, "-c", SUPERVISOR, "2", "0.3", "/nowhere/python")
     for _ in range(2):
-        assert "FileNotFoundError" in supervisor.until("cannot start node; will retry")["exception"]
+        assert "FileNotFoundError" in supervisor.until("cannot start node")["exception"]
     supervisor.process.terminate()
     assert supervisor.end() == 0
     supervisor.close()
