@@ -370,21 +370,21 @@ class TestMistakes:
             ({"lag_limit": True}, "lag_limit must be an int, not bool"),
         ],
     )
-    def test_options(self, group: Group, options, message: str):
+    def test_options(self, options, message: str):
         with pytest.raises((TypeError, ValueError)) as caught:
-            group.read(**options)
+            read_status(Session(), EventStore(), WorkerTables(), **options)
         assert str(caught.value) == message
 
-    def test_arguments(self, group: Group):
-        with Session(group.engine) as session:
-            with pytest.raises(TypeError, match="store must be an EventStore, not EventTables"):
-                read_status(session, group.store.tables)  # type: ignore[arg-type]
-            with pytest.raises(TypeError, match="tables must be WorkerTables, not EventTables"):
-                read_status(session, group.store, group.store.tables)  # type: ignore[arg-type]
-            with pytest.raises(TypeError, match="an AsyncConnection, not Session; use read_status for a Session"):
-                read_status_async(session, group.store).send(None)  # type: ignore[arg-type]
+    def test_arguments(self):
+        store, session = EventStore(), Session()
+        with pytest.raises(TypeError, match="store must be an EventStore, not EventTables"):
+            read_status(session, store.tables)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="tables must be WorkerTables, not EventTables"):
+            read_status(session, store, store.tables)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="an AsyncConnection, not Session; use read_status for a Session"):
+            read_status_async(session, store).send(None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="not AsyncSession; use read_status_async"):
-            read_status(AsyncSession(), group.store)  # type: ignore[arg-type]
+            read_status(AsyncSession(), store)  # type: ignore[arg-type]
 
     def test_missing_tables(self, engine: Engine):
         with engine.connect() as connection, pytest.raises(TablesMissingError, match="events"):

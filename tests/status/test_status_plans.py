@@ -103,9 +103,9 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_no_statement_looks_so_expensive_that_it_is_compiled(big_log: Engine, name: str):
-    sql = ASKED[name].compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+def test_no_statement_looks_so_expensive_that_it_is_compiled(big_log: Engine):
     with big_log.connect() as connection:
-        (plan,) = connection.execute(text(f"EXPLAIN (FORMAT JSON) {sql}")).scalar_one()
-    assert plan["Plan"]["Total Cost"] < JIT_ABOVE_COST
+        for name, statement in ASKED.items():
+            sql = statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+            (plan,) = connection.execute(text(f"EXPLAIN (FORMAT JSON) {sql}")).scalar_one()
+            assert plan["Plan"]["Total Cost"] < JIT_ABOVE_COST, name
