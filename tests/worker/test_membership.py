@@ -284,7 +284,7 @@ def test_another_number_of_partitions_is_refused(group: Group, before: int, afte
     found = group.assigned()
     _, other = group.node(a=after, c=1)
     for refused in (other.join, other.declare):
-        with pytest.raises(PartitionsError, match=f"set partitions = {before}") as caught:
+        with pytest.raises(PartitionsError, match=f"Set partitions = {before}") as caught:
             group.do(refused)
         assert (caught.value.consumer, caught.value.declared, caught.value.existing) == ("a", after, before)
         assert group.assigned() == found  # nothing of c either
