@@ -39,8 +39,6 @@ pupsourcing_sa/worker/processing/
 
 tests/fix_
 
-tests/scenarios/
-
 tests/status/
 
 tests/store/

@@ -1,7 +1,7 @@
-"""What the nodes of the scenarios run: ``pupsourcing-sa worker tests.scenarios.application:make_worker``.
+"""The worker of the scenarios: ``pupsourcing-sa worker tests.scenarios.application:make_worker``.
 
-Its consumers write down each event that they apply and which node did it, so that the database can be asked about it
-afterwards. An event may be an *order* to one of them, which says what is to happen in the middle of its batch.
+Its consumers record each event that they apply, with the node, so that tests can query the database afterwards. An
+event may be an *order* to a consumer: it determines what happens in the middle of the batch.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["CHANNEL", "GATE", "ORDER", "REACHED", "VARIABLE", "Follows", "NodeSe
 
 #: The environment variable with the `NodeSettings`, as JSON.
 VARIABLE: Final = "SCENARIO_NODE"
-#: Where appends are notified of.
+#: The channel that appends notify.
 CHANNEL: Final = "scenario"
-#: The type of the events that are orders.
+#: The event type of orders.
 ORDER: Final = "Ordered"
-#: Keys of advisory locks, of which a handler takes its share: the first waits as long as the test holds it, ...
+#: Keys of advisory locks that a handler takes in shared mode. The first one waits until the test releases it.
 GATE: Final = 1
-#: ... the second is there to be seen.
+#: The second one only shows that the handler has reached it.
 REACHED: Final = 2
 
 _APPLIED: Final = text(
@@ -50,7 +50,7 @@ _BEFORE: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Follows:
-    """How a node follows the log as one of its consumers. Those that do ``by_batch`` take no orders."""
+    """Options of a consumer. One that handles ``by_batch`` ignores orders."""
 
     partitions: int = 1
     by_batch: bool = False
@@ -59,16 +59,16 @@ class Follows:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings:
-    """What a node is told at its start.
+    """Settings of a node at its start.
 
     Attributes:
-        name: which it writes beside what it applies.
-        url: of the database, ``postgresql+psycopg://…``.
+        name: name that the node writes with each event that it applies.
+        url: URL of the database, ``postgresql+psycopg://…``.
         driver: ``psycopg``, or ``async-psycopg`` or ``asyncpg`` with coroutine handlers.
-        consumers: by name.
-        config: what differs from the defaults of ``WorkerConfig``.
+        consumers: its consumers, by name.
+        config: settings that differ from the defaults of ``WorkerConfig``.
         channel: the ``notify_channel`` of its store.
-        is_pooled: whether the URL is that of the pooler.
+        is_pooled: True if the URL is that of the pooler.
     """
 
     name: str
@@ -93,10 +93,10 @@ class Order:
     """The payload of an order.
 
     Attributes:
-        consumer: who is to follow it.
-        what: ``wait`` at the gate, ``hang`` for ever, ``block`` for ever and the event loop too, or ``fail`` until the
-            table ``healed`` has a row.
-        node: only there; everywhere by default.
+        consumer: the consumer that follows it.
+        what: ``wait`` at the gate, ``hang`` without end, ``block`` the event loop too, or ``fail`` until the table
+            ``healed`` has a row.
+        node: the only node that follows it; by default every node.
     """
 
     consumer: str
@@ -105,11 +105,11 @@ class Order:
 
 
 class PoisonedError(Exception):
-    """What an order to fail raises."""
+    """The error of an order to fail."""
 
 
 class _Recorder:
-    """What the three kinds of consumers have in common."""
+    """Base of the three kinds of consumers."""
 
     def __init__(self, name: str, follows: Follows, node: str) -> None:
         self.name = name
@@ -168,7 +168,7 @@ class _Coroutine(_Recorder):
 
 
 def make_worker() -> Worker:
-    """The worker that the environment describes."""
+    """Return the worker that the environment describes."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     settings = NodeSettings.from_json(os.environ[VARIABLE])
     config = WorkerConfig(**settings.config)
@@ -196,6 +196,6 @@ def _session_factory(settings: NodeSettings, connections: int) -> Any:
 
 
 def _die_with_parent() -> None:
-    """The tests hold the other end of our standard input; if they are killed, nobody else would end us."""
-    os.read(sys.stdin.fileno(), 1)  # not by the file object, which Python wants to close at its end
+    """End this process when the tests are killed: they hold the other end of its standard input."""
+    os.read(sys.stdin.fileno(), 1)  # not with the file object, which Python closes at its exit
     os._exit(3)

@@ -1,4 +1,4 @@
-"""Here and not in a ``fix_*.py``: what the other tests call a fleet is another one."""
+"""Fixtures of the scenarios. They are not in a ``fix_*.py``, because other tests have another ``fleet``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.scenarios.scene import Scene
 
 @pytest.fixture
 def scene(database_url: str) -> Iterator[Scene]:
-    """A database of the test's own, with the tables."""
+    """A database for the test, with the tables."""
     scene = Scene(database_url, pooled(database_url) if POOLER else None)
     yield scene
     scene.close()
@@ -22,7 +22,7 @@ def scene(database_url: str) -> Iterator[Scene]:
 
 @pytest.fixture
 def fleet(scene: Scene, database_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """Nodes on that database; ended before it is dropped."""
+    """Nodes on that database. They end before it is dropped."""
     url = pooled(database_url) if POOLER else database_url
     fleet = Fleet(url, tmp_path, is_pooled=POOLER is not None)
     yield fleet

@@ -1,4 +1,4 @@
-"""Nodes as processes, to be killed, stopped and continued; none outlives the test."""
+"""Nodes as processes that a test kills, pauses and continues. None outlives the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import patiently, wait_until
 
 __all__ = ["QUICK", "Fleet", "Node"]
 
-#: The protocol with times for those who wait for it. A node that gets no processor for so long may be taken for dead.
+#: Short times for the tests. A node that gets no processor for ``heartbeat_timeout`` may be presumed dead.
 QUICK: Final = {
     "batch_size": 20,
     "concurrency": 4,
@@ -31,7 +31,7 @@ QUICK: Final = {
 }
 
 _ROOT: Final = Path(__file__).parents[2]
-_DEADLINE_SECONDS: Final = 60.0  # only a failure gets there
+_DEADLINE_SECONDS: Final = 60.0  # only a failure reaches it
 
 
 class Node:
@@ -55,27 +55,27 @@ class Node:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, ``None`` as long as it runs."""
+        """Its exit status; ``None`` while it runs."""
         return self._process.poll()
 
     def kill(self) -> None:
-        """As a crash does: nothing of its own runs any more. Returns when it is gone."""
+        """Kill it like a crash, and wait for its end."""
         self._end_by(signal.SIGKILL)
         self._process.wait()
 
     def terminate(self) -> None:
-        """Ask it to stop; returns at once."""
+        """Ask it to stop, without waiting."""
         self._end_by(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Have it stand still, as a machine does that is out of memory, or a virtual one that is moved elsewhere."""
+        """Pause it, like a machine that is out of memory, or a virtual machine that is moved."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """End it, and close its files."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdin is not None
@@ -90,10 +90,10 @@ class Fleet:
     """The nodes of a test.
 
     Args:
-        url: of the database, ``postgresql+psycopg://…``.
-        directory: for what the nodes log.
-        config: the settings of every node that is told nothing else.
-        is_pooled: whether the URL is that of the pooler.
+        url: URL of the database, ``postgresql+psycopg://…``.
+        directory: directory for the nodes' logs.
+        config: default settings of the nodes.
+        is_pooled: True if the URL is that of the pooler.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Fleet:
         channel: str | None = None,
         **config: Any,
     ) -> Node:
-        """Start a node; returns before it has joined the others."""
+        """Start a node, without waiting until it has joined the others."""
         name = next(self._names)
         settings = NodeSettings(
             name=name,
@@ -130,7 +130,7 @@ class Fleet:
         return node
 
     def wait_until(self, is_so: Callable[[], Any], what: str) -> None:
-        """Wait for a condition, and complain at once of a node that has ended without having been asked to."""
+        """Wait for a condition. Fail immediately if a node has ended without a request."""
 
         def is_so_yet() -> Any:
             found = is_so()
@@ -150,7 +150,7 @@ class Fleet:
         )
 
     def stop(self, *nodes: Node) -> None:
-        """Stop some nodes, or all that run; they have to end well."""
+        """Stop some nodes, or all running ones, and check that they end without an error."""
         stopped = nodes or [node for node in self._nodes if node.is_expected_to_live]
         for node in stopped:
             node.terminate()
@@ -158,12 +158,12 @@ class Fleet:
         assert {node.name: node.status for node in stopped} == {node.name: 0 for node in stopped}
 
     def close(self) -> None:
-        """End everything."""
+        """End all nodes."""
         for node in self._nodes:
             node.close()
 
     def show_logs(self) -> None:
-        """What the nodes had to say. pytest shows it if the test has failed."""
+        """Print the nodes' logs. pytest shows them if the test has failed."""
         for node in self._nodes:
             log = node.log.read_text(errors="replace")
             print(f"----- {node.name}, process {node.pid}, status {node.status}\n{_shortened(log)}")

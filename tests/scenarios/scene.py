@@ -1,4 +1,4 @@
-"""The database of a scenario: the log, the load on it, what is seen of the nodes, and the proof at the end."""
+"""The database of a scenario: the log, the load on it, queries about the nodes, and the proof at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.scenarios.pooler import OPTIONS
 
 __all__ = ["Gate", "Scene"]
 
-# Without a unique constraint, so that a second application would be seen.
+# Without a unique constraint, so that a second application is visible.
 _TABLES: Final = """
 CREATE TABLE applied (
     serial bigserial, consumer text, node text, position bigint, aggregate_id text, version bigint,
@@ -73,7 +73,7 @@ _DISORDERED: Final = text(
 
 
 class Gate:
-    """At which an order to wait waits, until it is opened."""
+    """A gate at which an order to wait waits until the gate is opened."""
 
     def __init__(self, scene: Scene, connection: Any) -> None:
         self._scene = scene
@@ -90,8 +90,8 @@ class Scene:
     """The database, its tables created.
 
     Args:
-        url: of an empty database, ``postgresql+psycopg://…``.
-        writers_url: what those connect to who append, if it is the pooler.
+        url: URL of an empty database, ``postgresql+psycopg://…``.
+        writers_url: URL of the pooler, if the writers use it.
     """
 
     def __init__(self, url: str, writers_url: str | None = None) -> None:
@@ -123,7 +123,7 @@ class Scene:
     # -- the log -----------------------------------------------------------------------------------------------
 
     def append(self, *aggregate_ids: str) -> int:
-        """Append an event to each of these, in one transaction; gives the last position."""
+        """Append an event to each of these in one transaction, and return the last position."""
         position = 0
         with Session(self._writers) as session:
             for each in aggregate_ids:
@@ -133,7 +133,7 @@ class Scene:
         return position
 
     def order(self, consumer: str, what: str, *, node: Node | None = None, aggregate_id: str = "ordered") -> int:
-        """Append an order; gives its position."""
+        """Append an order and return its position."""
         order = Order(consumer, what, node.name if node else None)
         event = _event(aggregate_id, event_type=ORDER, payload=asdict(order))
         with Session(self._writers) as session:
@@ -143,10 +143,10 @@ class Scene:
 
     @contextmanager
     def load(self, *consumers: str, writers: int = 2) -> Iterator[None]:
-        """Append as long as the block lasts, some 700 events a second times consumers, with rollbacks and outages.
+        """Append during the block, about 700 events per second and consumer, with rollbacks and outages.
 
-        It is slower than the consumers, so that there are processors left for nodes that start, and waits for them if
-        they stand still.
+        The load is lower than the consumers could handle, so that nodes that start get processor time. It waits when
+        the consumers do not advance.
         """
         is_over = threading.Event()
         with ThreadPoolExecutor(writers) as pool:
@@ -161,7 +161,7 @@ class Scene:
     def _write(self, number: int, consumers: Collection[str], is_over: threading.Event) -> None:
         chance = random.Random(number)
         while not is_over.wait(0.01 * len(consumers)):
-            with suppress(OperationalError), Session(self._writers) as session:  # while the server is restarted
+            with suppress(OperationalError), Session(self._writers) as session:  # during a restart of the server
                 if self.backlog(consumers) > 100 * len(consumers):
                     continue
                 for _ in range(chance.choice([1, 2, 8])):
@@ -169,10 +169,10 @@ class Scene:
                 if chance.random() < 0.9:
                     session.commit()
 
-    # -- what is seen ------------------------------------------------------------------------------------------
+    # -- queries about the nodes ---------------------------------------------------------------------------------------
 
     def backlog(self, consumers: Collection[str]) -> int:
-        """How many applications there are still to come; what has been applied twice is found in the end."""
+        """Return the number of missing applications. The proof at the end finds events that were applied twice."""
         return int(
             self.scalar(
                 "SELECT greatest(0, (SELECT count(*) FROM events) * :count"
@@ -183,7 +183,7 @@ class Scene:
         )
 
     def applied(self, consumer: str, *, after: int = 0) -> dict[int, str]:
-        """Which node has applied which position."""
+        """Return the node and the position of each application."""
         return dict(
             self.query(
                 "SELECT position, node FROM applied WHERE consumer = :consumer AND position > :after ORDER BY serial",
@@ -193,17 +193,17 @@ class Scene:
         )
 
     def applications(self, node: Node | None = None) -> int:
-        """How many there are, by one node or by all."""
+        """Return the number of applications, by one node or by all."""
         name = node.name if node else None
         return int(self.scalar("SELECT count(*) FROM applied WHERE node = coalesce(:name, node)", name=name))
 
     def progress(self, node: Node | None = None, *, by: int = 20) -> Callable[[], bool]:
-        """What tells whether so many more have been applied since this moment, by one node or by all."""
+        """Return a condition: `by` more events are applied than now, by one node or by all."""
         before = self.applications(node)
         return lambda: self.applications(node) >= before + by
 
     def shares(self) -> dict[int, int]:
-        """How many partitions each node has, by the number of its process."""
+        """Return the number of partitions of each node, by its process id."""
         return dict(
             self.query(
                 "SELECT pid, count(consumer_name) FROM worker_nodes LEFT JOIN consumer_assignments USING (worker_id)"
@@ -212,7 +212,7 @@ class Scene:
         )
 
     def owner(self, consumer: str) -> int | None:
-        """The process that partition 0 is assigned to."""
+        """Return the process to which partition 0 is assigned."""
         found = self.query(
             "SELECT pid FROM consumer_assignments LEFT JOIN worker_nodes USING (worker_id)"
             " WHERE consumer_name = :consumer AND partition = 0",
@@ -221,7 +221,7 @@ class Scene:
         return found[0][0] if found else None
 
     def backends(self, condition: str = "true") -> list[int]:
-        """The connections that the nodes have, those that meet a condition."""
+        """Return the connections of the nodes that meet a condition."""
         return [
             pid
             for (pid,) in self.query(
@@ -231,7 +231,7 @@ class Scene:
         ]
 
     def is_reached(self, lock: int = REACHED) -> bool:
-        """Whether a handler has a share of an advisory lock, or waits for it."""
+        """Return True if a handler holds an advisory lock, or waits for it."""
         return bool(
             self.scalar(
                 "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
@@ -243,7 +243,7 @@ class Scene:
 
     @contextmanager
     def closed_gate(self) -> Iterator[Gate]:
-        """The gate, closed until it is opened or the block ends."""
+        """Close the gate until it is opened or the block ends."""
         with self.engine.connect() as connection:
             connection.execute(text(f"SELECT pg_advisory_lock({GATE})"))
             yield Gate(self, connection)
@@ -255,7 +255,7 @@ class Scene:
     # -- the proof ---------------------------------------------------------------------------------------------
 
     def assert_applied_exactly_once(self, *consumers: str, up_to: int | None = None) -> None:
-        """Every event, or those up to a position, by each of the consumers, and each aggregate's in order."""
+        """Check that each consumer applied every event once, up to a position, and each aggregate's in order."""
         last = self.scalar("SELECT max(global_position) FROM events") if up_to is None else up_to
         assert self.query(_NOT_ONCE, consumers=list(consumers), up_to=last) == [], "not applied exactly once"
         assert self.query(_NOT_THERE) == [], "applied, and not in the log"

@@ -1,4 +1,4 @@
-"""Nodes that die, stand still or hang. What they had is taken over, and nothing is applied twice."""
+"""Nodes that die, are paused or hang. Other nodes take over, and nothing is applied twice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DRIVERS = ["psycopg", "async-psycopg", "asyncpg"]
 
 
 def are_all(scene: Scene, *nodes: Node) -> Callable[[], bool]:
-    """Whether these nodes, and no others, are there."""
+    """Return True if these nodes, and no others, are registered."""
     return lambda: scene.shares().keys() == {node.pid for node in nodes}
 
 
 def start_two(scene: Scene, fleet: Fleet, driver: str, **config: float) -> tuple[Node, Node]:
-    """Two nodes with one consumer: the one that has it, and has worked for it, and the other."""
+    """Start two nodes with one consumer. Return first the one that has it and has applied events."""
     nodes = [fleet.start(ONE, driver=driver, **config) for _ in range(2)]
     fleet.wait_until(are_all(scene, *nodes), "both nodes")
     owner = scene.owner("one")
@@ -33,13 +33,13 @@ def start_two(scene: Scene, fleet: Fleet, driver: str, **config: float) -> tuple
 
 
 def print_takeover(scene: Scene, what: str, since: datetime, node: Node) -> None:
-    """How long it took, for those who read the output; no test depends on it."""
+    """Print the duration for readers of the output. No test depends on it."""
     at = scene.scalar("SELECT min(at) FROM applied WHERE node = :node AND at > :since", node=node.name, since=since)
     print(f"{node.name} took over {(at - since).total_seconds():.2f} s after {what}")
 
 
 def assert_found_at_the_first_search(scene: Scene, *, least: int = 1) -> None:
-    """Silent nodes were removed when their time was over, by the first who looked: by the clock of the database."""
+    """Check that the first tick after the timeout removed the silent nodes, by the clock of the database."""
     timeout = timedelta(seconds=QUICK["heartbeat_timeout"])
     removals = scene.query(
         "SELECT worker_id, heartbeat_at, ended_at FROM searches WHERE worker_id IS NOT NULL AND NOT left_by_itself"
@@ -104,7 +104,7 @@ def test_stopped_in_the_middle_of_a_batch_and_continued(scene: Scene, fleet: Fle
     assert_found_at_the_first_search(scene)
     sleeper.resume()
     fleet.wait_until(lambda: sleeper.pid in scene.shares(), "the first node among the others again")
-    # What it does with an old idea of where the consumer is, it does before it applies anything new.
+    # If the node used an old position of the consumer, it would do so before it applies anything new.
     fleet.stop(other)
     last = scene.append("x", "y")
     fleet.wait_until(lambda: not scene.backlog(ONE), "everything applied")
@@ -158,7 +158,7 @@ def test_a_graceful_stop_in_the_middle_of_a_batch(scene: Scene, fleet: Fleet, dr
     [
         ("psycopg", "hang", 0),
         ("asyncpg", "hang", 0),
-        ("async-psycopg", "block", 1),  # as by a crash: the loop that would end the process does not come to it
+        ("async-psycopg", "block", 1),  # like a crash: the loop that would end the process is blocked
     ],
 )
 def test_a_handler_that_hangs_cannot_keep_the_process(scene: Scene, fleet: Fleet, driver: str, what: str, status: int):

@@ -1,4 +1,4 @@
-"""An event that cannot be handled, in one consumer of ten."""
+"""An event whose handler fails, in one consumer of ten."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONSUMERS = {f"c{number}": Follows(by_batch=number > 5) for number in range(10)}
 
 
 def failure(scene: Scene) -> tuple[int, int | None, bool]:
-    """Of c3: how often it has been tried, where it failed, and whether its partition is parked."""
+    """Return the attempts and the position of the failure of c3, and if its partition is parked."""
     return scene.query(
         "SELECT attempts, failed_position, parked_at IS NOT NULL FROM consumer_checkpoints WHERE consumer_name = 'c3'"
     )[0]
@@ -20,7 +20,7 @@ def failure(scene: Scene) -> tuple[int, int | None, bool]:
 
 @pytest.mark.parametrize(("driver", "max_attempts"), [("psycopg", None), ("asyncpg", 3)])
 def test_a_poison_event_in_one_of_ten_consumers(scene: Scene, fleet: Fleet, driver: str, max_attempts: int | None):
-    """It is tried for ever, or its partition is parked: on whatever node, nobody else is held up."""
+    """The event is retried, or its partition is parked, on any node. Other consumers continue."""
     consumers = CONSUMERS | {"c3": Follows(max_attempts=max_attempts)}
     others = sorted(consumers.keys() - {"c3"})
     nodes = [fleet.start(consumers, driver=driver) for _ in range(2)]
@@ -36,7 +36,7 @@ def test_a_poison_event_in_one_of_ten_consumers(scene: Scene, fleet: Fleet, driv
             assert failure(scene)[0] == max_attempts
         else:
             fleet.wait_until(lambda: failure(scene)[0] > 3, "some more attempts")
-        # Another node finds the same.
+        # Another node has the same failure.
         owner = scene.owner("c3")
         leaving, staying = sorted(nodes, key=lambda node: node.pid != owner)
         fleet.stop(leaving)

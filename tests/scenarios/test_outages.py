@@ -1,4 +1,4 @@
-"""Connections that are cut, listeners that go deaf, and a server that is stopped at once and started again."""
+"""Lost connections, listeners without notifications, and a server that crashes and is restarted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
-from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.testing import embedded_postgres
-from tests.fix_postgres import new_database, open_database
-from tests.fix_worker import INSERT
-from tests.fix_worker import Fleet as Workers
+from tests.fix_postgres import new_database
 from tests.scenarios.application import CHANNEL, Follows
 from tests.scenarios.fleet import Fleet
 from tests.scenarios.pooler import POOLER
@@ -30,12 +25,12 @@ ONE = {"one": Follows()}
 DAY = 86_400
 DRIVERS = ["psycopg", "async-psycopg", "asyncpg"]
 
-#: For a test about connections that are a node's own for longer than a transaction.
+#: For tests about connections that a node keeps for longer than a transaction.
 not_pooled = pytest.mark.skipif(POOLER is not None, reason="behind a pooler nodes have no connections of their own")
 
 
 class Server:
-    """A server that may be ill-treated."""
+    """A server that tests may crash."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -48,17 +43,17 @@ class Server:
         self._is_ours = False
 
     def restart_at_once(self) -> None:
-        """Stop without a checkpoint, as by a power failure; start, and recover."""
+        """Stop without a checkpoint, like a power failure; start and recover."""
         self._is_ours = True
         self._control("restart", f"--log={self._directory / 'log-of-restarts'}")
 
     def close(self) -> None:
-        """Whoever started the server first does not know the one that runs now."""
+        """Stop the server. The fixture that started it does not know the process that runs now."""
         if self._is_ours and (self._directory / "postmaster.pid").exists():
             self._control("stop")
 
     def _control(self, what: str, *options: str) -> None:
-        owner = self._directory.stat()  # not root, which PostgreSQL refuses
+        owner = self._directory.stat()  # PostgreSQL refuses to run as root
         subprocess.run(
             [self._program, what, f"--pgdata={self._directory}", "--mode=immediate", "--wait", *options],
             user=owner.st_uid,
@@ -80,7 +75,7 @@ def own_server() -> Iterator[Server]:
 
 @contextmanager
 def own_stage(server: Server, directory: Path) -> Iterator[tuple[Scene, Fleet]]:
-    """What the fixtures give, on the server of our own."""
+    """The same as the fixtures `scene` and `fleet`, on a separate server."""
     engine = create_engine(server.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
     with new_database(engine) as url:
         scene, fleet = Scene(url), Fleet(url, directory)
@@ -95,7 +90,7 @@ def own_stage(server: Server, directory: Path) -> Iterator[tuple[Scene, Fleet]]:
 
 @not_pooled
 def test_backends_are_terminated_in_turn_and_together_under_load(scene: Scene, fleet: Fleet):
-    """Not by a list: who loses one connection closes the others of its pool before it uses them again."""
+    """Terminate by a condition, not from a list: after a lost connection, a node closes the others of its pool."""
     chance = random.Random(1)
     nodes = [fleet.start(CONSUMERS, driver=driver, channel=CHANNEL) for driver in DRIVERS]
     with scene.load(*CONSUMERS):
@@ -128,39 +123,6 @@ def test_the_server_is_stopped_at_once_and_started_again_under_load(own_server: 
         scene.assert_applied_exactly_once(*CONSUMERS)
 
 
-def test_a_batch_that_a_crash_has_undone_is_not_taken_for_committed(own_server: Server):
-    """The server issues the id of its transaction again."""
-    first_attempt: list[int] = []
-
-    def crash(session: Session) -> None:
-        first_attempt.append(session.scalars(text("SELECT txid_current()")).one())
-        own_server.restart_at_once()
-        issued = 0
-        with other.connect() as connection:
-            while issued < first_attempt[0]:
-                issued = connection.scalar(text("SELECT txid_current()")) or 0
-        assert issued == first_attempt[0]
-        session.execute(text("SELECT 1"))
-
-    @consumer("crashing")
-    def handle(session: Session, event: PersistedEvent) -> None:
-        session.execute(INSERT, {"consumer": "crashing", "position": event.global_position})
-        if not first_attempt:
-            crash(session)
-
-    server = create_engine(own_server.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
-    with open_database(server, pool_pre_ping=True) as engine:
-        other = engine.execution_options(isolation_level="AUTOCOMMIT")
-        workers = Workers(engine, is_async=False)
-        workers.append(2)
-        with pytest.raises(OperationalError):
-            workers.worker(handle).drain()
-        assert workers.checkpoint("crashing").parked_at is None
-        workers.worker(handle).drain()
-        assert workers.seen("crashing") == [1, 2]
-    server.dispose()
-
-
 def listeners(scene: Scene) -> list[int]:
     return scene.backends("query LIKE 'LISTEN%'")
 
@@ -168,7 +130,7 @@ def listeners(scene: Scene) -> list[int]:
 @not_pooled
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_listener_whose_connection_dies(scene: Scene, fleet: Fleet, driver: str):
-    """Nothing but notifications, or looking while there are none, can bring an event before the day is over."""
+    """Only notifications, or polling without them, can deliver an event within a day."""
     fleet.start(ONE, driver=driver, channel=CHANNEL, reconcile_interval=DAY)
     for _ in range(3):
         fleet.wait_until(lambda: listeners(scene), "the listener")
@@ -199,8 +161,8 @@ def test_as_long_as_there_is_no_listener(scene: Scene, fleet: Fleet):
     scene.assert_applied_exactly_once("one")
 
 
-def test_a_listener_that_hears_nothing_any_more(own_server: Server, tmp_path: Path):
-    """As behind a firewall that has forgotten the connection: nobody is told that it is dead."""
+def test_a_listener_that_receives_nothing(own_server: Server, tmp_path: Path):
+    """A firewall may forget a connection. Neither side is notified that it is dead."""
     with own_stage(own_server, tmp_path) as (scene, fleet):
         fleet.start(ONE, channel=CHANNEL, reconcile_interval=0.3)
         fleet.wait_until(lambda: listeners(scene), "the listener")

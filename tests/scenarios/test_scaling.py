@@ -1,4 +1,4 @@
-"""Nodes come and go, and not all of them know the same consumers."""
+"""Nodes start and stop, and not all of them have the same consumers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.scenarios.scene import Scene
 
 
 def has_evenly(scene: Scene, *nodes: Node) -> bool:
-    """Whether exactly these nodes have all partitions, none two more than another."""
+    """Return True if exactly these nodes have all partitions, evenly."""
     shares = scene.shares()
     unassigned = scene.scalar("SELECT count(*) FROM consumer_assignments WHERE worker_id IS NULL")
     return (
@@ -21,7 +21,7 @@ def has_evenly(scene: Scene, *nodes: Node) -> bool:
 
 
 def test_one_node_and_seven_and_one_again(scene: Scene, fleet: Fleet):
-    """With every driver in one fleet: to each other they are rows in tables."""
+    """Nodes with different drivers form one fleet: they see each other only as rows in tables."""
     consumers = {
         f"c{number:02}": Follows(partitions=3 if number % 5 == 0 else 1, by_batch=number % 2 == 0)
         for number in range(25)
