@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import io
+import logging
 import os
 import re
 import subprocess
 import sys
 import textwrap
+import traceback
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import alembic
+import alembic.config
 import psycopg
 import pytest
 import sqlalchemy
@@ -53,7 +61,12 @@ _DESCRIPTION = text(
 
 
 class Project:
-    """A directory with an Alembic environment in it, and a database."""
+    """A directory with an Alembic environment in it, and a database.
+
+    Commands run in this process, unless ``is_process`` is set: an interpreter takes longer to start than they run.
+    """
+
+    is_process = False
 
     def __init__(self, directory: Path, database: Engine) -> None:
         self.directory = directory
@@ -67,6 +80,8 @@ class Project:
         return done.stdout
 
     def try_alembic(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if not self.is_process:
+            return _run_alembic(self.directory, arguments, {"DATABASE_URL": self.url})
         return subprocess.run(
             [sys.executable, "-W", "error", "-m", "alembic", *arguments],
             cwd=self.directory,
@@ -156,6 +171,69 @@ class Project:
         self.execute_output(sql)
         assert self.objects() == made
         return made
+
+
+def _run_alembic(
+    directory: Path, arguments: tuple[str, ...], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Do what ``python -m alembic`` does in a directory, and undo what it does to this process."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        chdir(directory),
+        redirect_stdout(output),
+        redirect_stderr(errors),
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "path", [str(directory), *sys.path]),
+        _unchanged_modules(directory),
+        _unchanged_logging(),
+        # The default of this argument is what sys.stdout was when the module was imported.
+        mock.patch.object(alembic.config.Config.__init__, "__defaults__", _defaults(stdout=output)),
+    ):
+        try:
+            alembic.config.main([*arguments], prog="alembic")
+            status: Any = 0
+        except SystemExit as error:
+            status = error.code
+        except Exception:  # noqa: BLE001 - a process would end with its traceback
+            traceback.print_exc()
+            status = 1
+    return subprocess.CompletedProcess(arguments, status or 0, output.getvalue(), errors.getvalue())
+
+
+def _defaults(**values: Any) -> tuple[Any, ...]:
+    """Return the defaults of Alembic's ``Config()``, some of them replaced."""
+    positional = [
+        parameter
+        for parameter in inspect.signature(alembic.config.Config.__init__).parameters.values()
+        if parameter.default is not parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    return tuple(values.get(parameter.name, parameter.default) for parameter in positional)
+
+
+@contextmanager
+def _unchanged_modules(directory: Path) -> Iterator[None]:
+    """Forget the modules of a project, such as its models: the next project has others of that name."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(f"{directory}{os.sep}"):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+@contextmanager
+def _unchanged_logging() -> Iterator[None]:
+    """Undo ``fileConfig()``, which replaces the handlers of the root logger and disables existing loggers."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    known = logging.Logger.manager.loggerDict.values()
+    loggers = [logger for logger in known if isinstance(logger, logging.Logger)]
+    states = [(logger, logger.disabled, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for logger, is_disabled, its_level, its_handlers, propagates in states:
+        logger.disabled, logger.handlers[:], logger.propagate = is_disabled, its_handlers, propagates
+        logger.setLevel(its_level)
 
 
 class Autogenerate:
