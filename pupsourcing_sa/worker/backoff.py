@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["delay_after", "limit_after"]
+__all__ = ["delay_after"]
 
 
 def delay_after(failures: int, *, first: float, most: float, jitter: float) -> float:
@@ -18,14 +18,3 @@ def delay_after(failures: int, *, first: float, most: float, jitter: float) -> f
     return min(first * 2.0**doublings, most) * (1 - jitter / 4)
 
 
-def limit_after(events: int, failed: int | None) -> int:
-    """How many events to try after a batch failed.
-
-    Args:
-        events: how many the batch had.
-        failed: index of the event whose handler failed; ``None`` when it is not known which one it was.
-
-    Returns:
-        The events before the failing one, or half of a batch in which it has to be searched; 1 once it is isolated.
-    """
-    return max(1, events // 2 if failed is None else failed)

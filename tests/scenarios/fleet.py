@@ -70,6 +70,8 @@ class Node:
     def pause(self) -> None:
         """Pause it, like a machine that is out of memory, or a virtual machine that is moved."""
         self._process.send_signal(signal.SIGSTOP)
+        # The kernel stops one thread after the other. Under load, a thread could commit a batch before it stops.
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
