@@ -29,13 +29,9 @@ pupsourcing_sa/worker/__init__.py
 
 pupsourcing_sa/worker/_worker.py
 
-pupsourcing_sa/worker/backoff.py
-
 pupsourcing_sa/worker/coordination/
 
 pupsourcing_sa/worker/execution/
-
-pupsourcing_sa/worker/processing/
 
 tests/fix_
 

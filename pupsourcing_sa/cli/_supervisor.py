@@ -122,7 +122,7 @@ class Supervisor:
             delay = delay_after(
                 failures,
                 first=self._timings.restart_delay,
-                most=self._timings.max_restart_delay,
+                max_delay=self._timings.max_restart_delay,
                 jitter=random.random(),
             )
             _logger.info("will restart node", extra={"node": number, "restart_in": round(delay, 3)})

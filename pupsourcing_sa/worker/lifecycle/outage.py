@@ -64,7 +64,7 @@ class Outage:
         A lost connection is logged in one line, any other error with its traceback.
         """
         self.failures += 1
-        delay = delay_after(self.failures, first=self._first_delay, most=self._max_delay, jitter=random.random())
+        delay = delay_after(self.failures, first=self._first_delay, max_delay=self._max_delay, jitter=random.random())
         if self.failures == 1 or self._is_each_logged:
             is_unexpected = self.failures == 1 and not (is_outage(error) or isinstance(error, OSError))
             _logger.warning(

@@ -8,7 +8,7 @@ and re-reading the position under that lock::
     ─────────                                      ────────────────────────────────────────────────────
     lock    SELECT … FOR UPDATE SKIP LOCKED
             position 40
-    read    events 41 to 60                        lock    the row is locked: no batch, try again later
+    read    events 41 to 60                        lock    the row is locked: no batch, retry later
     handle  the handler writes, in this
             transaction
     move    UPDATE … position 60

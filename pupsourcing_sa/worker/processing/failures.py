@@ -151,7 +151,7 @@ class Failures:
     # -- interruptions -----------------------------------------------------------------------------------------
 
     def is_suspicious(self, error: Exception) -> TypeGuard[BatchInterrupted]:
-        """Return True if outages have interrupted so many batches in a row that an event may be the reason."""
+        """Return True if an event may be the reason: outages have interrupted several batches in a row."""
         return (
             isinstance(error, BatchInterrupted)
             and self._interruptions + 1 >= _SUSPICIOUS
@@ -238,7 +238,7 @@ class Failures:
 
     def _delay(self, failures: int) -> float:
         config = self._context.config
-        return delay_after(failures, first=config.retry_delay, most=config.max_retry_delay, jitter=random.random())
+        return delay_after(failures, first=config.retry_delay, max_delay=config.max_retry_delay, jitter=random.random())
 
 
 def _summary(error: BaseException | None) -> dict[str, str]:

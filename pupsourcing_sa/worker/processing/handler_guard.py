@@ -1,10 +1,10 @@
 """The guard around a handler: the transaction belongs to the worker, and so do some of the exceptions.
 
-A handler must not end the transaction. `HandlerGuard` refuses a commit before it happens and notices a rollback. What a
-handler does past the session, such as executing COMMIT, is found later, by `diagnose`.
+A handler must not end the transaction. `HandlerGuard` refuses a commit before it happens and notices a rollback. It
+does not see SQL: a handler that executes COMMIT is found by `pupsourcing_sa.worker.processing.diagnosis`.
 
-Exceptions that pass through a handler are its failures, whatever their type, with three exceptions that
-`is_for_worker` names.
+Every exception that leaves a handler is a failure of the handler, whatever its type, unless `is_for_worker` says
+otherwise.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class HandlerGuard:
 
 
 def is_for_worker(error: BaseException, is_aborted: Callable[[], bool]) -> bool:
-    """Return True if an exception that passes through a handler is not the handler's failure.
+    """Return True if an exception that leaves a handler ends the worker's own work, and is no failure of the handler.
 
-    That is Ctrl-C and the end of a coroutine, which reach only a thread with an event loop; the end of a greenlet; and
-    the cancellation of the batch by the worker. Anything else is a failure of the handler, even ``SystemExit``.
+    These are Ctrl-C and the end of a coroutine, which reach only a thread with an event loop; the end of a greenlet;
+    and the cancellation of the batch by the worker. ``SystemExit`` is a failure of the handler.
 
     Args:
         error: the exception.

@@ -52,7 +52,7 @@ class CheckpointLock(NamedTuple):
     Attributes:
         transaction: virtual id of the transaction that has it; unique among running transactions.
         holder: what is known about that transaction.
-        is_terminated: True if its backend was told to terminate.
+        is_terminated: True if a signal to terminate was sent to its backend.
     """
 
     transaction: str

@@ -9,6 +9,7 @@
                             ├─ locked by another transaction: see lock_watch ────────── delay ────┤
                             ├─ the next event has failed, and is not due ────────────── delay ────┤
                             ├─ interrupted: lost race ────────────── fewer events ───── delay ────┤
+                            ├─ a statement of the worker timed out ─ read less ──────── delay ────┤
                             ├─ interrupted: outage ──────────────────────────────────── delay ────┤
                             │    the third in a row: search for the event, with fewer events      │
                             │    the fifth of an isolated event: show it in the table             │
