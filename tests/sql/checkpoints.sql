@@ -105,7 +105,20 @@ WHERE
 
 -- status
 SELECT
-  txid_status(CAST(%(transaction)s AS BIGINT)) AS txid_status_1;
+  CASE
+    WHEN (
+      (
+        CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+          SELECT
+            pg_catalog.pg_database.oid
+          FROM pg_catalog.pg_database
+          WHERE
+            pg_catalog.pg_database.datname = CURRENT_DATABASE()
+        ) AS TEXT)
+      ) = CAST(%(own_server)s AS VARCHAR)
+    )
+    THEN txid_status(CAST(%(transaction)s AS BIGINT))
+  END AS anon_1;
 
 -- update
 UPDATE consumer_checkpoints SET consumer_name = CAST(%(consumer_name)s AS VARCHAR), partition = CAST(%(partition)s AS INT), last_position = CAST(%(last_position)s AS BIGINT), updated_at = CAST(%(updated_at)s AS TIMESTAMPTZ), failed_position = CAST(%(failed_position)s AS BIGINT), attempts = CAST(%(attempts)s AS INT), error = CAST(%(error)s AS VARCHAR), failed_at = CAST(%(failed_at)s AS TIMESTAMPTZ), retry_at = CAST(%(retry_at)s AS TIMESTAMPTZ), parked_at = CAST(%(parked_at)s AS TIMESTAMPTZ)

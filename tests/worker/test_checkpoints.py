@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Engine, func, select, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import WorkerTables
@@ -119,27 +119,28 @@ class TestMove:
 
 
 class TestIsCommitted:
-    def test_as_it_is(self, checkpoint: Checkpoint, session: Session, other: Session):
-        def is_committed() -> bool:
-            assert found is not None
-            return checkpoint.is_committed(other, found.transaction)
+    def test_as_the_server_says(self, checkpoint: Checkpoint, session: Session, other: Session):
+        def is_committed(**changes: Any) -> bool:
+            assert locked is not None
+            return checkpoint.is_committed(other, locked._replace(**changes))
 
-        found = checkpoint.lock(session)
+        locked = checkpoint.lock(session)
         assert not is_committed()
         session.commit()
         assert is_committed()
-        found = checkpoint.lock(session)
+        locked = checkpoint.lock(session)
         session.rollback()
         assert not is_committed()
+        assert not is_committed(transaction=0), "a transaction that is forgotten"
 
-    def test_one_that_is_forgotten(self, checkpoint: Checkpoint, session: Session):
-        assert not checkpoint.is_committed(session, 0)
-
-    def test_one_of_another_server(self, checkpoint: Checkpoint, session: Session):
-        never = 2**60 + 3  # 3 is the first that there is, in each epoch
-        with pytest.raises(DBAPIError) as caught:
-            checkpoint.is_committed(session, never)
-        assert getattr(caught.value.orig, "sqlstate", None) == "22023"
+    def test_another_server_does_not_know(self, checkpoint: Checkpoint, session: Session):
+        """It may have issued the same id to another transaction, or never."""
+        locked = checkpoint.lock(session)
+        assert locked is not None
+        session.commit()
+        elsewhere = locked._replace(server_identity="another server")
+        assert not checkpoint.is_committed(session, elsewhere)
+        assert not checkpoint.is_committed(session, elsewhere._replace(transaction=2**60 + 3))
 
 
 class TestRecordFailure:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     cast,
     exists,
     extract,
@@ -128,5 +129,12 @@ class CheckpointStatements:
 
     @cached_property
     def status(self) -> Select[Any]:
-        """Return the state of ``transaction``: committed, aborted, in progress, or NULL if it is forgotten."""
-        return select(func.txid_status(bindparam("transaction", type_=BigInteger), type_=Text))
+        """Return the state of ``transaction``: committed, aborted, in progress, or NULL if it is forgotten.
+
+        Returns NULL on another server than ``own_server``. A server that was restarted after a crash may have issued
+        the id again, to a transaction that did commit.
+        """
+        status = func.txid_status(bindparam("transaction", type_=BigInteger), type_=Text)
+        # CASE, because PostgreSQL evaluates conditions in any order, and an id that was never issued is an error.
+        is_own_server = server_identity() == bindparam("own_server", type_=Text())
+        return select(case((is_own_server, status)))

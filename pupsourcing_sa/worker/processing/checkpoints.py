@@ -149,18 +149,14 @@ class Checkpoint:
                 "returns"
             )
 
-    def is_committed(self, session: Session, transaction: int) -> bool:
-        """Return True if a transaction was committed. Ask in another transaction.
+    def is_committed(self, session: Session, locked: LockedCheckpoint) -> bool:
+        """Return True if the transaction that had locked the row was committed. Ask in another transaction.
 
-        Args:
-            session: the session to ask in.
-            transaction: id of a transaction that had the row locked.
-
-        Raises:
-            DBAPIError: the server has not issued this id: it is another server.
+        Return False on another server, or on one that was restarted since: it may have issued the id again.
         """
-        found: str | None = self.connection(session).scalar(self._statements.status, {"transaction": transaction})
-        return found == "committed"  # NULL if the transaction is so old that the server has forgotten it
+        parameters = {"transaction": locked.transaction, "own_server": locked.server_identity}
+        found: str | None = self.connection(session).scalar(self._statements.status, parameters)
+        return found == "committed"  # NULL if the server has forgotten the transaction
 
     def record_failure(
         self,

@@ -43,7 +43,7 @@ class LockedTransaction:
         """Roll back, and return True if the handler had committed. Return False if the server does not answer."""
         try:
             self.session.reset()  # in its present state it may refuse to execute anything
-            return self.checkpoint.is_committed(self.session, self.locked.transaction)
+            return self.checkpoint.is_committed(self.session, self.locked)
         except Exception:  # the reason why the batch failed is more important, and few handlers commit
             return False
 
