@@ -11,6 +11,8 @@ both_fleets   sync, async                       what threads and coroutines do d
 every_fleet   sync              async, asyncpg  what drivers do differently, and is slow
 drivers       sync, asyncpg     async           what drivers do differently: their errors and time-outs
 ============  ================  ==============  ======================================================
+
+``sync_fleet``, ``async_fleet`` and ``async_drivers`` are for what only threads or only coroutines have.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ class Fleet:
 
     @staticmethod
     def run(work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=work, daemon=True)  # a test that fails shall not hang
         thread.start()
         return thread
 
@@ -214,6 +216,7 @@ every_fleet = _fleets("sync", exhaustive=("async", "asyncpg"))
 drivers = _fleets("sync", "asyncpg", exhaustive=("async",))
 sync_fleet = _fleets("sync")
 async_fleet = _fleets("async")
+async_drivers = _fleets("async", "asyncpg")
 
 
 @pytest.fixture(params=[pytest.param("default", marks=pytest.mark.exhaustive), "custom"])

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -185,8 +185,7 @@ async def by_a_timeout_around_it(session: AsyncSession) -> None:
         await session.execute(text("SELECT pg_sleep(60)"))
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_a_time_limit_of_the_handler_is_its_failure(engine: Engine, driver: str):
+def test_a_time_limit_of_the_handler_is_its_failure(async_drivers: Fleet):
     """Although SQLAlchemy throws the connection away, as it does with one that was lost."""
 
     def slow(wait: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
@@ -196,13 +195,10 @@ def test_a_time_limit_of_the_handler_is_its_failure(engine: Engine, driver: str)
 
         return handle
 
-    waits = by_timeout, by_a_timeout_around_it
-    fleet = Fleet(engine, is_async=True, driver=driver)
+    fleet, waits = async_drivers, (by_timeout, by_a_timeout_around_it)
     fleet.append()
     fleet.start(fleet.worker(*map(slow, waits)))
     for wait in waits:
         fleet.wait(lambda name=wait.__name__: (row := fleet.checkpoint(name)) is not None and row.parked_at is not None)
-    fleet.stop()
-    for wait in waits:
         assert fleet.attempts(wait.__name__) == 2
         assert "TimeoutError" in fleet.checkpoint(wait.__name__).error
