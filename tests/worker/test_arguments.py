@@ -26,7 +26,7 @@ from tests.fix_worker import Fleet
 NOWHERE = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
 
 
-def test_what_is_wrong_is_named():
+def test_mistakes_are_named():
     store, factory = EventStore(), sessionmaker(NOWHERE)
     good = consumer("good")(lambda session, event: None)
     with pytest.raises(TypeError, match="session_factory must be a sessionmaker"):
@@ -142,7 +142,7 @@ def test_settings(settings, error, message):
         WorkerConfig(**settings)
 
 
-def test_a_missing_privilege_is_an_error_and_no_guess(engine: Engine):
+def test_a_missing_privilege_is_an_error(engine: Engine):
     """From PostgreSQL 17 on, a sequence that may not be read looks like one that was never used."""
     fleet = Fleet(engine, is_async=False)
     fleet.append()

@@ -49,7 +49,7 @@ def test_a_batch_handler_gets_all_at_once_however_long_it_takes(fleet: Fleet):
     assert sizes == [5]
 
 
-def test_each_batch_begins_with_a_session_as_good_as_new(sync_fleet: Fleet):
+def test_each_batch_begins_with_a_clean_session(sync_fleet: Fleet):
     """Batches that follow one another share the object."""
 
     class Base(DeclarativeBase):

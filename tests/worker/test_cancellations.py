@@ -121,7 +121,7 @@ def test_a_drain_raises_it(async_fleet: Fleet, handler: Any):
     assert async_fleet.attempts("cancelling") == 0
 
 
-def test_a_processor_that_is_cancelled_later_is_told_of_and_replaced(
+def test_a_processor_that_is_cancelled_later_is_logged_and_replaced(
     async_fleet: Fleet, caplog: pytest.LogCaptureFixture
 ):
     """Nobody knows by which event."""

@@ -39,7 +39,7 @@ def name_of(session: Session) -> str:
 
 
 class TestLock:
-    def test_one_that_does_not_exist_is_created_for_all_to_see(
+    def test_a_missing_checkpoint_is_created_and_committed(
         self, checkpoint: Checkpoint, session: Session, other: Session
     ):
         found = checkpoint.lock(session)
@@ -50,14 +50,14 @@ class TestLock:
         assert found.transaction == session.scalar(text("SELECT txid_current()"))
         assert other.scalar(select(func.count()).select_from(checkpoint.tables.consumer_checkpoints)) == 1
 
-    def test_only_one_has_it(self, checkpoint: Checkpoint, session: Session, other: Session):
+    def test_only_one_transaction_has_the_lock(self, checkpoint: Checkpoint, session: Session, other: Session):
         assert checkpoint.lock(session)
         assert checkpoint.lock(other) is None
         other.rollback()
         session.rollback()
         assert checkpoint.lock(other)
 
-    def test_nobody_waits_for_one_who_has_moved_it(self, checkpoint: Checkpoint, session: Session, other: Session):
+    def test_a_moved_checkpoint_blocks_no_transaction(self, checkpoint: Checkpoint, session: Session, other: Session):
         found = checkpoint.lock(session)
         assert found is not None
         checkpoint.move(session, 7, found)
@@ -77,14 +77,14 @@ class TestLock:
             assert found.position == position
             other.rollback()
 
-    def test_who_has_it_bears_the_name_until_the_end(self, checkpoint: Checkpoint, session: Session):
+    def test_the_holder_has_its_name_until_the_transaction_ends(self, checkpoint: Checkpoint, session: Session):
         before = name_of(session)
         checkpoint.lock(session, worker_id=WORKER)
         assert name_of(session) == f"pupsourcing-sa {WORKER}"
         session.commit()
         assert name_of(session) == before
 
-    def test_who_does_not_get_it_bears_no_name_and_writes_nothing(
+    def test_a_transaction_without_the_lock_has_no_name_and_writes_nothing(
         self, checkpoint: Checkpoint, session: Session, other: Session
     ):
         assert checkpoint.lock(session, worker_id=uuid4())
@@ -93,7 +93,7 @@ class TestLock:
         assert name_of(other) == before
         assert other.scalar(text("SELECT txid_current_if_assigned()")) is None
 
-    def test_a_drain_bears_no_name(self, checkpoint: Checkpoint, session: Session):
+    def test_a_drain_sets_no_name(self, checkpoint: Checkpoint, session: Session):
         before = name_of(session)
         checkpoint.lock(session)
         assert name_of(session) == before
@@ -109,7 +109,7 @@ class TestLock:
 
 
 class TestMove:
-    def test_by_whom_has_locked_it(self, checkpoint: Checkpoint, session: Session):
+    def test_only_by_the_transaction_that_locked_it(self, checkpoint: Checkpoint, session: Session):
         found = checkpoint.lock(session)
         assert found is not None
         session.commit()
@@ -168,7 +168,7 @@ class TestRecordFailure:
         assert found[:5] == (0, 5, 2, True, 0.0)
         assert self.record(checkpoint, session, max_attempts=2) is None
 
-    def test_an_event_that_somebody_has_passed(self, checkpoint: Checkpoint, session: Session):
+    def test_an_event_that_another_transaction_has_passed(self, checkpoint: Checkpoint, session: Session):
         found = checkpoint.lock(session)
         assert found is not None
         checkpoint.move(session, 5, found)
@@ -210,7 +210,7 @@ class TestRecordFailure:
         assert park(5, "worse") == Failure(1, None)
         assert session.scalar(select(checkpoint.tables.consumer_checkpoints.c.error)) == "bad"
 
-    def test_whatever_the_error(self, checkpoint: Checkpoint, session: Session):
+    def test_any_error_text_can_be_recorded(self, checkpoint: Checkpoint, session: Session):
         errors = {
             "nul \0": "nul \N{SYMBOL FOR NULL}",
             "half \ud800 of a pair": "half \\ud800 of a pair",

@@ -152,7 +152,7 @@ def test_a_drain_raises_it_and_parks(both_fleets: Fleet):
     assert handling.given == [1, 2, 3, 4, 5]
 
 
-def test_it_goes_on_when_somebody_has_dealt_with_it(fleet: Fleet):
+def test_it_continues_after_an_operator_has_dealt_with_it(fleet: Fleet):
     fleet.append(5)
     with pytest.raises(HandlerTransactionError):
         fleet.worker(Handling(by_text).consumer(fleet)).drain()

@@ -92,7 +92,7 @@ class TestPolling:
 
 class TestOutage:
     @pytest.mark.parametrize("kind", kinds("sync", "asyncpg"))
-    def test_it_is_told_of_once_and_so_is_its_end(self, database: Engine, kind: str, caplog: pytest.LogCaptureFixture):
+    def test_it_is_logged_once_and_so_is_its_end(self, database: Engine, kind: str, caplog: pytest.LogCaptureFixture):
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
         name = database.url.database
 
@@ -148,7 +148,7 @@ class TestOutage:
 
 
 class TestStall:
-    def test_it_is_reported_with_who_holds_the_position(
+    def test_it_is_reported_with_the_holders_of_the_position(
         self, engine: Engine, kind: str, caplog: pytest.LogCaptureFixture
     ):
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
@@ -194,7 +194,7 @@ class TestStall:
         (holder,) = lookout.events[0][1]["holders"]
         assert (holder["gid"], holder["pid"], holder["state"]) == (gid, None, "prepared")
 
-    def test_an_append_in_flight_with_nothing_above_it_holds_nobody(self, engine: Engine):
+    def test_an_append_in_flight_without_events_above_it_stalls_nothing(self, engine: Engine):
         with polling(engine, "sync", stall_warning=0.01) as lookout:
             lookout.append()
             with lookout.append_in_flight():
@@ -203,7 +203,7 @@ class TestStall:
         assert lookout.events == []
 
 
-def test_looks_at_a_log_that_is_locked_do_not_pile_up(sync_fleet: Fleet):
+def test_polls_of_a_locked_log_do_not_pile_up(sync_fleet: Fleet):
     """As by a migration. A thread that waits for it cannot be ended, and neither can its connection."""
     fleet, recorder = sync_fleet, Recorder()
     times = {"heartbeat_interval": 0.1, "heartbeat_timeout": patiently(0.4)}
@@ -219,7 +219,7 @@ def test_looks_at_a_log_that_is_locked_do_not_pile_up(sync_fleet: Fleet):
     fleet.wait(lambda: fleet.seen("all") == [1])
 
 
-def test_an_idle_worker_does_not_look_more_often_the_more_consumers_it_has(engine: Engine):
+def test_an_idle_worker_with_many_consumers_polls_no_more_often(engine: Engine):
     store = EventStore(make_tables(engine))
     WorkerTables(store.tables.metadata).metadata.create_all(engine)
     seen: list[str] = []

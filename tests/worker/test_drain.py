@@ -23,7 +23,7 @@ def test_it_processes_all_there_is_and_returns(both_fleets: Fleet):
     assert fleet.checkpoint("all").last_position == 250
 
 
-def test_again_it_goes_on_where_it_was(fleet: Fleet):
+def test_the_next_drain_continues_from_there(fleet: Fleet):
     worker = fleet.worker(fleet.see("all"))
     for _ in range(3):
         fleet.append(2)

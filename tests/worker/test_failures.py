@@ -105,7 +105,7 @@ def test_what_ends_an_event_loop_is_a_failure_where_there_is_none(sync_fleet: Fl
     fleet.wait(lambda: fleet.seen("other") == [1])
 
 
-def test_work_that_raises_what_no_future_takes_comes_to_an_end(engine: Engine):
+def test_work_that_raises_stop_iteration_ends(engine: Engine):
     """StopIteration, as by a hook of the pool: whoever waits for the work would wait for ever."""
 
     def work(session: Session, bind: object) -> None:
@@ -132,7 +132,7 @@ class Counting:
             raise ZeroDivisionError
 
 
-def test_attempts_are_counted_on_by_the_next_worker(fleet: Fleet):
+def test_the_next_worker_continues_the_count(fleet: Fleet):
     """With all that it has to know: the event is tried alone, and parked as if nothing had happened."""
     first, second = Counting(3), Counting(3)
     fleet.append(5)
@@ -151,7 +151,7 @@ def test_attempts_are_counted_on_by_the_next_worker(fleet: Fleet):
     assert [each["attempts"] for each in recorder.named("worker.parked")] == [attempts + 2]
 
 
-def test_pauses_grow_on_with_the_next_worker(fleet: Fleet):
+def test_delays_keep_growing_with_the_next_worker(fleet: Fleet):
     fleet.append(2)
     fleet.worker(fleet.see("failing")).drain()
     fleet.append()
@@ -196,7 +196,7 @@ def test_a_drain_does_not_wait_and_does_not_count(fleet: Fleet):
     assert fleet.attempts("failing") == 0
 
 
-def test_another_event_that_fails_is_counted_anew(fleet: Fleet):
+def test_another_failing_event_is_counted_from_one(fleet: Fleet):
     fleet.append(5)
     fleet.worker(fleet.see("failing")).drain()
     fleet.append()
@@ -207,7 +207,7 @@ def test_another_event_that_fails_is_counted_anew(fleet: Fleet):
     assert recorder.named("worker.event_failed")[0]["attempts"] == 1
 
 
-def test_a_failure_that_cannot_be_recorded_is_told(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+def test_a_failure_that_cannot_be_recorded_is_logged(fleet: Fleet, caplog: pytest.LogCaptureFixture):
     counting = Counting(3)
     fleet.append(5)
     fleet.query("ALTER TABLE consumer_checkpoints ADD CONSTRAINT healthy CHECK (error IS NULL)", commit=True)

@@ -95,7 +95,7 @@ class TestLook:
             assert held is not None
             assert held.holder.pid == connection.scalar(select(func.pg_backend_pid()))
 
-    def test_who_cannot_be_told(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+    def test_a_holder_that_cannot_be_determined(self, engine: Engine, checkpoint: Checkpoint, row: Table):
         """Rather nobody than an innocent, whom somebody might end: several who share it, a savepoint of psql's."""
         with engine.connect() as connection, engine.connect() as other:
             other.execute(row.update().where(row.c.partition == 2).values(attempts=1))
@@ -124,14 +124,14 @@ class TestLook:
         assert holder.age is not None
         assert look(engine, checkpoint) is None
 
-    def test_not_who_holds_something_else(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+    def test_not_a_holder_of_another_lock(self, engine: Engine, checkpoint: Checkpoint, row: Table):
         with engine.connect() as other, engine.connect() as unrelated, engine.connect() as reading:
             other.execute(row.update().where(row.c.partition == 2).values(attempts=1))
             reading.execute(select(row))
             unrelated.execute(select(func.txid_current()))
             assert look(engine, checkpoint) is None
 
-    def test_a_number_that_is_somebody_elses(self, engine: Engine, checkpoint: Checkpoint, row: Table):
+    def test_a_transaction_id_of_another_transaction(self, engine: Engine, checkpoint: Checkpoint, row: Table):
         """Numbers come again, and a copy of a database has tables of the same oids."""
         statement = HolderQuery(checkpoint)._find
         with engine.connect() as other, engine.connect() as copied, engine.connect() as last:
@@ -207,14 +207,14 @@ class TestEndDead:
                 assert self.end_dead(engine, checkpoint) == [], name
                 assert is_alive(session), name
 
-    def test_not_who_holds_something_else(self, engine: Engine, checkpoint: Checkpoint):
+    def test_not_a_holder_of_another_lock(self, engine: Engine, checkpoint: Checkpoint):
         others = [Checkpoint(checkpoint.tables, *key) for key in (("it's", 2), ("other", 3))]
         with holding(engine, others[0], uuid4()) as one, holding(engine, others[1], uuid4()) as two:
             assert self.end_dead(engine, checkpoint) == []
             assert is_alive(one)
             assert is_alive(two)
 
-    def test_not_who_waits_for_it(self, engine: Engine, checkpoint: Checkpoint):
+    def test_not_a_transaction_that_waits_for_the_lock(self, engine: Engine, checkpoint: Checkpoint):
         """A node that is gone, in a transaction that only wants the row, which a node has that is alive."""
         holder_id = uuid4()
         with engine.begin() as connection:
@@ -269,7 +269,7 @@ def test_a_worker_waits_for_a_node_that_is_alive(fleet: Fleet):
     assert recorder.named("worker.holder_ended") == []
 
 
-def test_a_drain_waits_for_whoever_it_is(fleet: Fleet):
+def test_a_drain_waits_for_every_holder(fleet: Fleet):
     checkpoint, recorder = declare(fleet), Recorder()
     fleet.append(3)
     with holding(fleet.engine, checkpoint, uuid4()) as session:
@@ -281,7 +281,7 @@ def test_a_drain_waits_for_whoever_it_is(fleet: Fleet):
     assert fleet.seen("all") == [1, 2, 3]
 
 
-def test_nothing_is_prepared_to_look_while_nobody_else_has_the_lock(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+def test_the_query_for_holders_is_not_built_before_it_is_needed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
     """A node that begins a thousand processors at once has no time for it, and its heartbeat none to wait for it."""
     built: list[WorkerTables] = []
 

@@ -41,7 +41,7 @@ class TestNotifications:
                 lookout.arrives(number)
         assert lookout.events == [("worker.listening", {"worker": "w1", "channel": CHANNEL})]
 
-    def test_what_is_committed_before_it_listens_is_looked_for(self, engine: Engine, kind: str):
+    def test_a_commit_before_listen_is_polled_for(self, engine: Engine, kind: str):
         with Lookout(engine, kind, hold_back="pupsourcing-listener", **NEVER) as lookout:
             wait_until(lambda: lookout.looks == 1)
             lookout.append()
@@ -49,7 +49,7 @@ class TestNotifications:
             lookout.released.set()
             lookout.arrives(1)
 
-    def test_and_so_is_what_is_committed_before_it_hears(self, engine: Engine, kind: str):
+    def test_a_commit_before_the_listener_is_ready_is_polled_for(self, engine: Engine, kind: str):
         with Lookout(engine, kind, hold="pupsourcing-listener", **NEVER) as lookout:
             wait_until(lambda: lookout.looks == 1 and lookout.is_listening())
             lookout.append()
@@ -73,7 +73,7 @@ class TestNotifications:
             lookout.released.set()
             lookout.arrives(3)
 
-    def test_many_of_them_are_few_looks(self, engine: Engine, kind: str):
+    def test_many_notifications_cause_few_polls(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **NEVER) as lookout, listening(engine) as mine:
             lookout.listens()
             before, began = lookout.looks, time.monotonic()
@@ -85,7 +85,7 @@ class TestNotifications:
             seconds = time.monotonic() - began
         assert lookout.looks - before <= 100 * seconds + 2
 
-    def test_an_append_that_holds_the_position_back_may_end_without_a_word(self, engine: Engine, kind: str):
+    def test_an_append_in_flight_may_end_without_a_notification(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **POLL) as lookout:
             lookout.listens()
             lookout.append()
@@ -96,7 +96,7 @@ class TestNotifications:
                 session.rollback()
                 lookout.arrives(3)
 
-    def test_nobody_polls_while_it_listens(self, engine: Engine, kind: str):
+    def test_it_does_not_poll_while_it_listens(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **POLL) as lookout:
             lookout.listens()
             lookout.append()
@@ -148,25 +148,25 @@ class TestReliability:
             listener._notified()
         listener.finish_poll(has_grown=has_grown)
 
-    def test_what_it_has_heard_of_is_no_surprise(self, listener: Listener):
+    def test_a_notified_event_is_no_surprise(self, listener: Listener):
         for _ in range(3):
             listener._notified()
             self.look(listener, has_grown=True)
             assert listener.is_reliable
 
-    def test_what_it_hears_of_during_the_look_is_none_either(self, listener: Listener):
+    def test_nor_is_one_that_is_notified_during_the_poll(self, listener: Listener):
         self.look(listener, has_grown=False)
         self.look(listener, has_grown=True, heard_meanwhile=1)
         assert listener.is_reliable
 
-    def test_nor_is_what_the_look_after_it_finds(self, listener: Listener):
+    def test_nor_is_what_the_next_poll_finds(self, listener: Listener):
         """The notification came when that look had read, and before it had ended."""
         self.look(listener, has_grown=False)
         self.look(listener, has_grown=False, heard_meanwhile=1)
         self.look(listener, has_grown=True)
         assert listener.is_reliable
 
-    def test_a_look_that_failed_has_not_found_it(self, listener: Listener):
+    def test_a_failed_poll_does_not_use_up_a_notification(self, listener: Listener):
         self.look(listener, has_grown=False)
         listener._notified()
         listener.begin_poll()  # and no judgement
@@ -182,12 +182,12 @@ class TestReliability:
         self.look(listener, has_grown=False)
         assert listener.is_reliable
 
-    def test_a_quiet_log_is_none(self, listener: Listener):
+    def test_a_quiet_log_is_no_surprise(self, listener: Listener):
         for _ in range(3):
             self.look(listener, has_grown=False)
         assert listener.is_reliable
 
-    def test_the_second_in_a_row_is_told_of_once(self, listener: Listener, caplog: pytest.LogCaptureFixture):
+    def test_the_second_in_a_row_is_logged_once(self, listener: Listener, caplog: pytest.LogCaptureFixture):
         self.look(listener, has_grown=False)
         self.look(listener, has_grown=True)
         assert caplog.messages == []
@@ -221,7 +221,7 @@ class TestLoss:
         ] * 3
         assert all(record.error for record in lost)
 
-    def test_what_is_committed_in_the_meantime_is_found_by_polling(self, engine: Engine, kind: str):
+    def test_commits_are_found_by_polling_until_it_listens_again(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **POLL | {"retry_delay": 60.0, "max_retry_delay": 60.0}) as lookout:
             lookout.listens()
             assert lookout.terminate(LISTENING) == 1
@@ -233,7 +233,7 @@ class TestLoss:
             lookout.arrives(2)
         assert lookout.names() == ["worker.listening", "worker.listener_lost"]
 
-    def test_everything_is_lost_at_once(self, engine: Engine, kind: str):
+    def test_all_connections_are_lost_at_once(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **POLL) as lookout:
             for number in range(1, 6):
                 lookout.listens(number)
@@ -242,9 +242,7 @@ class TestLoss:
                 assert lookout.terminate("true") >= 1
             lookout.listens(6)
 
-    def test_notifications_that_never_come_are_done_without(
-        self, engine: Engine, kind: str, caplog: pytest.LogCaptureFixture
-    ):
+    def test_it_manages_without_notifications(self, engine: Engine, kind: str, caplog: pytest.LogCaptureFixture):
         """A dead connection that has not been told, a pooler, a store without a channel: they look the same."""
         with Lookout(engine, kind, **POLL | {"reconcile_interval": 0.02}) as lookout:
             lookout.listens()
@@ -269,7 +267,7 @@ class TestLoss:
             lookout.arrives(2)
             lookout.settles()
 
-    def test_a_server_that_is_not_there_is_told_of_once(self, engine: Engine, caplog: pytest.LogCaptureFixture):
+    def test_an_unreachable_server_is_logged_once(self, engine: Engine, caplog: pytest.LogCaptureFixture):
         nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
         with Lookout(engine, "sync", factory=sessionmaker(nowhere), **POLL) as lookout:
             wait_until(lambda: len(lookout.begun) == 2)

@@ -43,7 +43,7 @@ class TestTelling:
         number += len(recorder.named("worker.batch"))
         fleet.wait(lambda: len(recorder.named("worker.batch")) >= number)
 
-    def test_of_somebody_else_once_each(self, every_fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    def test_of_another_transaction_once_each(self, every_fleet: Fleet, caplog: pytest.LogCaptureFixture):
         fleet, recorder = every_fleet, self.watch(every_fleet, caplog)
         pids = []
         for count in (1, 2):
@@ -103,7 +103,7 @@ class TestTelling:
         (found,) = recorder.named("worker.locked_out")
         assert found["application_name"] == f"pupsourcing-sa {worker_id}"
 
-    def test_of_somebody_who_cannot_be_told(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    def test_of_a_holder_that_cannot_be_determined(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
         recorder = self.watch(fleet, caplog)
         with fleet.engine.connect() as connection:
             with connection.begin_nested():
@@ -115,7 +115,7 @@ class TestTelling:
         assert found.keys() == {"worker", "consumer", "partition", "seconds"}
 
 
-def test_the_batches_of_the_owner_ask_nothing(sync_fleet: Fleet):
+def test_batches_of_the_owner_do_not_ask_for_holders(sync_fleet: Fleet):
     fleet = sync_fleet
     executed: list[str] = []
     with before_statements(fleet.engine, executed.append):
@@ -127,7 +127,7 @@ def test_the_batches_of_the_owner_ask_nothing(sync_fleet: Fleet):
 
 
 class TestLockTimer:
-    def test_each_is_told_once_when_it_has_been_there_for_long(self):
+    def test_each_is_reported_once_when_it_has_lasted_long(self):
         watch = LockTimer(8.0)
         assert watch.overdue("a", 100.0) is None
         assert watch.overdue("a", 107.9) is None
@@ -143,7 +143,7 @@ class TestLockTimer:
             assert watch.overdue(str(now // 5), now) is None
         assert not watch.has_ended()
 
-    def test_who_was_gone_begins_anew(self):
+    def test_a_holder_that_was_gone_starts_again(self):
         watch = LockTimer(8.0)
         watch.overdue("a", 0.0)
         assert not watch.has_ended()
@@ -153,7 +153,7 @@ class TestLockTimer:
         assert watch.overdue("a", 18.0) is None
         assert watch.overdue("a", 26.0) == 8.0
 
-    def test_the_end_is_told_once_of_what_was_complained_of(self):
+    def test_the_end_of_a_reported_lock_is_reported_once(self):
         watch = LockTimer(8.0)
         assert not watch.has_ended()
         watch.overdue("a", 0.0)
@@ -164,7 +164,7 @@ class TestLockTimer:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_role_that_may_not_is_told_once_and_then_of_the_lock(sync_fleet: Fleet, caplog: pytest.LogCaptureFixture):
+def test_a_role_without_the_privilege_is_logged_once(sync_fleet: Fleet, caplog: pytest.LogCaptureFixture):
     fleet, recorder = sync_fleet, Recorder()
     fleet.worker(fleet.see("all")).drain()  # so that there is a checkpoint
     checkpoint = Checkpoint(fleet.tables, "all", 0)

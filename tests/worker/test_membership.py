@@ -88,13 +88,13 @@ def group(request: pytest.FixtureRequest, engine: Engine) -> Group:
     return Group(engine, WorkerTables(**names))
 
 
-def test_a_node_alone_has_everything_at_once(group: Group):
+def test_a_single_node_gets_every_partition_at_once(group: Group):
     node, membership = group.node(a=2, b=1)
     assert set(group.do(membership.join)) == {("a", 0), ("a", 1), ("b", 0)}
     assert set(group.assigned().values()) == {node}
 
 
-def test_who_joins_shares_and_who_was_there_hears_of_it(group: Group):
+def test_a_joining_node_gets_a_share_and_the_others_learn_of_it(group: Group):
     first, membership = group.node(a=4)
     group.do(membership.join)
     second, other = group.node(a=4)
@@ -133,7 +133,7 @@ def test_a_silent_node_is_removed_and_joins_again(group: Group):
     assert group.nodes() == {silent, alive}
 
 
-def test_a_heartbeat_that_is_still_to_come_counts_as_one_of_now(group: Group):
+def test_a_heartbeat_in_the_future_counts_as_now(group: Group):
     """The database has failed over to a server whose clock is behind, and a node has died together with the former."""
     dead, membership = group.node(a=2)
     group.do(membership.join)
@@ -162,7 +162,7 @@ def test_heartbeats_keep_a_node_alive(group: Group):
         assert connection.scalar(age) < timedelta(seconds=5)
 
 
-def test_nobody_is_taken_for_dead_right_after_an_outage(group: Group):
+def test_no_node_is_presumed_dead_right_after_an_outage(group: Group):
     other, _ = group.node(a=2)
     node, membership = group.node(a=2)
     group.do(_.join)
@@ -200,7 +200,7 @@ def test_a_dead_node_is_removed_and_no_other_whatever_the_settings(group: Group,
     assert group.nodes() == {alive}
 
 
-def test_who_joins_while_leaving_does_not(group: Group):
+def test_a_node_that_is_leaving_does_not_join(group: Group):
     """A start that was given up may go on in its thread."""
     _, membership = group.node(a=1)
     membership.abandon()
@@ -209,7 +209,7 @@ def test_who_joins_while_leaving_does_not(group: Group):
     assert group.nodes() == set()
 
 
-def test_who_meets_an_outage_takes_nobody_for_dead_at_once(group: Group):
+def test_a_node_that_meets_an_outage_presumes_no_node_dead_at_once(group: Group):
     other, others = group.node(a=1)
     group.do(others.join)
     group.age(other, 60)
@@ -232,7 +232,7 @@ def test_a_retired_node_stays_alive_and_has_nothing(group: Group):
     assert group.nodes() == {staying}
 
 
-def test_who_leaves_hands_over_at_once(group: Group):
+def test_a_node_that_leaves_hands_over_at_once(group: Group):
     _, membership = group.node(a=3)
     staying, other = group.node(a=3)
     group.do(membership.join)
@@ -255,7 +255,7 @@ def test_a_parked_partition_is_assigned_and_not_run(group: Group):
     assert set(group.do(membership.tick)) == {("a", 0), ("a", 1)}
 
 
-def test_a_tick_tells_how_the_partitions_stand(group: Group):
+def test_a_tick_returns_the_state_of_the_partitions(group: Group):
     _, membership = group.node(a=3)
     assert set(group.do(membership.join).values()) == {(0, False)}
     table = group.tables.consumer_checkpoints
@@ -266,7 +266,7 @@ def test_a_tick_tells_how_the_partitions_stand(group: Group):
     assert group.do(membership.tick) == {("a", 0): (2**40, False), ("a", 1): (7, True), ("a", 2): (0, False)}
 
 
-def test_a_consumer_that_begins_anew_may_have_another_number_of_partitions(group: Group):
+def test_a_consumer_that_starts_again_may_have_another_number_of_partitions(group: Group):
     _, membership = group.node(a=3)
     group.do(membership.join)
     group.do(membership.leave)
@@ -290,7 +290,7 @@ def test_another_number_of_partitions_is_refused(group: Group, before: int, afte
         assert group.assigned() == found  # nothing of c either
 
 
-def test_a_deleted_checkpoint_is_no_other_number(group: Group):
+def test_a_deleted_checkpoint_does_not_change_the_number_of_partitions(group: Group):
     _, membership = group.node(a=3)
     group.do(membership.join)
     with group.engine.begin() as connection:
@@ -298,7 +298,7 @@ def test_a_deleted_checkpoint_is_no_other_number(group: Group):
     assert len(group.do(membership.join)) == 3
 
 
-def test_two_nodes_that_differ_do_not_both_find_what_they_want(group: Group):
+def test_nodes_with_different_numbers_of_partitions_cannot_both_join(group: Group):
     """Without the leader's lock, each adds its rows to the other's."""
     outcomes: list[Any] = []
 
@@ -318,7 +318,7 @@ def test_two_nodes_that_differ_do_not_both_find_what_they_want(group: Group):
     assert [len(group.assigned())] == [outcome for outcome in outcomes if isinstance(outcome, int)]
 
 
-def test_while_there_is_a_leader_the_others_go_on(group: Group):
+def test_other_nodes_continue_while_one_is_the_leader(group: Group):
     _, membership = group.node(a=2)
     group.do(membership.join)
     with Session(group.engine) as leader:
@@ -327,7 +327,7 @@ def test_while_there_is_a_leader_the_others_go_on(group: Group):
         assert len(group.do(membership.tick)) == 2
 
 
-def test_the_server_ends_a_leader_that_stands_still(group: Group):
+def test_the_server_terminates_an_idle_leader(group: Group):
     _, membership = group.node(a=1)
     group.do(membership.join)
     with Session(group.engine) as leader:
@@ -338,7 +338,7 @@ def test_the_server_ends_a_leader_that_stands_still(group: Group):
             leader.connection().execute(select(1))
 
 
-def test_groups_do_not_know_of_each_other(engine: Engine):
+def test_groups_with_different_tables_are_independent(engine: Engine):
     for number in (1, 2):
         names = ("worker_nodes", "consumer_assignments", "consumer_checkpoints")
         group = Group(engine, WorkerTables(**{name: f"{name}_{number}" for name in names}))

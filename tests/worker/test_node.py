@@ -54,7 +54,7 @@ class TestMovedBack:
         }
         assert len(records) == len(statements)
 
-    def test_it_does_not_wait_for_a_failing_event_to_be_due(self, fleet: Fleet):
+    def test_it_does_not_wait_until_a_failing_event_is_due(self, fleet: Fleet):
         is_broken = True
 
         def check(event: PersistedEvent) -> None:
@@ -69,7 +69,7 @@ class TestMovedBack:
         fleet.query("DELETE FROM consumer_checkpoints", commit=True)
         fleet.wait(lambda: fleet.seen("all") == [1, 2, 1, 2, 3])
 
-    def test_nor_does_one_that_has_met_nothing_else(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    def test_nor_when_the_failing_event_was_its_first(self, fleet: Fleet, caplog: pytest.LogCaptureFixture):
         """After a deployment its first batch is the failing event, which is not due, or fails again."""
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
         patient = {"retry_delay": 600.0, "max_retry_delay": 600.0}
@@ -149,7 +149,7 @@ def lingering(fleet: Fleet):
     lingering.may_end.set()
 
 
-def test_a_read_model_that_is_built_again_during_a_batch_has_each_event_once(fleet: Fleet):
+def test_a_read_model_rebuilt_during_a_batch_has_each_event_once(fleet: Fleet):
     """By the statements of ``docs/howto/consume.md``, in their order."""
     page = Path(__file__).parents[2] / "docs" / "howto" / "consume.md"
     (recipe,) = re.findall(r"^```sql\n(BEGIN;\n.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -234,7 +234,7 @@ def test_a_heartbeat_that_is_never_answered_leaves_time_for_another(every_fleet:
     there.dispose()
 
 
-def test_a_node_whose_server_does_not_answer_any_more_ends(every_fleet: Fleet, engine: Engine):
+def test_a_node_ends_when_its_server_stops_answering(every_fleet: Fleet, engine: Engine):
     """Although drivers wait for the end of a query that they are to end, and do so for each of them."""
     fleet, is_in_query, is_in_tick = every_fleet, threading.Event(), threading.Event()
     lock = text("SELECT pg_advisory_xact_lock(1)")

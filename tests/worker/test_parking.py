@@ -56,7 +56,7 @@ def test_after_max_attempts(both_fleets: Fleet, caplog: pytest.LogCaptureFixture
     assert failing.attempts == 1 + 3  # the first one only told which event to try alone
 
 
-def test_it_goes_on_when_it_is_not_parked_any_more(fleet: Fleet):
+def test_it_continues_when_it_is_no_longer_parked(fleet: Fleet):
     failing, recorder = Failing(3), Recorder()
     fleet.append(5)
     worker = fleet.worker(fleet.see("failing", check=failing, max_attempts=2), telemetry=recorder)

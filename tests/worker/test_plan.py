@@ -61,13 +61,13 @@ def test_different_nodes_are_as_even_as_can_be(counts, nodes):
 
 
 @given(assignments(), capabilities)
-def test_what_is_planned_stays(current, nodes):
+def test_a_plan_is_stable(current, nodes):
     planned = plan(current, nodes)
     assert plan(planned, nodes) == planned
 
 
 @given(assignments(), st.sets(st.sampled_from(NODES), min_size=1))
-def test_no_more_is_moved_than_evenness_needs(current, alive):
+def test_no_more_partitions_are_moved_than_evenness_needs(current, alive):
     nodes = {node: set(NAMES) for node in alive}
     planned = plan(current, nodes)
     held = [node for node in current.values() if node in alive]

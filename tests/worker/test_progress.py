@@ -88,7 +88,7 @@ def test_each_batch_is_another_one(monitor: OverdueMonitor, timer: Timer, told: 
     assert all(30 <= seconds < 60 for _, seconds in told)
 
 
-def test_to_wait_for_a_turn_is_not_to_run(monitor: OverdueMonitor, timer: Timer, told: list[Any]):
+def test_waiting_for_a_turn_is_not_running(monitor: OverdueMonitor, timer: Timer, told: list[Any]):
     with monitor.watching():
         timer.go_to(300)
         with monitor.batch():
@@ -96,7 +96,7 @@ def test_to_wait_for_a_turn_is_not_to_run(monitor: OverdueMonitor, timer: Timer,
     assert told == []
 
 
-def test_nobody_looks_after_it_any_more(monitor: OverdueMonitor, timer: Timer):
+def test_no_timer_is_left_after_it(monitor: OverdueMonitor, timer: Timer):
     with pytest.raises(ZeroDivisionError), monitor.watching():
         raise ZeroDivisionError
     assert timer.due is None

@@ -215,7 +215,7 @@ Worker(sessionmaker(create_engine(sys.argv[1])), EventStore(), [handle], config=
 """
 
 
-def test_a_process_ends_although_nobody_reads_its_log(sync_fleet: Fleet):
+def test_a_process_ends_even_when_its_log_is_not_read(sync_fleet: Fleet):
     """As when a log collector hangs: whoever logs waits for ever once the pipe is full, also the one who gives up."""
     sync_fleet.append()
     url = sync_fleet.engine.url.render_as_string(hide_password=False)

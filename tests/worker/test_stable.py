@@ -21,7 +21,7 @@ def test_it_only_grows():
     assert stable.value == 5
 
 
-def test_whoever_waits_gets_what_lies_beyond():
+def test_a_waiter_gets_the_position_beyond_its_own():
     async def main() -> None:
         stable = StablePosition()
         one, five, nine = await started(stable.beyond(0), stable.beyond(4), stable.beyond(9))
@@ -35,7 +35,7 @@ def test_whoever_waits_gets_what_lies_beyond():
     asyncio.run(main())
 
 
-def test_what_has_moved_before_the_wait_is_not_waited_for():
+def test_a_position_that_has_moved_before_is_not_waited_for():
     async def main() -> None:
         stable = StablePosition()
         stable.publish(5)

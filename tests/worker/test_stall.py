@@ -3,7 +3,7 @@ from __future__ import annotations
 from pupsourcing_sa.worker.dispatch.stall import StallMonitor
 
 
-def test_a_position_that_stands_still_below_the_head_is_complained_of_after_a_while():
+def test_a_stalled_position_is_reported_after_a_while():
     watch = StallMonitor(30, now=0)
     assert not watch.is_due(5, 7, now=1)
     assert not watch.is_due(5, 8, now=30)
@@ -11,7 +11,7 @@ def test_a_position_that_stands_still_below_the_head_is_complained_of_after_a_wh
     assert watch.seconds(31) == 30
 
 
-def test_again_after_as_long_a_while():
+def test_it_is_reported_again_after_the_same_time():
     watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     assert watch.is_due(5, 7, now=30)
@@ -37,7 +37,7 @@ def test_a_position_that_moves_or_is_the_head_does_not_stall():
     assert not watch.is_due(1000, 1001, now=601)  # the time at the head does not count
 
 
-def test_the_end_is_told_once():
+def test_the_end_is_reported_once():
     watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     watch.is_due(5, 7, now=30)
@@ -60,7 +60,7 @@ def test_the_next_stall_is_a_new_one():
     assert watch.is_due(7, 9, now=62)
 
 
-def test_no_complaint_no_end():
+def test_without_a_report_there_is_no_end():
     watch = StallMonitor(30, now=0)
     watch.is_due(5, 7, now=0)
     watch.is_due(6, 7, now=1)

@@ -34,7 +34,7 @@ class TestRefusal:
     """By a server that answers, and lets nobody in."""
 
     @pytest.mark.parametrize("sqlstate", ["57P03", "53300"])  # it starts up; it has no connection left
-    def test_one_that_may_pass_is_told_of_with_growing_pauses(
+    def test_a_temporary_one_is_logged_with_growing_delays(
         self, every_fleet: Fleet, sqlstate: str, caplog: pytest.LogCaptureFixture
     ):
         with refusing_server(sqlstate) as url:
@@ -50,7 +50,7 @@ class TestRefusal:
         longest = [0.01, 0.02, 0.04, 0.04, 0.04]
         assert all(most * 0.75 <= pause <= most for pause, most in zip(pauses, longest, strict=True))
 
-    def test_the_pauses_do_not_grow_for_ever(
+    def test_the_delays_have_an_upper_limit(
         self, fleet: Fleet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr("pupsourcing_sa.worker._node._MAX_START_DELAY", 0.02)
@@ -61,7 +61,7 @@ class TestRefusal:
         assert max(record.retry_after for record in refusals(caplog)) <= 0.02
 
     @pytest.mark.parametrize("sqlstate", ["28P01", "3D000"])  # a wrong password; no such database
-    def test_one_that_may_not_pass(self, every_fleet: Fleet, sqlstate: str, caplog: pytest.LogCaptureFixture):
+    def test_a_permanent_one(self, every_fleet: Fleet, sqlstate: str, caplog: pytest.LogCaptureFixture):
         """It is a reason not to start, where the driver tells which it is."""
         with refusing_server(sqlstate) as url:
             worker = worker_with(every_fleet, create_engine(url), every_fleet.see("all"))

@@ -130,7 +130,7 @@ def test_what_was_counted_stays_counted(fleet: Fleet):
     assert (found.failed_position, found.attempts, found.parked_at) == (3, 7, None)
 
 
-def test_a_race_that_is_always_lost_is_told_and_not_shown(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+def test_a_race_that_is_always_lost_is_logged_and_not_recorded(fleet: Fleet, caplog: pytest.LogCaptureFixture):
     """It holds up nothing that precedes it; whose fault it is, nobody knows."""
     harmful, recorder = Harmful(3, lambda session: session.execute(DEADLOCK)), Recorder()
     fleet.append(5)
@@ -192,7 +192,7 @@ def interrupted(cause: Exception = AWAY) -> BatchInterrupted:
     return error
 
 
-def test_who_is_suspected():
+def test_when_an_event_is_suspected():
     async def main() -> None:
         told = failures(Table())
         for _ in range(5):
@@ -216,7 +216,7 @@ def test_who_is_suspected():
     asyncio.run(main())
 
 
-def test_an_outage_alone_is_blamed_on_nobody():
+def test_an_outage_alone_is_not_blamed_on_an_event():
     async def main() -> None:
         table = Table()
         told = failures(table)

@@ -85,7 +85,7 @@ def test_a_checkpoint_that_the_handler_deletes_is_noticed(sync_fleet: Fleet):
     drain(sync_fleet, lambda session: session.execute(text("DELETE FROM consumer_checkpoints")))
 
 
-def test_a_result_that_nobody_would_wait_for_is_refused(fleet: Fleet):
+def test_a_coroutine_that_would_not_be_awaited_is_refused(fleet: Fleet):
     async def work() -> None: ...
 
     fleet.append()
@@ -196,14 +196,14 @@ def test_a_checkpoint_of_the_same_name_in_another_schema_stays_where_it_is(
 
 
 @SWITCHES
-def test_who_switches_to_a_schema_without_checkpoints_is_told_so(
+def test_a_switch_to_a_schema_without_checkpoints_is_an_error(
     sync_fleet: Fleet, switch: Callable[[Session, str], None]
 ):
     with new_schema(sync_fleet.engine, "without"):
         drain(sync_fleet, lambda session: switch(session, "without"))
 
 
-def test_who_switches_back_goes_on(sync_fleet: Fleet):
+def test_a_handler_that_switches_back_continues(sync_fleet: Fleet):
     @consumer("switching")
     def handle(session: Session, event: PersistedEvent) -> None:
         session.execute(INSERT, {"consumer": "switching", "position": event.global_position})

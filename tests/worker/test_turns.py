@@ -21,7 +21,7 @@ from tests.fix_processing import context_of
 from tests.fix_worker import Fleet, Recorder
 
 
-def test_nobody_waits_for_the_end_of_anothers_backlog(sync_fleet: Fleet):
+def test_consumers_take_turns(sync_fleet: Fleet):
     """Two consumers share one slot; each of their events takes 40 ms, by a clock that nothing else moves."""
     fleet, now = sync_fleet, [0.0]
     turns: list[str] = []
@@ -53,7 +53,7 @@ def test_nobody_waits_for_the_end_of_anothers_backlog(sync_fleet: Fleet):
     assert set(lengths) == {3}  # of 40 ms, until 100 ms are over; less often would cost a thread for each batch
 
 
-def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+def test_a_rare_scope_reads_one_window_per_transaction(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "_WINDOW", 10)
     recorder = Recorder()
     fleet.append(34)
@@ -65,7 +65,7 @@ def test_a_rare_scope_looks_at_so_many_positions_in_a_transaction(fleet: Fleet, 
     assert fleet.seen("rare") == [35]
 
 
-def test_a_hole_is_passed_at_once_however_wide_it_is(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+def test_a_gap_of_any_size_is_passed_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
     """As in a log that was adopted with its positions, for which there may not be enough windows in a day."""
     monkeypatch.setattr(limits, "_WINDOW", 10)
     recorder = Recorder()
@@ -79,7 +79,7 @@ def test_a_hole_is_passed_at_once_however_wide_it_is(fleet: Fleet, monkeypatch: 
     assert fleet.seen("rare") == [5021]
 
 
-def test_who_waits_for_a_turn_begins_nothing_after_a_stop(fleet: Fleet):
+def test_a_processor_that_waits_for_its_turn_begins_nothing_after_a_stop(fleet: Fleet):
     names, recorder, begun = [f"c{number}" for number in range(5)], Recorder(), []
 
     def is_stopped() -> bool:
