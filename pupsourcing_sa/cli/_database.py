@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-import click
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pupsourcing_sa.cli._errors import UsageError
-from pupsourcing_sa.cli._help import Option
+from pupsourcing_sa.cli._help import option
 from pupsourcing_sa.errors import MissingExtraError
 
 __all__ = [
@@ -40,9 +39,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def database_url_option(function: _Function) -> _Function:
     """Add ``--database-url``."""
-    return click.option(
+    return option(
         "--database-url",
-        cls=Option,
         group=_GROUP,
         metavar="URL",
         envvar="DATABASE_URL",
@@ -56,17 +54,15 @@ def table_options(tables: Mapping[str, str]) -> Callable[[_Function], _Function]
 
     def add(function: _Function) -> _Function:
         for name, content in reversed(list(tables.items())):
-            function = click.option(
+            function = option(
                 f"--{name.replace('_', '-')}",
-                cls=Option,
                 group=_GROUP,
                 metavar="NAME",
                 help=f"Table of {content}.",
                 default_text=name,
             )(function)
-        return click.option(
+        return option(
             "--schema",
-            cls=Option,
             group=_GROUP,
             metavar="NAME",
             help="Schema of the tables.",

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from pupsourcing_sa.cli._console import open_console
 from pupsourcing_sa.cli._errors import UsageError, fail
-from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import whole_number
 
 __all__ = ["demo"]
@@ -33,9 +33,8 @@ At the end the demo compares the read model with a query of the log.
     examples=["pupsourcing-sa demo", "pupsourcing-sa demo --events 100000 --writers 8"],
     exit_status={0: "the read model agrees with the log", 1: "it does not, or the demo failed", 2: "wrong usage"},
 )
-@click.option(
+@option(
     "--events",
-    cls=Option,
     group="Load",
     metavar="N",
     type=whole_number(),
@@ -43,9 +42,8 @@ At the end the demo compares the read model with a query of the log.
     help="Events to append under load.",
     show_default=True,
 )
-@click.option(
+@option(
     "--writers",
-    cls=Option,
     group="Load",
     metavar="N",
     type=whole_number(),
@@ -53,15 +51,14 @@ At the end the demo compares the read model with a query of the log.
     help="Processes that append them.",
     show_default=True,
 )
-@click.option(
+@option(
     "--database-url",
-    cls=Option,
     group="Database",
     metavar="URL",
     help="Use this PostgreSQL server, in a schema that is dropped afterwards.",
     default_text="start a server",
 )
-@click.option("--keep", cls=Option, group="Database", is_flag=True, help="Do not drop that schema.")
+@option("--keep", group="Database", is_flag=True, help="Do not drop that schema.")
 def demo(events: int, writers: int, database_url: str | None, keep: bool) -> int:
     """Run the command."""
     console = open_console()

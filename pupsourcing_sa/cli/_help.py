@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import click
 
-__all__ = ["Command", "Group", "Option"]
+__all__ = ["Command", "Group", "option"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Options that belong to no group, such as ``--help``.
 _OTHER: Final = "Other"
@@ -34,6 +36,11 @@ class Option(click.Option):
             options["help"] += f"  [default: {default_text}]"
         super().__init__(*declarations, **options)
         self.group = group
+
+
+def option(*declarations: str, **options: Any) -> Callable[[_Function], _Function]:
+    """Add an option to a command. The arguments are those of `click.option` and of `Option`."""
+    return click.option(*declarations, cls=Option, **options)
 
 
 class _Sections(click.Command):

@@ -23,7 +23,7 @@ from pupsourcing_sa.cli._database import (
     wrong_names_refused,
 )
 from pupsourcing_sa.cli._errors import UsageError, fail
-from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import whole_number
 from pupsourcing_sa.errors import ImportFailed
 from pupsourcing_sa.jsonlines import import_events
@@ -54,9 +54,8 @@ A bad line ends the import. The message names the line. Nothing of its batch is 
     },
 )
 @click.argument("file")
-@click.option(
+@option(
     "--batch-size",
-    cls=Option,
     group="Import",
     metavar="N",
     type=whole_number(),
@@ -64,9 +63,8 @@ A bad line ends the import. The message names the line. Nothing of its batch is 
     help="Events in one transaction.",
     show_default=True,
 )
-@click.option(
+@option(
     "--from-line",
-    cls=Option,
     group="Import",
     metavar="N",
     type=whole_number(),

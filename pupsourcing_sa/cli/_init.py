@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from pupsourcing_sa.cli._errors import UsageError
-from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.migrations import template_directory
 from pupsourcing_sa.migrations.requirements import require_alembic
 
@@ -32,7 +32,7 @@ DATABASE_URL before you run alembic.
     ],
 )
 @click.argument("directory")
-@click.option("--async", "is_async", cls=Option, is_flag=True, help="Use the template for an asyncio engine.")
+@option("--async", "is_async", is_flag=True, help="Use the template for an asyncio engine.")
 def init(directory: str, is_async: bool) -> None:
     """Run the command."""
     require_alembic()

@@ -12,7 +12,7 @@ from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.cli._console import write
 from pupsourcing_sa.cli._database import STORE_TABLES, WORKER_TABLES, given, table_options, wrong_names_refused
 from pupsourcing_sa.cli._errors import UsageError
-from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import one_of
 from pupsourcing_sa.migrations import sql_script
 
@@ -34,27 +34,23 @@ You can run the script more than once. Schemas have to exist.
     short_help="Print the tables as SQL, for databases without Alembic.",
     examples=["pupsourcing-sa sql --guarded | psql shop"],
 )
-@click.option(
+@option(
     "--only",
-    cls=Option,
     group="Content",
     metavar="store|worker",
     type=one_of("store", "worker"),
     help="Print only the tables of the store, or of the worker.",
     default_text="all",
 )
-@click.option(
+@option(
     "--payload",
-    cls=Option,
     group="Content",
     metavar="bytea|jsonb",
     type=one_of(*_PAYLOADS),
     help="Type of the payload column.",
     default_text="bytea",
 )
-@click.option(
-    "--guarded", cls=Option, group="Content", is_flag=True, help="Add triggers that keep the log append-only."
-)
+@option("--guarded", group="Content", is_flag=True, help="Add triggers that keep the log append-only.")
 @table_options({**STORE_TABLES, **WORKER_TABLES})
 def sql(schema: str | None, only: str | None, payload: str | None, guarded: bool, **names: str | None) -> None:
     """Run the command."""

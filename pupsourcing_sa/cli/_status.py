@@ -23,7 +23,7 @@ from pupsourcing_sa.cli._database import (
     table_options,
     wrong_names_refused,
 )
-from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import seconds, whole_number
 from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.status import HEARTBEAT_TIMEOUT, LAG_LIMIT, Status, read_status
@@ -58,28 +58,25 @@ always reported. The tables show how far each partition is behind, what fails an
         3: "problems found",
     },
 )
-@click.option("--json", "is_json", cls=Option, group="Output", is_flag=True, help="Print one JSON object.")
-@click.option(
+@option("--json", "is_json", group="Output", is_flag=True, help="Print one JSON object.")
+@option(
     "--max-lag-events",
-    cls=Option,
     group="Problems to report",
     metavar="N",
     type=whole_number(0),
     help="A partition that has more than N events to process.",
     default_text="not reported",
 )
-@click.option(
+@option(
     "--max-lag-seconds",
-    cls=Option,
     group="Problems to report",
     metavar="S",
     type=seconds(),
     help="A partition whose oldest unprocessed event is older than S seconds.",
     default_text="not reported",
 )
-@click.option(
+@option(
     "--max-stall-seconds",
-    cls=Option,
     group="Problems to report",
     metavar="S",
     type=seconds(),
@@ -87,9 +84,8 @@ always reported. The tables show how far each partition is behind, what fails an
     show_default=True,
     help="An open transaction that holds newer events back for more than S seconds.",
 )
-@click.option(
+@option(
     "--max-lock-seconds",
-    cls=Option,
     group="Problems to report",
     metavar="S",
     type=seconds(),
@@ -97,9 +93,8 @@ always reported. The tables show how far each partition is behind, what fails an
     show_default=True,
     help="A transaction that keeps a node from its partition for more than S seconds.",
 )
-@click.option(
+@option(
     "--heartbeat-timeout",
-    cls=Option,
     group="Problems to report",
     metavar="S",
     type=seconds(),
@@ -107,9 +102,8 @@ always reported. The tables show how far each partition is behind, what fails an
     show_default=True,
     help="A node that sent no heartbeat for S seconds. Use the setting of your workers.",
 )
-@click.option(
+@option(
     "--timeout",
-    cls=Option,
     group="Database",
     metavar="S",
     type=seconds(),

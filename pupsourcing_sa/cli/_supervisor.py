@@ -1,4 +1,4 @@
-"""The supervisor of ``--processes``: runs several nodes, each in a process of its own.
+"""The supervisor of ``--processes``, which runs several nodes, each in a process of its own.
 
 The supervisor does not load the application. Each node is the same command with one more option: the descriptor of a
 pipe, which is one end of a pair of connected sockets (see `pupsourcing_sa.cli._supervised` for the other end)::
@@ -38,7 +38,7 @@ from typing import Any, Final
 from pupsourcing_sa.worker.backoff import delay_after
 from pupsourcing_sa.worker.lifecycle import shutdown
 from pupsourcing_sa.worker.lifecycle.signals import limit_exit
-from pupsourcing_sa.worker.lifecycle.tasks import wait_for_event
+from pupsourcing_sa.worker.lifecycle.tasks import cancel_all, wait_for_event
 
 __all__ = ["Supervisor", "SupervisorTimings"]
 
@@ -83,7 +83,6 @@ class Supervisor:
         self._timings = timings or SupervisorTimings()
         self._nodes: dict[int, _Node] = {}  # those that run, by number
         self._has_settled = False
-        self._is_killing = False
         self._status = 0
         self._watchdog: threading.Timer | None = None
 
@@ -138,10 +137,10 @@ class Supervisor:
         _logger.info("node started", extra=node.details)
         ready = asyncio.create_task(self._read_ready(node), name=f"pupsourcing-node-{number}-ready")
         status = await node.wait()
-        # A process that the node forked may keep the pipe open.
-        ready.cancel()
+        # The stream may be open still, in a process that the node has forked.
+        await cancel_all({ready})
         del self._nodes[number]
-        node.close()
+        node.pipe.close()
         has_settled = node.ready_at is not None and self._loop.time() - node.ready_at >= self._timings.settled_after
         self._has_settled |= has_settled
         details = node.details | ({"status": status} if status >= 0 else {"signal": _name(-status)})
@@ -183,7 +182,7 @@ class Supervisor:
             _logger.warning("second signal; killing the nodes", extra={"signal": _name(number)})
             self._status = 128 + number
             for node in nodes:
-                node.kill()
+                node.process.kill()
             return
         _logger.info("stopping the nodes", extra={"signal": _name(number)})
         self._end()
@@ -198,7 +197,7 @@ class Supervisor:
     def _kill_late(self, node: _Node) -> None:
         if self._nodes.get(node.number) is node:
             _logger.error("node did not stop in time; killing it", extra=node.details)
-            node.kill()
+            node.process.kill()
 
 
 class _Node:
@@ -216,14 +215,14 @@ class _Node:
         self.pipe.setblocking(False)
         with theirs:
             try:
-                self._process = subprocess.Popen(command(theirs.fileno()), pass_fds=[theirs.fileno()])
+                self.process = subprocess.Popen(command(theirs.fileno()), pass_fds=[theirs.fileno()])
             except BaseException:
                 self.pipe.close()
                 raise
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"node": self.number, "pid": self._process.pid}
+        return {"node": self.number, "pid": self.process.pid}
 
     async def wait(self) -> int:
         """Return the status as `subprocess.Popen.returncode`, after the process has ended."""
@@ -231,7 +230,7 @@ class _Node:
         ended: asyncio.Future[int] = loop.create_future()
 
         def wait() -> None:
-            status = self._process.wait()
+            status = self.process.wait()
             loop.call_soon_threadsafe(ended.set_result, status)
 
         # A thread of its own: asyncio's pool has too few for many nodes.
@@ -241,12 +240,6 @@ class _Node:
     def stop(self) -> None:
         with suppress(OSError):  # the node has just ended
             self.pipe.shutdown(socket.SHUT_WR)
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def close(self) -> None:
-        self.pipe.close()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from pupsourcing_sa.cli._discovery import DiscoveredConsumer, discover_consumers, distinct_consumers
 from pupsourcing_sa.cli._errors import UsageError
-from pupsourcing_sa.cli._help import Command, Option
+from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._logging import FORMATS, LEVELS, configure_logging
 from pupsourcing_sa.cli._supervised import SupervisedNode
 from pupsourcing_sa.cli._supervisor import Supervisor
@@ -76,9 +76,8 @@ the code. S is a time in seconds.
     },
 )
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
-@click.option(
+@option(
     "--processes",
-    cls=Option,
     group="Run",
     metavar="N",
     type=whole_number(),
@@ -86,21 +85,17 @@ the code. S is a time in seconds.
     help="Run N nodes, each in a process of its own, and restart those that crash.",
     default_text="1",
 )
-@click.option(
-    "--drain", cls=Option, group="Run", is_flag=True, help="Process the events that the log has now, then exit."
-)
-@click.option(
+@option("--drain", group="Run", is_flag=True, help="Process the events that the log has now, then exit.")
+@option(
     "--discover/--no-discover",
-    cls=Option,
     group="Run",
     default=True,
     envvar=variable("discover"),
     help="Also run consumers from entry points of installed packages, in the group pupsourcing_sa.consumers.",
-    default_text="run them",
+    default_text="--discover",
 )
-@click.option(
+@option(
     "--log-level",
-    cls=Option,
     group="Logging, on standard error",
     metavar="LEVEL",
     type=one_of(*LEVELS),
@@ -108,12 +103,9 @@ the code. S is a time in seconds.
     help="Least severe messages to log: debug, info, warning or error.",
     default_text="info",
 )
-@click.option(
-    "--quiet", cls=Option, group="Logging, on standard error", is_flag=True, help="Same as --log-level warning."
-)
-@click.option(
+@option("--quiet", group="Logging, on standard error", is_flag=True, help="Same as --log-level warning.")
+@option(
     "--log-format",
-    cls=Option,
     group="Logging, on standard error",
     metavar="text|json",
     type=one_of(*FORMATS),

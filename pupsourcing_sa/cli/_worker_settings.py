@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from pupsourcing_sa.cli._errors import UsageError
-from pupsourcing_sa.cli._help import Option
+from pupsourcing_sa.cli._help import option
 from pupsourcing_sa.cli._values import one_of, seconds, whole_number
 from pupsourcing_sa.worker import WorkerConfig
 
@@ -38,9 +38,8 @@ def worker_settings(function: _Function) -> _Function:
     """Add an option for each field of `WorkerConfig`. The value of an option that is not given is None."""
     for field in reversed(dataclasses.fields(WorkerConfig)):
         parse, metavar = _parser(field)
-        function = click.option(
-            _option(field.name),
-            cls=Option,
+        function = option(
+            _option_name(field.name),
             group=field.metadata["group"],
             metavar=metavar,
             type=parse,
@@ -58,7 +57,7 @@ def given_settings(context: click.Context) -> dict[str, SettingValue]:
         value = context.params[field.name]
         if value is not None:
             is_variable = context.get_parameter_source(field.name) is ParameterSource.ENVIRONMENT
-            name = f"{variable(field.name)}=" if is_variable else f"{_option(field.name)} "
+            name = f"{variable(field.name)}=" if is_variable else f"{_option_name(field.name)} "
             found[field.name] = SettingValue(value, f"{name}{value}")
     return found
 
@@ -76,7 +75,7 @@ def replace_settings(config: WorkerConfig, settings: Mapping[str, SettingValue])
         raise UsageError(f"{error} (given: {sources})") from error
 
 
-def _option(name: str) -> str:
+def _option_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
