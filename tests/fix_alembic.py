@@ -1,4 +1,4 @@
-"""Projects that use Alembic: a directory with an environment in it, a database, and commands as users type them."""
+"""Projects that use Alembic: a directory with an environment, a database, and commands as users type them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pupsourcing_sa.migrations import register, template_directory
 
 __all__ = ["Autogenerate", "Project", "index_files"]
 
-#: Everything that a migration can make, as PostgreSQL itself describes it; in every schema that is not its own.
+#: Everything that a migration can create, as PostgreSQL describes it, in every schema except PostgreSQL's own.
 _DESCRIPTION = text(
     """
     WITH schemas AS (
@@ -61,7 +61,7 @@ _DESCRIPTION = text(
 
 
 class Project:
-    """A directory with an Alembic environment in it, and a database.
+    """A directory with an Alembic environment, and a database.
 
     Commands run in this process, unless ``is_process`` is set: an interpreter takes longer to start than they run.
     """
@@ -74,7 +74,7 @@ class Project:
         self.url = database.url.render_as_string(hide_password=False)
 
     def alembic(self, *arguments: str) -> str:
-        """Run ``alembic``, which has to succeed without a warning; gives its output."""
+        """Run ``alembic``, check that it succeeds without a warning, and return its output."""
         done = self.try_alembic(*arguments)
         assert done.returncode == 0, f"alembic {' '.join(arguments)}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -96,9 +96,9 @@ class Project:
 
         Args:
             models: the module with the models, which has ``target_metadata``.
-            template: of Alembic.
-            plugin: whether ``env.py`` uses our plugin.
-            options: more for ``context.configure()``, as they are written in Python.
+            template: a template of Alembic.
+            plugin: True if ``env.py`` uses our plugin.
+            options: more arguments of ``context.configure()``, in Python.
         """
         (self.directory / "models.py").write_text(models)
         self.alembic("init", "--template", template, "migrations")
@@ -120,46 +120,46 @@ class Project:
         file.write_text(content.replace(old, new))
 
     def guard(self) -> None:
-        """Have guards on the log, in an environment from our template."""
+        """Declare the log with guards, in an environment from our template."""
         self.replace("migrations/env.py", "EventTables(target_metadata)", "EventTables(target_metadata, guarded=True)")
 
     def revise(self, message: str, *options: str) -> str:
-        """Have autogenerate write a revision; gives its text, or those of several one after the other."""
+        """Let autogenerate write a revision. Return its text; of several revisions, their texts in order."""
         versions = self.directory / "migrations" / "versions"
         before = set(versions.glob("*.py"))
         self.alembic("revision", "--autogenerate", "--message", message, *options)
         return "\n".join(sorted(path.read_text() for path in set(versions.glob("*.py")) - before))
 
     def differences(self) -> str:
-        """What ``alembic check`` would have autogenerate do; empty when it has nothing to do."""
+        """Return the operations that ``alembic check`` reports; empty if there are none."""
         done = self.try_alembic("check")
         found = re.search(r"New upgrade operations detected: (.*)", done.stdout + done.stderr)
         assert bool(found) == bool(done.returncode), done.stdout + done.stderr
         return found[1] if found else ""
 
     def execute(self, *statements: str) -> None:
-        """Run SQL, which may be several statements in each, without SQLAlchemy."""
+        """Run SQL without SQLAlchemy. Each string may have several statements."""
         url = make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
 
     def execute_output(self, sql: str) -> None:
-        """Run what ``alembic --sql`` printed, one statement after the other as ``psql`` does."""
+        """Run the output of ``alembic --sql``, statement by statement like ``psql``."""
         self.execute(*sql.split(";\n\n"))
 
     def objects(self) -> list[tuple[str, str]]:
-        """What is in the database, but for what Alembic keeps there itself."""
+        """Return the objects in the database, except those of Alembic itself."""
         with self.database.connect() as connection:
             rows = [(row.object, row.definition) for row in connection.execute(_DESCRIPTION)]
         return sorted(row for row in rows if not re.match(r'(\w+\.|"\w+"\.)?alembic_version', row[0]))
 
     def migrate(self) -> list[tuple[str, str]]:
-        """Go once through all that is done with migrations; what they made in the database."""
+        """Run every command for migrations once, and return the objects that they create in the database."""
         before = self.objects()
         self.revise("the beginning")
         self.alembic("upgrade", "head")
-        self.alembic("check")  # fails when another autogenerate would find something
+        self.alembic("check")  # fails if another autogenerate would find a difference
         made = self.objects()
         sql = self.alembic("upgrade", "head", "--sql")
         self.alembic("downgrade", "base")
@@ -237,7 +237,7 @@ def _unchanged_logging() -> Iterator[None]:
 
 
 class Autogenerate:
-    """Autogenerate in this process, for what needs no project: what it finds, as the text of a migration."""
+    """Autogenerate in this process, without a project: its findings, as the text of a migration."""
 
     def __init__(self, engine: Engine, metadata: MetaData | list[MetaData], **options: Any) -> None:
         register()
@@ -250,7 +250,7 @@ class Autogenerate:
         }
 
     def upgrade(self) -> str:
-        """What there is to do; empty when there is nothing."""
+        """Return the operations of the upgrade; empty if there are none."""
         return self._find()[0]
 
     def downgrade(self) -> str:
@@ -278,7 +278,7 @@ class Autogenerate:
 
 
 def index_files(engine: Engine, table: str) -> dict[str, int]:
-    """The indexes of a table, and the files that they are in: another file is another index."""
+    """Return the indexes of a table, and their files. A new file is a new index."""
     sql = "SELECT c.relname, c.relfilenode FROM pg_index JOIN pg_class AS c ON c.oid = indexrelid WHERE indrelid = "
     with engine.connect() as connection:
         return {row[0]: row[1] for row in connection.execute(text(f"{sql} CAST(:table AS regclass)"), {"table": table})}
@@ -291,6 +291,6 @@ def project(tmp_path: Path, database: Engine) -> Project:
 
 @pytest.fixture
 def new_project(project: Project) -> Project:
-    """A project made from our template, with the tables of the defaults."""
+    """A function that creates a project from our template, with the default tables."""
     project.alembic("init", "--template", str(template_directory("sync")), "migrations")
     return project

@@ -1,4 +1,4 @@
-"""A dispatcher on its own, for each kind of engine: no consumers, no nodes, only the position that it publishes."""
+"""A dispatcher without consumers and nodes, for each kind of engine."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.waiting import patiently, wait_until
 
 __all__ = ["CHANNEL", "KINDS", "LISTENING", "Lookout", "kinds"]
 
-#: A name that needs all the quoting there is.
+#: A name that needs every kind of quoting.
 CHANNEL = 'Müller\'s "%(shop)s" :news'
 
-#: The driver of an asynchronous engine, or none.
+#: The driver of an asynchronous engine, or `None`.
 KINDS: dict[str, str | None] = {"sync": None, "async": "psycopg", "asyncpg": "asyncpg"}
 
 
@@ -38,20 +38,20 @@ def kinds(*daily: str) -> list[Any]:
     return [kind if kind in daily else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in KINDS]
 
 
-#: The backends that listen; to be used with `Lookout.terminate`.
+#: The backends that listen, for `Lookout.terminate`.
 LISTENING = "query LIKE 'LISTEN %'"
 
 
 class Lookout:
-    """Runs a dispatcher in a thread, with an engine of its own; appends, and ends other people's connections.
+    """A dispatcher in a thread, with an engine of its own. The object also appends and terminates connections.
 
     Args:
-        engine: where the log is made.
+        engine: the engine of the log.
         kind: one of `KINDS`.
-        channel: of the dispatcher's store, and of the one that appends.
-        factory: sessions for the dispatcher, instead of those of the kind.
-        hold: pieces of work with this name wait, when they are done, until `released` is set; `held` counts them.
-        hold_back: the same, before they are begun.
+        channel: channel of the dispatcher's store and of the store that appends.
+        factory: session factory of the dispatcher, instead of that of the kind.
+        hold: work of this name waits after its end until `released` is set; `held` counts it.
+        hold_back: the same, but the work waits before it begins.
         config: settings of the worker.
     """
 
@@ -67,7 +67,7 @@ class Lookout:
         hold_back: str = "",
         **config: Any,
     ) -> None:
-        # Not of the engine's pool, whose connections are terminated as everyone's are.
+        # Not from the engine's pool, whose connections are terminated like all others.
         self.engine = create_engine(engine.url, poolclass=NullPool)
         self.kind = kind
         self.store = EventStore(tables or make_tables(engine), notify_channel=channel)
@@ -140,7 +140,7 @@ class Lookout:
             while not self.released.is_set():
                 await asyncio.sleep(0.005)
 
-    # -- what it tells -----------------------------------------------------------------------------------------
+    # -- events of the hooks -----------------------------------------------------------------------------------------
 
     @contextmanager
     def span(self, name: str, data: dict[str, Any]) -> Iterator[None]:
@@ -153,24 +153,24 @@ class Lookout:
 
     @property
     def position(self) -> int:
-        """What it has published."""
+        """Return the published position."""
         return self._stable.value
 
     def names(self) -> list[str]:
-        """The events that it told of."""
+        """Return the names of the events that it reported."""
         return [name for name, _ in self.events]
 
     def listens(self, times: int = 1) -> None:
-        """Wait until it has begun to listen so many times."""
+        """Wait until it has begun to listen `times` times."""
         wait_until(lambda: self.names().count("worker.listening") >= times)
 
     def looks_again(self, times: int = 1) -> None:
-        """Wait for so many looks that have begun after now."""
+        """Wait for `count` polls that begin after this call."""
         wanted = self.looks + 1 + times
         wait_until(lambda: self.looks >= wanted)
 
     def settles(self) -> None:
-        """Wait until it does not look while one that only polls looks five times."""
+        """Wait until it does not poll during five polls of a dispatcher that only polls."""
         settings = {"poll_interval": 0.01, "max_poll_interval": 0.02}
         with Lookout(self.engine, "sync", tables=self.store.tables, dispatcher="poll", **settings) as other:
 
@@ -182,7 +182,7 @@ class Lookout:
             wait_until(is_quiet)
 
     def polls(self) -> None:
-        """Wait until it looks about as often as one that only polls; both have the same machine."""
+        """Wait until it polls about as often as a dispatcher that only polls, on the same machine."""
         settings = {"poll_interval": 0.05, "max_poll_interval": 0.05}
         with Lookout(self.engine, "sync", tables=self.store.tables, dispatcher="poll", **settings) as other:
 
@@ -197,10 +197,10 @@ class Lookout:
         wait_until(lambda: self.position >= position)
         assert self.position == position
 
-    # -- the rest of the world ---------------------------------------------------------------------------------
+    # -- appends and other connections ---------------------------------------------------------------------------------
 
     def append(self, number: int = 1, *, is_silent: bool = False) -> None:
-        """Append and commit so many events, one after the other."""
+        """Append `count` events, each in a transaction of its own."""
         store = EventStore(self.store.tables) if is_silent else self.store
         with Session(self.engine) as session:
             for _ in range(number):
@@ -209,7 +209,7 @@ class Lookout:
 
     @contextmanager
     def append_in_flight(self, aggregate_id: str = "other") -> Iterator[Session]:
-        """An append that is not committed in the block, unless it commits it."""
+        """Keep an append open during the block, unless the block commits it."""
         with Session(self.engine) as session:
             self.store.append(session, AnyVersion(), [make_event(aggregate_id)])
             yield session
@@ -219,11 +219,11 @@ class Lookout:
             return list(connection.execute(text(sql)).all())
 
     def is_listening(self) -> bool:
-        """Whether the server has a backend that listens."""
+        """Return True if the server has a backend that listens."""
         return bool(self.query(f"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND {LISTENING}"))
 
     def terminate(self, which: str) -> int:
-        """Terminate the backends of this database that a condition chooses; how many there were."""
+        """Terminate the backends of this database that meet a condition, and return their number."""
         return len(
             self.query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"

@@ -1,4 +1,4 @@
-"""A log with guards, which the store and other programs write to."""
+"""A log with guards, to which the store and other programs write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fix_store import make_event
 
 __all__ = ["GuardedLog"]
 
-#: The advisory locks of this transaction that are marks of a log, as the signed numbers that they are.
+#: The advisory locks of this transaction that are marks of a log, as signed numbers.
 _MARKS = text(
     "SELECT CASE WHEN objid = 4294967295 THEN -1 ELSE CAST(objid AS bigint) END FROM pg_locks "
     "WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND classid = CAST(:log AS regclass) AND objsubid = 2"
@@ -37,7 +37,7 @@ class GuardedLog:
         self.schema = quote(parts[0]).replace("%%", "%") if parts[0] else "current_schema()"
 
     def execute(self, connection: Connection, sql: str) -> None:
-        """As another program does: without SQLAlchemy, which would see colons and percent signs in names."""
+        """Execute SQL like another program: without SQLAlchemy, which interprets colons and percent signs in names."""
         with self.cursor(connection) as cursor:
             cursor.execute(sql.format(log=self.name).encode())
 
@@ -55,12 +55,12 @@ class GuardedLog:
             return [each.aggregate_id for each in self.store.read_events(session)]
 
     def marks(self, connection: Connection) -> tuple[list[int], str | None]:
-        """Those of the transaction's locks, and the setting that remembers them."""
+        """Return the marks of the transaction: its locks, and the setting that records them."""
         parameters = {"log": self.name}
         return list(connection.scalars(_MARKS, parameters)), connection.scalar(_SETTING, parameters)
 
     def objects(self) -> list[str]:
-        """Triggers, and functions in the log's schema."""
+        """Return the triggers, and the functions in the log's schema."""
         with self.engine.connect() as connection:
             schema = self.schema
             if schema == "current_schema()":

@@ -1,4 +1,4 @@
-"""Who holds a checkpoint, in tests: transactions that stand still, and roles that may not look."""
+"""Holders of a checkpoint: idle transactions, and roles that may not see them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["holding", "is_alive", "pid_of", "unprivileged", "write_node"]
 def holding(
     engine: Engine, checkpoint: Checkpoint, worker_id: UUID | None, *, moves: bool = False
 ) -> Iterator[Session]:
-    """A transaction that has locked the checkpoint, as a batch does, and stands still."""
+    """Keep a transaction open that has locked the checkpoint like a batch."""
     with Session(engine) as session:
         found = checkpoint.lock(session, worker_id=worker_id)
         assert found is not None
@@ -42,7 +42,7 @@ def is_alive(session: Session) -> bool:
 
 
 def write_node(connection: Connection, tables: WorkerTables, worker_id: UUID) -> None:
-    """A node that has just been heard."""
+    """Insert a node with a recent heartbeat."""
     connection.execute(
         tables.worker_nodes.insert().values(
             worker_id=worker_id, hostname="h", pid=1, consumers=[], heartbeat_at=func.clock_timestamp()
@@ -52,7 +52,7 @@ def write_node(connection: Connection, tables: WorkerTables, worker_id: UUID) ->
 
 @contextmanager
 def unprivileged(engine: Engine, schema: str | None = None) -> Iterator[Engine]:
-    """Connections as a role that may use the tables, and nothing else."""
+    """Yield an engine whose role may use the tables and nothing else."""
     role = f"worker_{uuid4().hex}"
     with engine.begin() as connection:
         search_path = connection.scalar(text("SELECT current_schema()"))

@@ -1,4 +1,4 @@
-"""What lies between a worker and its server, and can fail in other ways than they do."""
+"""The network between a worker and its server, which fails in its own ways."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.fix_worker import Fleet
 
 __all__ = ["Proxy", "deaf_server", "refusing_server", "worker_with"]
 
-#: What a client asks for before it says who it is: encryption by TLS, and by GSSAPI.
+#: A client's first requests, before it sends its name: encryption by TLS, and by GSSAPI.
 _ENCRYPTION = {80877103, 80877104}
 
 
 class Proxy(AbstractContextManager["Proxy"]):
-    """Passes connections on to an engine's server, until it forgets them: the client is not told, and gets no answer.
+    """A proxy for an engine's server that can forget connections: the client gets no error and no answer.
 
-    That is what a firewall does to connections that it has lost track of, or a host that has lost its power.
+    A firewall does this to connections that it has lost track of, and so does a host that has lost its power.
 
     Args:
-        engine: whose server it is.
+        engine: an engine on the server.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -44,14 +44,14 @@ class Proxy(AbstractContextManager["Proxy"]):
 
     @property
     def url(self) -> URL:
-        """The engine's URL, through the proxy."""
+        """URL of the engine's database through the proxy."""
         url = self._engine.url.difference_update_query(["host", "port"])
         return url.set(host="127.0.0.1", port=self._listener.getsockname()[1])
 
     def forget(self) -> int:
-        """Let go of the connections of this moment; new ones are passed on. Gives how many there were.
+        """Forget the current connections and return their number. New connections are passed on.
 
-        The server takes their clients for gone, as it does when its keepalives are not answered.
+        The server closes its end, as it does when a client does not answer its keepalives.
         """
         with self._lock:
             servers, self._servers = self._servers, []
@@ -60,7 +60,7 @@ class Proxy(AbstractContextManager["Proxy"]):
         return len(servers)
 
     def go_dark(self) -> None:
-        """Forget everybody, and pass nobody on any more: connections are taken, and nothing is ever said on them."""
+        """Forget all connections. Accept new ones, but pass none on and send nothing."""
         with self._lock:
             self._is_dark = True
         self.forget()
@@ -70,7 +70,7 @@ class Proxy(AbstractContextManager["Proxy"]):
     ) -> None:
         _close(self._listener)
         self.forget()
-        for each in self._clients:  # who waits for an answer, gets this
+        for each in self._clients:  # for clients that wait for an answer
             _close(each)
 
     def _accept(self) -> None:
@@ -80,14 +80,14 @@ class Proxy(AbstractContextManager["Proxy"]):
                 self._clients.append(client)
                 try:
                     self._take(client)
-                except OSError:  # the server is not there at the moment
+                except OSError:  # the server is down
                     _close(client)
 
     def _take(self, client: socket.socket) -> None:
         """Pass a connection on.
 
         Raises:
-            OSError: there is nobody to pass it on to.
+            OSError: the server cannot be reached.
         """
         server = self._connect()
         with self._lock:
@@ -106,7 +106,7 @@ class Proxy(AbstractContextManager["Proxy"]):
         return server
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
-        """What the client says. What it says to nobody is accepted, as a network does."""
+        """Pass on the client's data. A network accepts data on a forgotten connection; so does this."""
         with suppress(OSError):
             while data := client.recv(65536):
                 with suppress(OSError):
@@ -125,7 +125,7 @@ class Proxy(AbstractContextManager["Proxy"]):
 
 @contextmanager
 def deaf_server() -> Iterator[tuple[URL, threading.Event]]:
-    """A server that never says a word; with an event that is set when somebody has connected."""
+    """Yield a server that never sends anything, and an event that is set when a client has connected."""
     is_reached = threading.Event()
     with _server(lambda connection: is_reached.set()) as url:
         yield url, is_reached
@@ -133,7 +133,7 @@ def deaf_server() -> Iterator[tuple[URL, threading.Event]]:
 
 @contextmanager
 def refusing_server(sqlstate: str) -> Iterator[URL]:
-    """A server that answers to everyone who connects with this error, of two lines."""
+    """Yield a server that answers every connection with this error of two lines."""
 
     def refuse(connection: socket.socket) -> None:
         while _wants_encryption(connection):
@@ -148,7 +148,7 @@ def refusing_server(sqlstate: str) -> Iterator[URL]:
 
 
 def worker_with(fleet: Fleet, engine: Engine, *consumers: Any, **config: Any) -> Worker:
-    """A worker of the fleet's kind that connects elsewhere; the fleet itself does not."""
+    """Return a worker of the fleet's kind that connects to another URL."""
     here, fleet.engine = fleet.engine, engine
     try:
         return fleet.worker(*consumers, **config)
@@ -157,7 +157,7 @@ def worker_with(fleet: Fleet, engine: Engine, *consumers: Any, **config: Any) ->
 
 
 def _wants_encryption(connection: socket.socket) -> bool:
-    """Read what a client begins with: a length, which counts itself, and a number that tells what follows."""
+    """Read the client's first message: its length, including itself, and a number for its kind."""
     length, code = struct.unpack("!ii", connection.recv(8, socket.MSG_WAITALL))
     connection.recv(length - 8, socket.MSG_WAITALL)
     return code in _ENCRYPTION
@@ -165,14 +165,14 @@ def _wants_encryption(connection: socket.socket) -> bool:
 
 @contextmanager
 def _server(greet: Callable[[socket.socket], None]) -> Iterator[URL]:
-    """A server that does this with everyone who connects, one after the other; connections stay open until the end."""
+    """Yield a server that handles each connection in turn. Connections stay open until the end of the block."""
     connections: list[socket.socket] = []
 
     def accept() -> None:
         with suppress(OSError):
             while True:
                 connections.append(listener.accept()[0])
-                with suppress(OSError, struct.error):  # who was stopped has gone in the middle of it
+                with suppress(OSError, struct.error):  # a client that was stopped has closed the connection
                     greet(connections[-1])
 
     listener = socket.create_server(("127.0.0.1", 0))
@@ -188,7 +188,7 @@ def _server(greet: Callable[[socket.socket], None]) -> Iterator[URL]:
 
 
 def _close(end: socket.socket) -> None:
-    """Also for the thread that waits for it."""
+    """Shut down and close a socket, which also wakes a thread that waits for it."""
     with suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()

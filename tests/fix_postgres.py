@@ -88,7 +88,7 @@ def open_server() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Engine]:
-    """The one for all tests: leave no trace in its database."""
+    """The server of all tests. Leave no trace in its database."""
     with open_server() as engine:
         yield engine
 
@@ -102,7 +102,7 @@ def database_pool(server: Engine) -> Iterator[DatabasePool]:
 
 @pytest.fixture
 def database_url(database_pool: DatabasePool) -> Iterator[str]:
-    """URL of an empty database of the test's own, ``postgresql+psycopg://…``."""
+    """URL of an empty database for the test, ``postgresql+psycopg://…``."""
     name = database_pool.take()
     yield database_pool.url(name)
     database_pool.give_back(name)
@@ -180,7 +180,7 @@ def new_database(server: Engine, template: str = "template0") -> Iterator[str]:
     """URL of a new database, dropped after the block."""
     name = f"pupsourcing_{uuid4().hex}"
     with server.connect() as connection:
-        # template0: nobody can be connected to it, which would make this fail
+        # template0: no session can be connected to it, which would make this fail
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     try:
         yield server.url.set(database=name).render_as_string(hide_password=False)
@@ -212,14 +212,14 @@ def open_database(server: Engine, *, template: str = "template0", **options: Any
 
 @pytest.fixture(scope="session")
 def shared_database(server: Engine) -> Iterator[Engine]:
-    """A database for the tests that are content with a schema of their own."""
+    """A database for tests that need only a schema."""
     with open_database(server, pool_pre_ping=True) as engine:  # some tests terminate everyone's connections
         yield engine
 
 
 @contextmanager
 def new_schema(database: Engine, name: str | None) -> Iterator[None]:
-    """A schema, dropped after the block; nothing where it has no name."""
+    """Create a schema and drop it after the block; do nothing if the name is empty."""
     if name is None:
         yield
         return
@@ -227,7 +227,7 @@ def new_schema(database: Engine, name: str | None) -> Iterator[None]:
         connection.execute(CreateSchema(name))
     yield
     with database.begin() as connection:
-        connection.execute(text("SET LOCAL lock_timeout = '10s'"))  # a test that left a transaction open is told so
+        connection.execute(text("SET LOCAL lock_timeout = '10s'"))  # fails if the test has left a transaction open
         connection.execute(DropSchema(name, cascade=True))
 
 
@@ -238,7 +238,7 @@ def schema_pool(shared_database: Engine) -> SchemaPool:
 
 @pytest.fixture
 def engine(schema_pool: SchemaPool) -> Iterator[Engine]:
-    """Connections to an empty schema of the test's own, by their ``search_path``."""
+    """Connections to an empty schema for the test, by their ``search_path``."""
     lease = schema_pool.lease()
     yield lease.engine
     lease.give_back()
@@ -246,7 +246,7 @@ def engine(schema_pool: SchemaPool) -> Iterator[Engine]:
 
 @pytest.fixture
 def make_engine(engine: Engine) -> Iterator[Any]:
-    """Makes engines that connect to the test's schema, with options of their own and settings of the server."""
+    """A function that makes engines on the test's schema, with other options and server settings."""
     made: list[Engine] = []
 
     def make(*settings: str, **options: Any) -> Engine:
@@ -261,7 +261,7 @@ def make_engine(engine: Engine) -> Iterator[Any]:
 
 @contextmanager
 def before_statements(engine: Engine, call: Callable[[str], None]) -> Iterator[None]:
-    """Call it before each statement that this engine executes, with its text as the driver gets it."""
+    """Call a function before each statement of this engine, with the text that the driver gets."""
 
     def before(_: Any, __: Any, statement: str, *___: Any) -> None:
         call(statement)
@@ -275,7 +275,7 @@ def before_statements(engine: Engine, call: Callable[[str], None]) -> Iterator[N
 
 @pytest.fixture
 def statements(engine: Engine) -> Iterator[list[str]]:
-    """The statements that the engine executes, as its driver gets them."""
+    """The statements that the engine executes, with the text that the driver gets."""
     texts: list[str] = []
     with before_statements(engine, texts.append):
         yield texts

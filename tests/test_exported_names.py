@@ -26,7 +26,7 @@ MODULES = {module.name for module in pkgutil.walk_packages(pupsourcing_sa.__path
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_every_all_is_true(name):
-    """That it is sorted is ruff's business."""
+    """Every name exists. ruff checks that the list is sorted."""
     module = importlib.import_module(name)
     assert all(hasattr(module, each) for each in getattr(module, "__all__", []))
 

@@ -35,11 +35,7 @@ pupsourcing_sa/worker/execution/
 
 tests/fix_
 
-tests/status/
-
 tests/store/
-
-tests/test_
 
 tests/worker/
 """

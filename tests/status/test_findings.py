@@ -1,4 +1,4 @@
-"""What in a status needs attention, and how it is told."""
+"""The problems in a status, and their messages."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestDiagnosis:
             (status_of(blocking=(HOLDER,), held_back_seconds=60.0), {}, []),
             (status_of(blocking=(HOLDER,), held_back_seconds=60.1), {}, ["held_back"]),
             (status_of(blocking=(HOLDER,), held_back_seconds=60.1), {"max_stall_seconds": 61}, []),
-            (status_of(blocking=(HOLDER,)), {}, []),  # it holds back nothing
+            (status_of(blocking=(HOLDER,)), {}, []),  # it holds nothing back
             (status_of(consumer(LOCKED)), {}, ["locked"]),
             (status_of(consumer(replace(LOCKED, locked_seconds=60.0))), {}, []),
             (status_of(consumer(LOCKED)), {"max_lock_seconds": 66}, []),

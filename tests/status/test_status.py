@@ -30,7 +30,7 @@ CUSTOM = {
 
 
 class Group:
-    """A log and the tables of a group of workers, of which there are none: the tests write what workers would."""
+    """A log and the tables of a group of workers. No worker runs: the tests write the rows."""
 
     def __init__(self, engine: Engine, events: EventTables) -> None:
         self.engine = engine
@@ -181,7 +181,7 @@ class TestReading:
         assert count() == few == 6
 
     def test_rows_without_their_counterpart(self, group: Group):
-        """What a drain leaves, which needs no assignments, and what a node has declared by half."""
+        """A drain leaves checkpoints without assignments. A new consumer has only assignments."""
         group.append(2)
         group.checkpoint("drained", 0, 1)
         group.assignment("declared", 0, node := group.node())
@@ -245,7 +245,7 @@ class TestLag:
     def test_seconds_are_those_of_the_first_event_above_the_checkpoint(self, group: Group):
         group.append(1, created_at=LONG_AGO)
         group.append(1)
-        group.append(1, created_at=datetime.now(UTC) + timedelta(hours=5))  # a writer's clock that is ahead
+        group.append(1, created_at=datetime.now(UTC) + timedelta(hours=5))  # the writer's clock is ahead
         for position in range(4):
             group.partition("a", position, position=position)
         seconds = [part.lag_seconds for part in partitions(group.read()).values()]
@@ -264,7 +264,7 @@ class TestLag:
 
 
 class TestLastIssued:
-    """A checkpoint never exceeds it, unless it is of another log."""
+    """A checkpoint never exceeds it, unless it belongs to another log."""
 
     def test_an_empty_log(self, group: Group):
         assert group.read().last_issued == 0
@@ -302,7 +302,7 @@ class TestLastIssued:
         assert group.read().last_issued == 7
 
     def test_the_checkpoints_are_read_before_it(self, group: Group):
-        """Whatever happens between two statements."""
+        """An append between the two statements must not make a checkpoint look ahead of the log."""
         group.partition("a", position=0)
         checkpoints = group.tables.consumer_checkpoints
 
@@ -343,11 +343,11 @@ class TestHeldBack:
     @pytest.mark.parametrize(
         ("age", "waiting", "held_back"),
         [
-            (timedelta(hours=1), 2.0, 2.0),  # it has been open for long, and appended just now
+            (timedelta(hours=1), 2.0, 2.0),  # open for long, but its append is recent
             (timedelta(seconds=3), 99.0, 3.0),  # an import of old events
-            (timedelta(hours=1), 0.0, 0.0),  # there is nothing that it keeps back
+            (timedelta(hours=1), 0.0, 0.0),  # it holds nothing back
             (timedelta(seconds=-1), 5.0, 0.0),
-            (None, 5.0, 5.0),  # the role may not see it
+            (None, 5.0, 5.0),  # invisible to the role
         ],
     )
     def test_the_smaller_of_two_bounds(self, age: timedelta | None, waiting: float, held_back: float):

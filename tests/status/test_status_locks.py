@@ -1,4 +1,4 @@
-"""Who keeps a node from its partition, as the status tells it."""
+"""Transactions that keep a node from its partition, in the status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def name(connection: Connection, worker_id: UUID | None) -> None:
 
 
 def declare(log: Log, engine: Engine) -> WorkerTables:
-    """The tables of workers beside the log: a node, and a partition that it runs, which has not moved for an hour."""
+    """Create the workers' tables: a node, and a partition that it runs and that has not moved for an hour."""
     tables = WorkerTables(log.tables.metadata, schema=log.tables.events.schema)
     tables.metadata.create_all(engine)
     with engine.begin() as connection:
@@ -102,7 +102,7 @@ class TestReading:
         assert (holder.pid, holder.gid, holder.state) == (None, gid, "prepared")
 
     def test_a_role_that_may_not_see_for_how_long(self, plain_log: Log, engine: Engine, worker_tables: WorkerTables):
-        """It is not longer than the checkpoint has stood still, nor, as far as it matters, than events are waiting."""
+        """The upper limits are the time since the checkpoint moved, and the time for which events have waited."""
         with unprivileged(engine) as monitor:
 
             def look() -> PartitionStatus:
@@ -129,8 +129,8 @@ class TestReading:
     @pytest.mark.parametrize(
         ("age", "unmoved", "waiting", "locked"),
         [
-            (timedelta(hours=1), 5.0, 0.0, 5.0),  # it was open for long, and has locked it just now
-            (timedelta(seconds=5), 3600.0, 0.0, 5.0),  # nobody appends, and it was locked just now
+            (timedelta(hours=1), 5.0, 0.0, 5.0),  # open for long, but the lock is recent
+            (timedelta(seconds=5), 3600.0, 0.0, 5.0),  # no appends, and the lock is recent
             (timedelta(seconds=-1), 5.0, 5.0, 0.0),
             (None, 3600.0, 5.0, 5.0),
             (None, 5.0, 3600.0, 5.0),
@@ -145,7 +145,7 @@ def asks_for_locks(statement: str) -> bool:
 
 
 class TestAtTheSameTime:
-    """The node's own batch is never shown, whenever it begins and ends; and nobody who has gone."""
+    """Neither the node's own batch is ever shown, whenever it begins and ends, nor a transaction that has ended."""
 
     @pytest.fixture
     def batches(self, engine: Engine) -> Iterator[Connection]:
@@ -159,7 +159,7 @@ class TestAtTheSameTime:
 
     def status(self, engine: Engine, log: Log, tables: WorkerTables, call: Callable[[str], None]) -> PartitionStatus:
         with Session(engine) as session, before_statements(engine, call):
-            session.execute(text("SELECT * FROM pg_stat_activity"))  # which from now on stays as it is
+            session.execute(text("SELECT * FROM pg_stat_activity"))  # from now on this stays unchanged
             return partition_of(read_status(session, log.store, tables))
 
     def test_a_batch_that_begins_just_before(
@@ -176,10 +176,10 @@ class TestAtTheSameTime:
         assert self.status(engine, plain_log, worker_tables, begin).locked_by is None
         assert begun
 
-    def test_whoever_was_the_node_until_just_before(
+    def test_a_connection_that_has_just_been_the_nodes(
         self, engine: Engine, plain_log: Log, worker_tables: WorkerTables, batches: Connection
     ):
-        """A pool may lend the same connection to the worker and to others."""
+        """A pool may lend the same connection to the worker and to other code."""
         looks = []
         name(batches, NODE)
 
@@ -206,10 +206,10 @@ class TestAtTheSameTime:
         assert self.status(engine, plain_log, worker_tables, change_places).locked_by is None
         assert len(looks) == 2
 
-    def test_whoever_gets_a_name_in_between(
+    def test_a_batch_that_sets_its_name_in_between(
         self, engine: Engine, plain_log: Log, worker_tables: WorkerTables, batches: Connection
     ):
-        """As a batch whose lock was read, and its name a little before it had one."""
+        """The status reads the lock of a batch, and its name just before the batch sets it."""
         looks = []
 
         def get_a_name(statement: str) -> None:
@@ -235,13 +235,13 @@ class TestAtTheSameTime:
         assert len(looks) == 2
 
 
-#: What `diagnose` complains of if it is there at all.
+#: The limits of a `diagnose` that reports everything.
 STRICT = StatusLimits(max_lock_seconds=1e-9)
 
 
 @pytest.mark.parametrize("appends", [80, pytest.param(1000, marks=pytest.mark.exhaustive)])
-def test_a_log_under_load_is_well_whenever_it_is_looked_at(fleet: Fleet, appends: int):
-    """There are a writer and a worker, and a locked partition that no node runs."""
+def test_a_log_under_load_never_has_a_problem(fleet: Fleet, appends: int):
+    """A writer and a worker are running, and a partition that no node runs is locked."""
     fleet.start(fleet.worker(fleet.see("a"), fleet.see("p", partitions=2), batch_size=3))
     fleet.wait(lambda: fleet.checkpoint("p") is not None)
     fleet.query("INSERT INTO consumer_checkpoints (consumer_name, partition) VALUES ('b', 0)", commit=True)

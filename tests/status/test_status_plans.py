@@ -1,4 +1,4 @@
-"""The plans of the status's statements on a log of 100,000 events, before anything is known of the tables and after."""
+"""The plans of the status's statements on a log of 100,000 events, without statistics and with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATEMENTS = StatusStatements(LOG, TABLES)
 
 @pytest.fixture(scope="module", params=["fresh", "analyzed"])
 def big_log(request: pytest.FixtureRequest, server: Engine) -> Iterator[Engine]:
-    """Forty partitions at the last forty positions but one, each failing on the event after."""
+    """Forty partitions at the last forty positions but one, each failing on the next event."""
     with new_database(server) as url:
         engine = create_engine(url)
         LOG.metadata.create_all(engine)
@@ -50,7 +50,7 @@ def big_log(request: pytest.FixtureRequest, server: Engine) -> Iterator[Engine]:
 
 
 def scans(connection: Connection, statement: Select[Any], **parameters: int) -> list[tuple[str, int]]:
-    """Each scan of the log: by what, and how many rows it looked at."""
+    """Return each scan of the log: its index, and the number of rows that it read."""
     sql = statement.params(parameters).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     (plan,) = connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")).scalar_one()
     found: list[tuple[str, int]] = []
@@ -71,8 +71,8 @@ def test_lag_is_counted_by_the_primary_key_and_each_event_once(big_log: Engine):
     with big_log.connect() as connection:
         found = scans(connection, STATEMENTS.partitions, max_counted=100_001)
     assert {kind for kind, _ in found} == {"events_pkey"}
-    # Counted, the first one of each, and those that fail; counting for each partition anew would be 780. A LIMIT looks
-    # one row further on some versions.
+    # The counted events, the first one of each partition, and the failing ones. Counting for each partition would read
+    # 780 rows. On some versions a LIMIT reads one row more.
     assert 39 < sum(rows for _, rows in found) <= 4 * 40
 
 
@@ -90,7 +90,7 @@ def test_the_head_and_what_waits(big_log: Engine):
     assert found == [("events_pkey", 1)] * 2
 
 
-#: From here on a server with LLVM compiles a statement before it executes it, which takes half a second: the default.
+#: At this cost, the default, a server with LLVM compiles a statement before it executes it. That takes half a second.
 JIT_ABOVE_COST = 100_000
 HOLDERS = HolderQuery(Checkpoint(TABLES, "c", 1))
 ASKED = {
