@@ -25,14 +25,6 @@ ROOT = Path(__file__).parents[1]
 
 #: Paths that still have to be rewritten. Blank lines between them keep two removals from conflicting in a merge.
 _NOT_YET = """
-pupsourcing_sa/worker/__init__.py
-
-pupsourcing_sa/worker/_worker.py
-
-pupsourcing_sa/worker/coordination/
-
-pupsourcing_sa/worker/execution/
-
 tests/fix_
 
 tests/store/

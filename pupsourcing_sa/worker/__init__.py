@@ -1,21 +1,22 @@
 """The worker: runs consumers, each in transactions that also move its checkpoint.
 
-A process is a *node* among others. Its event loop runs one *dispatcher*, which watches the log's stable position, one
-*processor* for each partition that is assigned to the node, and what keeps it a node. They share two things: the
-stable position, whose moves wake the processors up, and the tables.
+A process is a *node*. Its event loop runs one *dispatcher*, which polls the stable position of the log, one *processor*
+for each partition that is assigned to the node, and the coordination with other nodes. They share only the tables and
+the stable position, which wakes the processors when it moves. See `lifecycle.service` for how they start and stop,
+and `lifecycle.shutdown` for what happens on SIGTERM.
 
 A batch is one transaction of one processor::
 
-    lock the checkpoint row (FOR UPDATE SKIP LOCKED)     not obtained: somebody else is at work on it, leave
+    lock the checkpoint row (FOR UPDATE SKIP LOCKED)     if another transaction has the lock, there is no batch
     read the scope's events in (checkpoint, stable]
     call the handler with the session
-    flush, move the checkpoint, commit                   or roll back all of it
+    flush, move the checkpoint, commit                   or roll back everything
 
-The row lock, and reading the checkpoint again under it, are the fence: whoever else believes to own the partition, a
-process that was stopped and goes on, or one whose commit was never answered, an event is applied once.
+The row lock, and reading the checkpoint again under it, are the fence. An event is applied once even when two processes
+believe that they own the partition, for example because one was suspended, or when the answer to a COMMIT is lost.
 
-A failing event is isolated: what precedes it in its batch is committed first, then it is tried alone, again and again
-with growing pauses. Other consumers go on meanwhile.
+A failing event is isolated: the worker commits the events before it, then retries it alone with increasing delays.
+Other consumers and partitions keep running.
 """
 
 from __future__ import annotations

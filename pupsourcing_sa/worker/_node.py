@@ -93,7 +93,7 @@ class Node(Service):
                     await self._work(*started)
         finally:
             if self._may_have_joined:
-                self._membership.abandon()
+                self._membership.abandon_join()
                 await self._coordinate(self._membership.leave, shutdown.LEAVE_SECONDS)
 
     async def _start(self) -> tuple[LogPositions, dict[Partition, PartitionState]]:
@@ -118,7 +118,7 @@ class Node(Service):
                 partitions = await self._node_run.coordinate(self._membership.join)
             except Exception as error:
                 self._may_have_joined = False
-                self._membership.distrust()
+                self._membership.note_outage()
                 if not is_temporary(error):
                     raise
                 delay = outage.failed(error)
@@ -176,7 +176,7 @@ class Node(Service):
         )
         ends_at = asyncio.get_running_loop().time() + config.shutdown_timeout
         if pool.tasks:
-            await self._coordinate(self._membership.retire, config.shutdown_timeout)
+            await self._coordinate(self._membership.hand_over, config.shutdown_timeout)
         while pool.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(pool.tasks, timeout=min(left, config.heartbeat_interval))
             if pool.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:

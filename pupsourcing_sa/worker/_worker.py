@@ -1,4 +1,4 @@
-"""The worker itself: checks what it is given, runs, and stops."""
+"""The public `Worker`: its arguments, its run, and its stop."""
 
 from __future__ import annotations
 
@@ -32,29 +32,30 @@ from pupsourcing_sa.worker.lifecycle.signals import handling_signals
 
 __all__ = ["Worker"]
 
-#: Besides those of batches: for the dispatcher, its listener while it connects, and the node.
-_MORE_CONNECTIONS: Final = 3
+#: In addition to the connections of batches: for the dispatcher, its listener while it connects, and the node.
+_EXTRA_CONNECTIONS: Final = 3
 
 
 class Worker:
-    """Runs consumers: calls their handlers with the events of the log, and commits what they write.
+    """Runner of consumers: it calls their handlers with the events of the log, and commits what they write.
+
+    A handler's writes and the checkpoint are committed together. Each event is therefore applied exactly once, even
+    when two workers run the same consumer.
 
     Args:
-        session_factory: the application's ``sessionmaker``, whose handlers are functions and run in threads, or its
-            ``async_sessionmaker``, whose handlers may be coroutine functions and get an ``AsyncSession``.
+        session_factory: the application's ``sessionmaker`` or ``async_sessionmaker``. With the former, handlers are
+            functions and run in threads. With the latter, they may be coroutine functions, which get an
+            ``AsyncSession``.
         store: the log to follow.
-        consumers: one or more, with different names.
-        tables: where checkpoints are kept; by default tables with the default names in the schema of the log.
-        config: settings; `WorkerConfig` has the defaults.
-        telemetry: what is called around everything that the worker does; see `pupsourcing_sa.telemetry`.
+        consumers: one or more consumers with different names.
+        tables: the tables of checkpoints and nodes; by default those with the default names in the schema of the log.
+        config: the settings; `WorkerConfig` has the defaults.
+        telemetry: hooks around everything that the worker does; see `pupsourcing_sa.telemetry`.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: there is no consumer, or two have the same name.
-        MissingExtraError: an ``async_sessionmaker`` needs greenlet.
-
-    A handler's writes and the checkpoint are committed together, so that each event is applied exactly once, also when
-    two workers run the same consumer.
+        ValueError: there is no consumer, or two consumers have the same name.
+        MissingExtraError: greenlet is not installed, which an ``async_sessionmaker`` needs.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Worker:
         is_async = is_async_sessionmaker(session_factory)
         if is_async:
             try:
-                import greenlet  # noqa: F401 - SQLAlchemy 2.0 misses it when it is used and not before
+                import greenlet  # noqa: F401 - SQLAlchemy 2.0 reports that it is missing only when it is used
             except ImportError as error:
                 raise MissingExtraError("greenlet", "asyncio") from error
         elif not isinstance(session_factory, sessionmaker):
@@ -81,22 +82,22 @@ class Worker:
         check_type("store", store, (EventStore, AsyncEventStore), "an EventStore")
         check_type("tables", tables, (WorkerTables, NoneType), "WorkerTables")
         check_type("config", config, (WorkerConfig, NoneType), "a WorkerConfig")
-        if telemetry is not None and not all(callable(getattr(telemetry, each, None)) for each in ("span", "event")):
+        if telemetry is not None and not all(callable(getattr(telemetry, name, None)) for name in ("span", "event")):
             raise TypeError(
-                f"telemetry must have the methods span(name, data) and event(name, data), and {telemetry!r} has not"
+                f"telemetry must have the methods span(name, data) and event(name, data), which {telemetry!r} lacks"
             )
         self.id: UUID = uuid4()
         self._pid = os.getpid()
         self.config = config or WorkerConfig()
         self.store = store.sync_store if isinstance(store, AsyncEventStore) else store
         if self.config.dispatcher == "notify" and self.store.notify_channel is None:
-            raise ValueError("dispatcher='notify' needs a store that has a notify_channel")
+            raise ValueError("dispatcher='notify' needs notifications; write EventStore(notify_channel=\"…\")")
         self.tables = tables or WorkerTables(schema=self.store.tables.events.schema)
         self._session_factory = session_factory
         self._consumers = tuple(_listed(consumers))
         self._subscriptions = _checked(self._consumers, is_async=is_async)
         self._telemetry = telemetry
-        # Guards the three below: stop() is called from anywhere, also from a signal handler that interrupts its holder.
+        # Guards the next three. It is reentrant because a signal handler may call stop() while its thread has the lock.
         self._lock = threading.RLock()
         self._stop_requested = False
         self._running: tuple[asyncio.AbstractEventLoop, Service] | None = None
@@ -104,7 +105,7 @@ class Worker:
 
     @property
     def consumers(self) -> tuple[str, ...]:
-        """The names of the consumers, sorted."""
+        """Names of the consumers, sorted."""
         return tuple(subscription.name for subscription in self._subscriptions)
 
     def consumer_named(self, name: str) -> Consumer | BatchConsumer:
@@ -118,12 +119,13 @@ class Worker:
     def replace(
         self, *, more_consumers: Iterable[Consumer | BatchConsumer] = (), config: WorkerConfig | None = None
     ) -> Worker:
-        """A worker like this one, with more consumers or other settings, which is stopped when this one is.
+        """Return a copy with more consumers or other settings. Stopping this worker also stops the copy.
 
-        ``pupsourcing-sa worker`` runs such a one where a deployment has settings of its own.
+        ``pupsourcing-sa worker`` runs such a copy if the deployment has settings or consumers of its own.
 
         Raises:
-            TypeError, ValueError: as for a new worker.
+            TypeError: as for a new worker.
+            ValueError: as for a new worker.
         """
         successor = Worker(
             self._session_factory,
@@ -140,41 +142,45 @@ class Worker:
         return successor
 
     def run(self) -> None:
-        """Run until SIGINT, SIGTERM or `stop`. Blocks; in a running event loop use `serve`.
+        """Run until SIGINT, SIGTERM or `stop`. This blocks; in a running event loop use `serve`.
+
+        ``pupsourcing_sa/worker/lifecycle/shutdown.py`` has the timeline of a shutdown.
 
         Raises:
             TablesMissingError: the migrations have not been run.
-            StablePositionError: the database cannot tell the stable position, for example because it is a standby.
-            TypeError: the sessions share one connection, as those of a ``Connection`` or a ``StaticPool`` do.
+            PartitionsError: a consumer has another number of partitions than in the database.
+            StablePositionError: the database cannot report the stable position, for example because it is a standby.
+            TypeError: all sessions share one connection, because of a ``StaticPool`` or a bind to a ``Connection``.
         """
-        # Around the loop, so that they count from its first moment to its last.
+        # Around the event loop, so that signals are handled from its first moment to its last.
         with handling_signals(self.stop, self.config.shutdown_timeout):
             _run_in_new_loop(self._main(drain=False, owns_loop=True), "serve()")
 
     def drain(self) -> None:
-        """Process everything up to now, then return: for tests and backfills.
+        """Process everything up to the current stable position, then return. For tests and backfills.
 
-        Blocks; in a running event loop use ``serve(drain=True)``. "Now" is the stable position: events after an append
-        that is still in flight are left for the next time.
+        This blocks; in a running event loop use ``serve(drain=True)``. Events after an append in flight are not
+        processed.
 
         Raises:
-            Exception: whatever a handler raised; what precedes the event that failed is committed. An
-                ``ExceptionGroup`` when several consumers failed.
+            Exception: the exception of a handler, or an ``ExceptionGroup`` if several consumers failed. The events
+                before the failing one are committed.
         """
         _run_in_new_loop(self._main(drain=True, owns_loop=True), "serve(drain=True)")
 
     async def serve(self, *, drain: bool = False) -> None:
-        """The same as `run`, or as `drain`, inside a running event loop.
+        """Do the same as `run` or `drain` inside a running event loop.
 
-        Signals are left to whoever owns the loop; `stop` ends it, and so does cancelling it, which rolls back at once.
+        It handles no signals: the owner of the event loop calls `stop`. Cancelling it rolls running batches back at
+        once.
         """
         await self._main(drain=drain, owns_loop=False)
 
     def stop(self) -> None:
-        """Ask the worker to stop: no new batches; the running ones may finish within ``shutdown_timeout``.
+        """Ask the worker to stop. It begins no batch, and running ones may finish within ``shutdown_timeout``.
 
-        Returns at once. May be called from any thread, from a signal handler, more than once, and before `run`, which
-        then returns at once.
+        This returns at once. It may be called from any thread or signal handler, any number of times, and before `run`,
+        which then returns at once.
         """
         with self._lock:
             self._stop_requested = True
@@ -191,17 +197,17 @@ class Worker:
         service = Drain(run) if drain else Node(run)
         with self._lock:
             if self._running is not None:
-                raise RuntimeError("the worker is running already; create another one with replace()")
+                raise RuntimeError("the worker is running already; create another Worker")
             self._running = asyncio.get_running_loop(), service
             if self._stop_requested and not drain:
                 service.stop()
         try:
-            batches = min(self.config.concurrency, sum(each.scope.partitions for each in self._subscriptions))
+            batches = min(self.config.concurrency, sum(one.scope.partitions for one in self._subscriptions))
             check_engines(
                 self._session_factory,
                 self.store.tables.events,
                 self.tables.consumer_checkpoints,
-                wanted=0 if drain else batches + _MORE_CONNECTIONS,
+                wanted=0 if drain else batches + _EXTRA_CONNECTIONS,
             )
             if owns_loop:
                 asyncio.get_running_loop().set_default_executor(UnawaitedExecutor())
@@ -237,7 +243,7 @@ class Worker:
 def _run_in_new_loop(main: Coroutine[Any, Any, None], in_loop: str) -> None:
     if asyncio._get_running_loop() is not None:
         main.close()
-        raise RuntimeError(f"this would block the running event loop; write `await worker.{in_loop}`")
+        raise RuntimeError(f"this call would block the running event loop; write `await worker.{in_loop}`")
     asyncio.run(main)
 
 
@@ -248,16 +254,18 @@ def _listed(consumers: Iterable[Consumer | BatchConsumer]) -> Iterable[Consumer 
 
 
 def _checked(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscription, ...]:
-    subscriptions = sorted(map(Subscription.of, consumers), key=lambda each: each.name)
+    subscriptions = sorted(map(Subscription.of, consumers), key=lambda subscription: subscription.name)
     if not subscriptions:
         raise ValueError("consumers must not be empty")
-    names = [each.name for each in subscriptions]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"consumers must have different names; more than one is called {', '.join(map(repr, twice))}")
-    for each in subscriptions:
-        if not is_async and is_coroutine_function(each.handle_batch or each.handle):
+    names = [subscription.name for subscription in subscriptions]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        repeated = ", ".join(map(repr, duplicates))
+        raise ValueError(f"consumers must have different names; more than one is called {repeated}")
+    for subscription in subscriptions:
+        if not is_async and is_coroutine_function(subscription.handle_batch or subscription.handle):
             raise TypeError(
-                f"the handler of consumer {each.name!r} is a coroutine function, which needs an async_sessionmaker"
+                f"the handler of consumer {subscription.name!r} is a coroutine function, which needs an "
+                "async_sessionmaker"
             )
     return tuple(subscriptions)

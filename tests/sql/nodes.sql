@@ -26,7 +26,7 @@ WHERE
   worker_nodes.worker_id = CAST(%(worker_id_1)s AS UUID);
 
 -- remove_silent
-WITH pupsourcing_to_come AS (
+WITH pupsourcing_future AS (
   UPDATE worker_nodes SET heartbeat_at = clock_timestamp()
   WHERE
     worker_nodes.heartbeat_at > clock_timestamp()
@@ -34,7 +34,7 @@ WITH pupsourcing_to_come AS (
 DELETE FROM worker_nodes
 WHERE
   worker_nodes.heartbeat_at < clock_timestamp() - '0:00:08'
-RETURNING worker_nodes.worker_id;
+RETURNING worker_nodes.worker_id, CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DOUBLE PRECISION) AS anon_1;
 
 -- try_to_lead
 SELECT

@@ -60,7 +60,7 @@ def test_an_engine_of_another_kind_is_refused_before_it_is_used():
     for driver in ("psycopg_async", "asyncpg"):
         asynchronous = NOWHERE.url.set(drivername=f"postgresql+{driver}")
         for made in (create_engine(asynchronous), create_async_engine(asynchronous)):
-            with pytest.raises(TypeError, match=r"driver, \w+, is asynchronous: write async_sessionmaker"):
+            with pytest.raises(TypeError, match=r"its engine, \w+, is asynchronous; write async_sessionmaker"):
                 Worker(sessionmaker(made), EventStore(), [good]).run()
     with pytest.raises(TypeError, match="session_factory is bound to sqlite"):
         Worker(sessionmaker(create_engine("sqlite://")), EventStore(), [good]).run()

@@ -114,7 +114,7 @@ def test_a_consumer_goes_to_nodes_that_know_it(group: Group):
     assert set(group.do(membership.tick)) == {("a", 0), ("a", 1)}
 
 
-def test_a_silent_node_is_removed_and_joins_again(group: Group):
+def test_a_silent_node_is_removed_and_joins_again(group: Group, caplog: pytest.LogCaptureFixture):
     silent, membership = group.node(a=2)
     group.do(membership.join)
     alive, other = group.node(a=2)
@@ -127,6 +127,9 @@ def test_a_silent_node_is_removed_and_joins_again(group: Group):
     assert len(group.do(other.tick)) == 2
     assert group.nodes() == {alive}
     assert group.recorder.events == [("worker.node_removed", {"worker": str(alive), "node": str(silent)})]
+    (record,) = (record for record in caplog.records if record.message == "removed node: no heartbeat")
+    assert record.node == str(silent)
+    assert 9 <= record.seconds < 60
     group.clock.seconds += 1  # a heartbeat is due
     assert group.do(membership.tick) is None
     assert len(group.do(membership.join)) == 1
@@ -203,7 +206,7 @@ def test_a_dead_node_is_removed_and_no_other_whatever_the_settings(group: Group,
 def test_a_node_that_is_leaving_does_not_join(group: Group):
     """A start that was given up may go on in its thread."""
     _, membership = group.node(a=1)
-    membership.abandon()
+    membership.abandon_join()
     group.do(membership.leave)
     assert group.do(membership.join) == {}
     assert group.nodes() == set()
@@ -214,7 +217,7 @@ def test_a_node_that_meets_an_outage_presumes_no_node_dead_at_once(group: Group)
     group.do(others.join)
     group.age(other, 60)
     node, membership = group.node(a=1)
-    membership.distrust()
+    membership.note_outage()
     group.do(membership.join)
     assert group.nodes() == {node, other}
 
@@ -224,7 +227,7 @@ def test_a_retired_node_stays_alive_and_has_nothing(group: Group):
     staying, other = group.node(a=2)
     group.do(membership.join)
     group.do(other.join)
-    group.do(membership.retire)
+    group.do(membership.hand_over)
     assert set(group.assigned().values()) == {staying}
     assert group.do(membership.tick) == {}
     assert group.nodes() == {leaving, staying}
@@ -333,7 +336,7 @@ def test_the_server_terminates_an_idle_leader(group: Group):
     with Session(group.engine) as leader:
         membership._nodes.limit_idleness(leader.connection(), 0.05)
         membership._nodes.lead(leader.connection())
-        group.do(membership.retire)  # waits for the lock, until the server has ended its holder
+        group.do(membership.hand_over)  # waits for the lock, until the server has ended its holder
         with pytest.raises(DBAPIError):
             leader.connection().execute(select(1))
 

@@ -200,6 +200,15 @@ def test_a_node_that_waits_for_its_last_batch_stays_alive(fleet: Fleet, lingerin
     assert fleet.query("SELECT * FROM worker_nodes") == []
 
 
+def test_a_node_that_was_presumed_dead_rejoins(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    fleet.start(fleet.worker(fleet.see("all"), heartbeat_interval=0.05))
+    fleet.wait(lambda: fleet.query("SELECT * FROM worker_nodes") != [])
+    fleet.query("DELETE FROM worker_nodes", commit=True)
+    fleet.wait(lambda: "node was presumed dead; rejoined" in caplog.messages)
+    fleet.append()
+    fleet.wait(lambda: fleet.seen("all") == [1])
+
+
 def engine_of(fleet: Fleet, there: Engine) -> Engine:
     """Of the fleet's last worker, which has been made for that one."""
     return fleet._async_engines[-1].sync_engine if fleet.is_async else there

@@ -1,4 +1,4 @@
-"""The table of assignments: which node runs which partition. Statements, and the few lines that execute them."""
+"""The table of assignments of partitions to nodes: the statements, and the methods that execute them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Assignments"]
 
 
 class Assignments:
-    """The assignments of a worker group. Every method works in the transaction it is given.
+    """The assignments of a worker group. Every method works in the caller's transaction.
 
     Args:
         tables: the group's tables.
@@ -29,8 +29,8 @@ class Assignments:
         is_same = (checkpoints.c.consumer_name == table.c.consumer_name) & (
             checkpoints.c.partition == table.c.partition
         )
-        # Of both, because a row may have been deleted for its partition to begin anew.
-        rows = union_all(*(select(each.c.consumer_name, each.c.partition) for each in (table, checkpoints))).subquery()
+        # Count the rows of both tables: an operator may have deleted a checkpoint, so that its partition starts over.
+        rows = union_all(*(select(one.c.consumer_name, one.c.partition) for one in (table, checkpoints))).subquery()
         self._count = (
             select(rows.c.consumer_name, func.max(rows.c.partition) + 1)
             .where(rows.c.consumer_name == func.any(bindparam("names", type_=ARRAY(Text))))
@@ -53,16 +53,16 @@ class Assignments:
         )
 
     def declare(self, connection: Connection, partitions: Mapping[str, int]) -> None:
-        """See to it that there is a row for every partition here and among the checkpoints.
+        """Ensure that every partition has an assignment and a checkpoint.
 
-        To be called by the leader, so that two nodes that differ do not both find what they want.
+        Only the leader may call this. Otherwise two nodes with different numbers could both insert their rows.
 
         Args:
             connection: in the leader's transaction.
-            partitions: how many each consumer has.
+            partitions: number of partitions of each consumer.
 
         Raises:
-            PartitionsError: a consumer has rows already, for another number of partitions.
+            PartitionsError: a consumer has rows for another number of partitions.
         """
         for name, existing in connection.execute(self._count, {"names": list(partitions)}):
             if existing != partitions[name]:
@@ -73,7 +73,7 @@ class Assignments:
             for number in range(count)
         ]
         for table in (self._checkpoints, self._table):
-            # ON CONFLICT alone would wait for whoever has moved a checkpoint and not committed that, dead or alive.
+            # ON CONFLICT alone would wait for every transaction that has moved a checkpoint and has not committed.
             there = {
                 (name, number) for name, number in connection.execute(select(table.c.consumer_name, table.c.partition))
             }
@@ -82,11 +82,11 @@ class Assignments:
                 connection.execute(insert(table).on_conflict_do_nothing(), missing)
 
     def all(self, connection: Connection) -> dict[Partition, UUID | None]:
-        """The node of every partition."""
+        """Return the node of each partition; ``None`` for a partition that no node runs."""
         return {Partition(name, number): node for name, number, node in connection.execute(self._all)}
 
     def assign(self, connection: Connection, changes: Mapping[Partition, UUID | None]) -> None:
-        """Write down other nodes for some partitions."""
+        """Assign these partitions to other nodes."""
         rows = [
             {"name": partition.consumer, "number": partition.number, "node": changes[partition]}
             for partition in sorted(changes)
@@ -95,9 +95,9 @@ class Assignments:
             connection.execute(self._assign, rows)
 
     def runnable(self, connection: Connection, worker_id: UUID) -> dict[Partition, PartitionState]:
-        """The partitions that a node has and that are not parked, and how they stand.
+        """Return the state of each partition of the node, except parked ones.
 
-        A checkpoint that was deleted is at 0, as it will be when it has been created again.
+        A deleted checkpoint counts as position 0, where it is going to be created again.
         """
         rows = connection.execute(self._runnable, {"node": worker_id})
-        return {Partition(name, number): PartitionState(*standing) for name, number, *standing in rows}
+        return {Partition(name, number): PartitionState(*state) for name, number, *state in rows}

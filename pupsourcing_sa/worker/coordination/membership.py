@@ -1,21 +1,23 @@
-"""Membership: how a node joins the others, what it says and hears at each tick, how it leaves.
+"""Node membership: joining, heartbeats, planning and leaving.
 
-A node is a row of ``worker_nodes``. Nodes talk through tables only::
+A node is a row of ``worker_nodes``. Nodes communicate through tables only::
 
-               join                    tick                       retire              leave
-    (no row) ────────▶ (alive, beats) ──────▶ (alive) … ──────▶ (knows nothing) ──────────▶ (no row)
-                            ▲    │ silent for heartbeat_timeout: another node removes the row
+               join                      tick                  hand_over               leave
+    (no row) ────────▶ (heartbeats) ───────────▶ (heartbeats) ──────────▶ (no consumers) ─────▶ (no row)
+                            ▲    │ no heartbeat for heartbeat_timeout: another node removes the row
                             └────┘ the next tick joins again
 
-Whoever plans is the *leader* of that one transaction, by an advisory lock that ends with it: there is no lease, nothing
-to renew, and no leader to lose. At a tick it is tried for; whoever joins, retires or leaves waits for it, and plans in
-the same transaction, so that partitions change hands at once. The server ends a leader's transaction that stands still.
+**Leadership.** A node becomes the leader of a single transaction by taking an advisory lock. The lock ends with the
+transaction, so there is no lease to renew, and no election when a leader dies. A tick plans only if it gets the lock at
+once. `join`, `hand_over` and `leave` wait for the lock and plan in the same transaction, so that partitions move
+immediately. The server terminates a leader that is idle in its transaction.
 
-The leader removes silent nodes and writes down the plan. It judges by the clock of the database, and not before it has
-been heard itself for long enough: after an outage of the database everybody was silent.
+**Failure detection.** The leader removes nodes whose last heartbeat is older than ``heartbeat_timeout``, by the
+database's clock. After a database outage it first waits for one ``heartbeat_timeout``, because no node could send
+heartbeats during the outage.
 
-An assignment is a hint. A node that lost one may still be in a batch, and one that was taken for dead may come back to
-life in the middle of one; what keeps an event from being applied twice is the lock on the checkpoint.
+**Assignments are hints.** A node that has lost a partition may still be in a batch, and so may a node that was presumed
+dead. The lock on the checkpoint ensures that each event is applied once.
 """
 
 from __future__ import annotations
@@ -45,15 +47,17 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 
 
 class Membership:
-    """A node among others. Every method is one transaction of a fresh session, which it commits.
+    """The membership of one node in its group.
+
+    Every method that takes a session is one transaction: it expects a new session, and commits.
 
     Args:
-        tables: the tables of the worker group.
+        tables: the tables of the group.
         worker_id: the node.
-        subscriptions: what it runs.
+        subscriptions: the consumers of the node.
         config: the worker's settings.
-        hooks: what is told of changes.
-        clock: seconds, as of ``time.monotonic``.
+        hooks: receive rebalancing and removed nodes.
+        clock: returns seconds, as ``time.monotonic`` does.
     """
 
     def __init__(
@@ -69,15 +73,15 @@ class Membership:
         self._nodes = Nodes(tables)
         self._assignments = Assignments(tables)
         self._worker_id = worker_id
-        self._partitions = {each.name: each.scope.partitions for each in subscriptions}
-        self._knows = sorted(self._partitions)
+        self._partitions = {subscription.name: subscription.scope.partitions for subscription in subscriptions}
+        self._consumers = sorted(self._partitions)
         self._config = config
         self._hooks = hooks
         self._clock = clock
         self._details = {"worker": str(worker_id)}
-        self._beaten_at = clock()
-        self._planned_at = clock()
-        self._trusted_from = clock()  # who was silent before that may not have been able to speak
+        self._last_beat = clock()
+        self._last_plan = clock()
+        self._may_remove_from = clock()  # silence before that may be due to an outage
         self._is_leaving = False
 
     @property
@@ -85,58 +89,59 @@ class Membership:
         """Seconds between two ticks."""
         return min(self._config.heartbeat_interval, self._config.rebalance_interval)
 
-    def distrust(self) -> None:
-        """There was an outage: nobody is taken for dead before everybody had the time to speak."""
-        self._trusted_from = self._clock() + self._config.heartbeat_timeout
+    def note_outage(self) -> None:
+        """Remove no silent node until every node has had time to send a heartbeat."""
+        self._may_remove_from = self._clock() + self._config.heartbeat_timeout
 
-    def abandon(self) -> None:
-        """Have a `join` that is still on its way come to nothing; to be followed by `leave`."""
+    def abandon_join(self) -> None:
+        """Make a `join` that still runs in a thread roll back. Call `leave` afterwards."""
         self._is_leaving = True
 
     def declare(self, session: Session) -> None:
-        """See to it that the tables have every partition, without becoming a node.
+        """Ensure that the tables have a row for every partition, without joining.
 
         Raises:
-            PartitionsError: they have another number of them.
-            TablesMissingError: there are no such tables.
+            PartitionsError: a consumer has rows for another number of partitions.
+            TablesMissingError: the tables do not exist.
         """
         connection = self._begin(session)
         self._declare(connection)
         session.commit()
 
     def join(self, session: Session) -> dict[Partition, PartitionState]:
-        """Become a node, or become one again; gives the partitions to run, and how they stand.
+        """Join, or join again. Return the partitions to run, in the state that the table has.
 
         Raises:
-            PartitionsError, TablesMissingError: as `declare` says.
+            PartitionsError: a consumer has rows for another number of partitions.
+            TablesMissingError: the tables do not exist.
         """
         connection = self._begin(session)
         self._declare(connection)
-        self._nodes.write(connection, self._worker_id, self._knows)
+        self._nodes.write(connection, self._worker_id, self._consumers)
         self._rebalance(connection)
         runnable = self._assignments.runnable(connection, self._worker_id)
-        if self._is_leaving:  # whoever leaves waits for our lock, or has had it
+        if self._is_leaving:  # `leave` waits for the leader's lock, which this transaction has, or it has run before
             session.rollback()
             return {}
         session.commit()
-        self._beaten_at = self._planned_at = self._clock()
+        self._last_beat = self._last_plan = self._clock()
         return runnable
 
     def tick(self, session: Session) -> dict[Partition, PartitionState] | None:
-        """Say that the node is alive, plan if nobody else does; gives the partitions to run, as `join` does.
+        """Send a heartbeat and plan, each if it is due. Return the partitions to run, as `join` does.
 
         Returns:
-            ``None`` if the node has been taken for dead, and has to join again.
+            ``None`` if the node was presumed dead and removed. It has to join again.
         """
         config, now = self._config, self._clock()
-        since, almost = now - self._beaten_at, self.tick_interval / 2
+        silence, tolerance = now - self._last_beat, self.tick_interval / 2
         connection = self._begin(session)
-        is_beating = since + almost >= config.heartbeat_interval
+        is_beating = silence + tolerance >= config.heartbeat_interval
         if is_beating and not self._nodes.beat(connection, self._worker_id):
             return None
-        if since > max(config.heartbeat_timeout / 2, 2 * config.heartbeat_interval):
-            self.distrust()
-        is_planning = now - self._planned_at + almost >= config.rebalance_interval
+        if silence > max(config.heartbeat_timeout / 2, 2 * config.heartbeat_interval):
+            self.note_outage()
+        is_planning = now - self._last_plan + tolerance >= config.rebalance_interval
         if is_planning:
             with self._hooks.span("worker.rebalance") as data:
                 data["is_leader"] = self._nodes.try_to_lead(connection)
@@ -145,22 +150,22 @@ class Membership:
         runnable = self._assignments.runnable(connection, self._worker_id)
         session.commit()
         if is_beating:
-            self._beaten_at = now
+            self._last_beat = now
         if is_planning:
-            self._planned_at = now
+            self._last_plan = now
         return runnable
 
-    def retire(self, session: Session) -> None:
-        """Give the partitions to others, now; the node stays alive for what it is in the middle of."""
-        self._knows = []
+    def hand_over(self, session: Session) -> None:
+        """Move all partitions to other nodes, but stay alive until the running batches have ended."""
+        self._consumers = []
         connection = self._begin(session)
         self._nodes.lead(connection)
-        self._nodes.write(connection, self._worker_id, self._knows)
+        self._nodes.write(connection, self._worker_id, self._consumers)
         self._rebalance(connection)
         session.commit()
 
     def leave(self, session: Session) -> None:
-        """Be a node no longer."""
+        """Remove the node, and move its partitions to other nodes."""
         connection = self._begin(session)
         self._nodes.lead(connection)
         self._nodes.remove(connection, self._worker_id)
@@ -180,10 +185,11 @@ class Membership:
             self._assignments.declare(connection, self._partitions)
 
     def _rebalance(self, connection: Connection) -> tuple[int, int]:
-        """As the leader, remove silent nodes and write down what is to change; gives the numbers of nodes and moves."""
-        if self._clock() >= self._trusted_from:
-            for node in self._nodes.remove_silent(connection, self._config.heartbeat_timeout):
-                _logger.warning("node was silent for too long", extra=self._details | {"node": str(node)})
+        """Remove silent nodes and write changed assignments, as the leader. Return the counts of nodes and moves."""
+        if self._clock() >= self._may_remove_from:
+            for node, seconds in self._nodes.remove_silent(connection, self._config.heartbeat_timeout).items():
+                details = {"node": str(node), "seconds": round(seconds, 1)}
+                _logger.warning("removed node: no heartbeat", extra=self._details | details)
                 self._hooks.event("worker.node_removed", node=str(node))
         nodes = self._nodes.all(connection)
         current = self._assignments.all(connection)

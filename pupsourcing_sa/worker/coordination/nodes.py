@@ -1,4 +1,4 @@
-"""The table of nodes: who is alive, by the clock of the database. Statements, and the few lines that execute them."""
+"""The table of nodes, by the clock of the database: the statements, and the methods that execute them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, Integer, cast, func, select
+from sqlalchemy import Connection, Float, Integer, cast, extract, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pupsourcing_sa.postgres.connections import limit_transaction
@@ -19,10 +19,10 @@ __all__ = ["Nodes"]
 
 
 class Nodes:
-    """The nodes of a worker group. Every method works in the transaction it is given.
+    """The nodes of a worker group. Every method works in the caller's transaction.
 
     Args:
-        tables: the group's tables; groups with other tables know nothing of each other.
+        tables: the group's tables. Groups with different tables are independent of each other.
     """
 
     def __init__(self, tables: WorkerTables) -> None:
@@ -33,19 +33,22 @@ class Nodes:
         self._all = select(table.c.worker_id, table.c.consumers).order_by(table.c.worker_id)
 
     def limit_idleness(self, connection: Connection, seconds: float) -> None:
-        """Have the server end this transaction if it stands still: a process that was stopped must not stay leader."""
+        """Make the server terminate this transaction if it is idle for too long.
+
+        Otherwise a process that was suspended, for example by SIGSTOP, would remain the leader.
+        """
         limit_transaction(connection, seconds, "idle_in_transaction_session_timeout", "lock_timeout")
 
     def lead(self, connection: Connection) -> None:
-        """Become the leader, until the end of the transaction; wait for another, which takes a moment."""
+        """Become the leader until the end of the transaction. Wait for another leader, which takes milliseconds."""
         connection.execute(self._lead)
 
     def try_to_lead(self, connection: Connection) -> bool:
-        """Become the leader, until the end of the transaction, if there is no other."""
+        """Become the leader until the end of the transaction. Return False if there is another leader."""
         return bool(connection.scalar(self._try_to_lead))
 
     def write(self, connection: Connection, worker_id: UUID, consumers: Sequence[str]) -> None:
-        """Write down that a node is there, and which consumers it runs."""
+        """Insert or update the row of a node, with the consumers that it can run."""
         now = func.clock_timestamp()
         node = {"hostname": socket.gethostname(), "pid": os.getpid(), "consumers": list(consumers), "heartbeat_at": now}
         connection.execute(
@@ -55,25 +58,27 @@ class Nodes:
         )
 
     def beat(self, connection: Connection, worker_id: UUID) -> bool:
-        """Say that a node is alive; false if it was taken for dead."""
+        """Write the heartbeat of a node. Return False if the node was presumed dead and removed."""
         update = self._table.update().where(self._table.c.worker_id == worker_id)
         return connection.execute(update.values(heartbeat_at=func.clock_timestamp())).rowcount == 1
 
     def remove(self, connection: Connection, worker_id: UUID) -> None:
-        """Take a node out; its assignments lose it."""
+        """Delete the row of a node. A foreign key takes its assignments away."""
         connection.execute(self._table.delete().where(self._table.c.worker_id == worker_id))
 
-    def remove_silent(self, connection: Connection, seconds: float) -> list[UUID]:
-        """Take out the nodes that have not been heard of for so long.
+    def remove_silent(self, connection: Connection, seconds: float) -> dict[UUID, float]:
+        """Delete the nodes without a heartbeat for this time. Return the age of their last heartbeats in seconds.
 
-        A heartbeat that is still to come counts as one of now: the clock was set back, or is another server's after a
-        failover, and whoever has died just before would be taken for alive until it has caught up.
+        A heartbeat in the future is set to the current time. It is in the future if the clock was set back, or if a
+        server with another clock has taken over. A node that died just before would otherwise seem alive until the
+        clock has caught up.
         """
         c, now = self._table.c, func.clock_timestamp()
-        to_come = self._table.update().where(c.heartbeat_at > now).values(heartbeat_at=now).cte("pupsourcing_to_come")
+        future = self._table.update().where(c.heartbeat_at > now).values(heartbeat_at=now).cte("pupsourcing_future")
         silent = self._table.delete().where(c.heartbeat_at < now - timedelta(seconds=seconds))
-        return list(connection.scalars(silent.returning(c.worker_id).add_cte(to_come)))
+        age = cast(extract("epoch", now - c.heartbeat_at), Float)
+        return dict(map(tuple, connection.execute(silent.returning(c.worker_id, age).add_cte(future))))
 
     def all(self, connection: Connection) -> dict[UUID, list[str]]:
-        """The consumers that each node knows."""
+        """Return the consumers that each node can run."""
         return dict(map(tuple, connection.execute(self._all)))

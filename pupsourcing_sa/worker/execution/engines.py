@@ -1,4 +1,4 @@
-"""The engines behind a worker's sessions: whether they are such that it can do its work with them."""
+"""The check of the engines behind a worker's sessions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 
 
 def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> None:
-    """Refuse a factory whose sessions cannot have a connection to PostgreSQL each.
+    """Refuse engines that cannot give each session a connection to PostgreSQL. Nothing is sent to the database.
 
-    One that has fewer than are wanted is complained of: when batches have all of them, the node cannot say that it is
-    alive. Others then take it for dead, and end the very batches.
+    Warn if the pool is smaller than ``wanted``: when batches have all connections, the node cannot send heartbeats.
+    Other nodes then presume it dead, and terminate those batches.
 
     Args:
         factory: the session factory.
-        tables: by which a session that has several binds chooses one.
-        wanted: how many connections may be needed at a time.
+        tables: the tables whose engines are checked; a session may have several binds.
+        wanted: number of connections that may be needed at a time.
 
     Raises:
-        TypeError: the driver is of another kind than the factory, the database is another one, or the sessions share a
-            connection, so that their transactions would be one. Nothing has been sent to the database.
+        TypeError: the driver does not fit the factory, the database is not PostgreSQL, or all sessions share one
+            connection and therefore one transaction.
     """
     session: Any = factory()
     pools: set[Pool] = set()
@@ -36,31 +36,33 @@ def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> N
         bind = getattr(session, "sync_session", session).get_bind(clause=table)
         dialect = bind.dialect
         if dialect.name != "postgresql":
-            raise TypeError(f"session_factory is bound to {dialect.name}, and a log is in PostgreSQL")
+            raise TypeError(
+                f"session_factory is bound to {dialect.name}, but a log is in PostgreSQL; bind it to postgresql+psycopg://"
+            )
         if dialect.is_async and isinstance(factory, sessionmaker):
             raise TypeError(
-                f"session_factory is a sessionmaker, and its engine's driver, {dialect.driver}, is asynchronous: write "
-                "async_sessionmaker(create_async_engine(url)), or take another driver, as in postgresql+psycopg://"
+                f"session_factory is a sessionmaker, but the driver of its engine, {dialect.driver}, is asynchronous; "
+                "write async_sessionmaker(create_async_engine(url)), or use another driver, as in postgresql+psycopg://"
             )
         if isinstance(bind, Connection) or isinstance(bind.pool, StaticPool):
             shared = "a Connection" if isinstance(bind, Connection) else "an engine with a StaticPool"
             raise TypeError(
-                f"session_factory is bound to {shared}, so that all sessions share one connection, and each batch "
-                "needs a transaction of its own; bind it to an engine that has another pool"
+                f"session_factory is bound to {shared}, so that all sessions share one connection, but each batch "
+                "needs a transaction of its own; bind it to an engine with another pool"
             )
         pools.add(bind.pool)
     for pool in pools:
-        most = _most_connections(pool)
-        if most is not None and most < wanted:
+        size = _max_connections(pool)
+        if size is not None and size < wanted:
             _logger.warning(
-                "the engine's pool has fewer connections than the worker may need; when batches take long the node may "
-                "be taken for dead: allow more, or less concurrency",
-                extra={"pool": most, "needed": wanted},
+                "connection pool is smaller than the worker may need, and the node may be presumed dead during long "
+                "batches; enlarge the pool or reduce concurrency",
+                extra={"pool": size, "needed": wanted},
             )
 
 
-def _most_connections(pool: Pool) -> int | None:
-    """How many connections a pool allows; ``None`` if that is any number, or is not known."""
+def _max_connections(pool: Pool) -> int | None:
+    """Return the maximum size of a pool; ``None`` if it is unlimited or unknown."""
     if not isinstance(pool, QueuePool) or pool.size() == 0 or pool._max_overflow < 0:
         return None
     return pool.size() + pool._max_overflow

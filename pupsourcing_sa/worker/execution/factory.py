@@ -13,7 +13,7 @@ __all__ = ["execution_for", "is_async_sessionmaker"]
 
 
 def execution_for(factory: SessionFactory, concurrency: int) -> Execution:
-    """The execution that fits a session factory; to be called inside the event loop."""
+    """Return an execution for the factory. Call this inside the event loop."""
     if isinstance(factory, sessionmaker):
         return Threads(factory, concurrency)
     from pupsourcing_sa.worker.execution.greenlets import Greenlets
@@ -22,6 +22,9 @@ def execution_for(factory: SessionFactory, concurrency: int) -> Execution:
 
 
 def is_async_sessionmaker(factory: object) -> bool:
-    """Whether it is one; without greenlet there is none, and its module cannot be imported."""
+    """Return True for an ``async_sessionmaker``.
+
+    Without greenlet its module cannot be imported. If the module has not been imported, there is no such object.
+    """
     asyncio_extension = sys.modules.get("sqlalchemy.ext.asyncio")
     return asyncio_extension is not None and isinstance(factory, asyncio_extension.async_sessionmaker)

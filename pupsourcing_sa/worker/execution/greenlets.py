@@ -1,4 +1,4 @@
-"""The execution for an ``async_sessionmaker``. Needs greenlet, so it is imported only by those who have one."""
+"""The execution for an ``async_sessionmaker``. It needs greenlet, so `factory` imports it only when it is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class Greenlets:
-    """Each piece of work in SQLAlchemy's greenlet on the event loop, its coroutine handlers awaited from there."""
+    """Runner of work in SQLAlchemy's greenlets on the event loop, where it also awaits coroutine handlers."""
 
     def __init__(self, factory: async_sessionmaker[Any], concurrency: int) -> None:
         self._factory = factory
@@ -35,10 +35,10 @@ class Greenlets:
 
     async def close(self) -> None:
         binds = [self._factory.kw.get("bind"), *(self._factory.kw.get("binds") or {}).values()]
-        for engine in {each for each in binds if isinstance(each, AsyncEngine)}:
+        for engine in {bind for bind in binds if isinstance(bind, AsyncEngine)}:
             try:
                 await with_timeout(shutdown.CLOSE_SECONDS, engine.dispose())
-            except TimeoutError:  # asyncpg says goodbye to a server, and waits for one that is not there any more
+            except TimeoutError:  # asyncpg waits for an answer of the server, which may be gone
                 await engine.dispose(close=False)
 
 
@@ -59,13 +59,13 @@ def _bound(session: AsyncSession, handler: Callable[[Any, Any], Any]) -> Callabl
 
 @contextmanager
 def _cancellable() -> Iterator[None]:
-    """Let a handler that asks for the cancellation of its own task, and does not await afterwards, end with it.
+    """Deliver a cancellation that the handler has requested for its own task before the handler returns.
 
-    It would come with the next thing that the worker awaits, and there it would be nobody's failure.
+    Otherwise it would arrive at the next await of the worker, and would not count as a failure of the handler.
     """
     try:
         yield
-    except (Exception, asyncio.CancelledError):  # and nothing that throws the greenlet away
+    except (Exception, asyncio.CancelledError):  # not GreenletExit, after which nothing can be awaited
         _await_cancellation()
         raise
     _await_cancellation()

@@ -1,4 +1,4 @@
-"""Handlers: coroutine functions or not, and results that nothing would wait for."""
+"""Handlers: coroutine functions, plain functions, and those that would do nothing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["is_coroutine_function", "refuse_awaitable"]
 
 
 def refuse_awaitable(handler: object, result: object) -> None:
-    """Complain of a handler whose result nobody would wait for."""
+    """Refuse a handler that returned a generator or an awaitable, which the worker would not run."""
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError(f"{handler!r} has a yield, so that calling it does nothing: a handler must not be a generator")
+        raise TypeError(f"{handler!r} must not be a generator: calling it runs nothing. Remove the yield")
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise TypeError(f"{handler!r} gave an awaitable, and is not a coroutine function: declare it with async def")
+        raise TypeError(f"{handler!r} returned an awaitable, but is no coroutine function. Declare it with async def")
 
 
 def is_coroutine_function(handler: object) -> bool:
-    """Whether calling it gives something to await; looks into callable objects as well."""
+    """Return True for a coroutine function, or a callable object whose ``__call__`` is one."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)

@@ -1,7 +1,8 @@
-"""Where a worker's database work happens: in threads with a ``sessionmaker``, else in SQLAlchemy's greenlets.
+"""The protocol of executions, which run the worker's database work.
 
-The loops of the worker are coroutines; what they do to the database is plain functions over a ``Session``, written
-once. An execution opens a session, runs such a function with it, and closes it, which rolls back what is not committed.
+The services of the worker are coroutines. Their database work is plain functions over a ``Session``, written once. An
+execution opens a session, runs such a function with it, and closes the session, which rolls back what is not committed.
+There are two: threads for a ``sessionmaker``, and SQLAlchemy's greenlets for an ``async_sessionmaker``.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ __all__ = ["BindHandler", "Execution", "SessionFactory", "Work", "in_session"]
 
 _T = TypeVar("_T")
 
-#: Binds a handler to the session that it is made for; what it gives takes the other argument, and waits for the handler
-#: if that is a coroutine function.
+#: Binds a handler to the session of the execution. The result takes the handler's other argument, and waits for the
+#: handler if it is a coroutine function.
 BindHandler: TypeAlias = Callable[[Callable[[Any, Any], Any]], Callable[[Any], None]]
 SessionFactory: TypeAlias = "sessionmaker[Any] | async_sessionmaker[Any]"
 Work: TypeAlias = Callable[[Session, BindHandler], _T]
 
 
 class Execution(Protocol):
-    """Runs database work in a session of its own."""
+    """Runner of database work, each piece in a session of its own."""
 
     async def __call__(self, name: str, work: Work[_T]) -> _T:
-        """Run ``work(session, bind)``; the name is the thread's or task's, for those who look at a process."""
+        """Run ``work(session, bind)`` and return its result. A thread that runs it gets the name."""
 
     async def close(self) -> None:
-        """Close connections that cannot be used outside this event loop."""
+        """Close the connections that belong to this event loop."""
 
 
 def in_session(session: Session, work: Work[_T], bind: BindHandler) -> _T:
-    """Do the work, after which a connection that cannot write does not go back to the pool.
+    """Do the work. If the connection turns out to be read-only, keep it out of the pool.
 
-    While a failover lasts, the primary's name may lead to a standby; a connection made then would stay what it is, and
-    be used again and again.
+    During a failover, the primary's name may lead to a standby. A connection made then stays connected to it, and the
+    pool would hand it out again and again.
     """
     try:
         return work(session, bind)

@@ -1,4 +1,4 @@
-"""The execution for a ``sessionmaker``: a thread for each piece of work."""
+"""The execution for a ``sessionmaker``: one thread for each piece of work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class Threads:
-    """Each piece of work in a daemon thread, so that a handler that never returns cannot keep the process alive."""
+    """Runner of work in daemon threads, so that a handler that never returns does not keep the process alive."""
 
     def __init__(self, factory: sessionmaker[Any], concurrency: int) -> None:
         self._factory = factory
@@ -67,12 +67,12 @@ async def _in_thread(name: str, call: Callable[[], _T]) -> _T:
         failure: BaseException | None = None
         try:
             result = context.run(call)
-        except StopIteration as error:  # as by a hook of the pool; a future does not take it, and would never be done
+        except StopIteration as error:  # such as from a hook of the pool; a future refuses it and would never be done
             failure = RuntimeError("database work raised StopIteration")
             failure.__cause__ = error
         except BaseException as error:
             failure = error
-        with suppress(RuntimeError):  # the loop has ended without waiting for us
+        with suppress(RuntimeError):  # the event loop has been closed
             loop.call_soon_threadsafe(deliver, result, failure)
 
     threading.Thread(target=target, name=name, daemon=True).start()
@@ -80,7 +80,7 @@ async def _in_thread(name: str, call: Callable[[], _T]) -> _T:
 
 
 class UnawaitedExecutor(ThreadPoolExecutor):
-    """An event loop's default executor that does not keep the loop open: a handler's ``to_thread`` may never return."""
+    """A default executor that the event loop does not wait for: a handler's ``to_thread`` may never return."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait=False, cancel_futures=True)
