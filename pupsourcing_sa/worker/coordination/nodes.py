@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, Float, Integer, cast, extract, func, select
+from sqlalchemy import Connection, Integer, cast, extract, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pupsourcing_sa.postgres.connections import limit_transaction
@@ -76,8 +76,8 @@ class Nodes:
         c, now = self._table.c, func.clock_timestamp()
         future = self._table.update().where(c.heartbeat_at > now).values(heartbeat_at=now).cte("pupsourcing_future")
         silent = self._table.delete().where(c.heartbeat_at < now - timedelta(seconds=seconds))
-        age = cast(extract("epoch", now - c.heartbeat_at), Float)
-        return dict(map(tuple, connection.execute(silent.returning(c.worker_id, age).add_cte(future))))
+        removed = silent.returning(c.worker_id, extract("epoch", now - c.heartbeat_at)).add_cte(future)
+        return {worker_id: float(age) for worker_id, age in connection.execute(removed)}
 
     def all(self, connection: Connection) -> dict[UUID, list[str]]:
         """Return the consumers that each node can run."""
