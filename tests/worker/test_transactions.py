@@ -89,7 +89,7 @@ def test_a_coroutine_that_would_not_be_awaited_is_refused(fleet: Fleet):
     async def work() -> None: ...
 
     fleet.append()
-    with pytest.raises(TypeError, match="declare it with async def"):
+    with pytest.raises(TypeError, match="Declare it with async def"):
         fleet.worker(consumer("lost")(lambda session, event: work())).drain()
     assert fleet.checkpoint("lost").last_position == 0
 
