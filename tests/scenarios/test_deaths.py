@@ -8,12 +8,15 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.scenarios.application import Follows
-from tests.scenarios.fleet import QUICK, Fleet, Node
+from tests.scenarios.fleet import Fleet, Node
 from tests.scenarios.scene import Scene
+from tests.waiting import patiently
 
 CONSUMERS = {"a": Follows(partitions=3), "b": Follows(), "c": Follows(partitions=2, by_batch=True)}
 ONE = {"one": Follows()}
 DRIVERS = ["psycopg", "async-psycopg", "asyncpg"]
+#: Seconds without a heartbeat after which a node is presumed dead.
+HEARTBEAT_TIMEOUT = patiently(2.0)
 
 
 def are_all(scene: Scene, *nodes: Node) -> Callable[[], bool]:
@@ -23,7 +26,7 @@ def are_all(scene: Scene, *nodes: Node) -> Callable[[], bool]:
 
 def start_two(scene: Scene, fleet: Fleet, driver: str, **config: float) -> tuple[Node, Node]:
     """Start two nodes with one consumer. Return first the one that has it and has applied events."""
-    nodes = [fleet.start(ONE, driver=driver, **config) for _ in range(2)]
+    nodes = [fleet.start(ONE, driver=driver, heartbeat_timeout=HEARTBEAT_TIMEOUT, **config) for _ in range(2)]
     fleet.wait_until(are_all(scene, *nodes), "both nodes")
     owner = scene.owner("one")
     nodes.sort(key=lambda node: node.pid != owner)
@@ -40,7 +43,7 @@ def print_takeover(scene: Scene, what: str, since: datetime, node: Node) -> None
 
 def assert_found_at_the_first_search(scene: Scene, *, least: int = 1) -> None:
     """Check that the first tick after the timeout removed the silent nodes, by the clock of the database."""
-    timeout = timedelta(seconds=QUICK["heartbeat_timeout"])
+    timeout = timedelta(seconds=HEARTBEAT_TIMEOUT)
     removals = scene.query(
         "SELECT worker_id, heartbeat_at, ended_at FROM searches WHERE worker_id IS NOT NULL AND NOT left_by_itself"
     )
@@ -56,7 +59,9 @@ def assert_found_at_the_first_search(scene: Scene, *, least: int = 1) -> None:
 
 
 def test_kill_any_node_under_load(scene: Scene, fleet: Fleet):
-    nodes = [fleet.start(CONSUMERS, driver=driver) for driver in [*DRIVERS, "psycopg"]]
+    nodes = [
+        fleet.start(CONSUMERS, driver=driver, heartbeat_timeout=HEARTBEAT_TIMEOUT) for driver in [*DRIVERS, "psycopg"]
+    ]
     with scene.load(*CONSUMERS):
         fleet.wait_until(are_all(scene, *nodes), "all nodes")
         while len(nodes) > 1:
@@ -88,7 +93,7 @@ def test_kill_in_the_middle_of_a_batch(scene: Scene, fleet: Fleet):
     assert scene.applied("one")[position] == other.name
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("driver", ["psycopg", pytest.param("asyncpg", marks=pytest.mark.exhaustive)])
 def test_stopped_in_the_middle_of_a_batch_and_continued(scene: Scene, fleet: Fleet, driver: str):
     sleeper, other = start_two(scene, fleet, driver)
     with scene.closed_gate() as gate:
@@ -114,7 +119,7 @@ def test_stopped_in_the_middle_of_a_batch_and_continued(scene: Scene, fleet: Fle
 
 
 def test_stopped_at_any_moment_under_load_and_continued(scene: Scene, fleet: Fleet):
-    nodes = [fleet.start(CONSUMERS, driver=driver) for driver in DRIVERS]
+    nodes = [fleet.start(CONSUMERS, driver=driver, heartbeat_timeout=HEARTBEAT_TIMEOUT) for driver in DRIVERS]
     with scene.load(*CONSUMERS):
         fleet.wait_until(are_all(scene, *nodes), "all nodes")
         for sleeper in nodes:
@@ -130,7 +135,7 @@ def test_stopped_at_any_moment_under_load_and_continued(scene: Scene, fleet: Fle
     scene.assert_applied_exactly_once(*CONSUMERS)
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "async-psycopg"])
+@pytest.mark.parametrize("driver", ["psycopg", pytest.param("async-psycopg", marks=pytest.mark.exhaustive)])
 def test_a_graceful_stop_in_the_middle_of_a_batch(scene: Scene, fleet: Fleet, driver: str):
     leaving, other = start_two(scene, fleet, driver)
     with scene.closed_gate() as gate:
@@ -157,7 +162,7 @@ def test_a_graceful_stop_in_the_middle_of_a_batch(scene: Scene, fleet: Fleet, dr
     ("driver", "what", "status"),
     [
         ("psycopg", "hang", 0),
-        ("asyncpg", "hang", 0),
+        pytest.param("asyncpg", "hang", 0, marks=pytest.mark.exhaustive),
         ("async-psycopg", "block", 1),  # like a crash: the loop that would end the process is blocked
     ],
 )

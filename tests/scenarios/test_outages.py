@@ -89,14 +89,15 @@ def own_stage(server: Server, directory: Path) -> Iterator[tuple[Scene, Fleet]]:
 
 
 @not_pooled
-def test_backends_are_terminated_in_turn_and_together_under_load(scene: Scene, fleet: Fleet):
+@pytest.mark.parametrize("rounds", [11, pytest.param(40, marks=pytest.mark.exhaustive)])
+def test_backends_are_terminated_in_turn_and_together_under_load(scene: Scene, fleet: Fleet, rounds: int):
     """Terminate by a condition, not from a list: after a lost connection, a node closes the others of its pool."""
     chance = random.Random(1)
     nodes = [fleet.start(CONSUMERS, driver=driver, channel=CHANNEL) for driver in DRIVERS]
     with scene.load(*CONSUMERS):
         for node in nodes:
             fleet.wait_until(scene.progress(node), f"{node.name} at work")
-        for number in range(40):
+        for number in range(rounds):
             backends = scene.backends()
             for backend in backends if number % 10 == 0 else [chance.choice(backends)]:
                 scene.scalar("SELECT pg_terminate_backend(:pid)", pid=backend)
@@ -108,11 +109,12 @@ def test_backends_are_terminated_in_turn_and_together_under_load(scene: Scene, f
     scene.assert_applied_exactly_once(*CONSUMERS)
 
 
-def test_the_server_is_stopped_at_once_and_started_again_under_load(own_server: Server, tmp_path: Path):
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.exhaustive)])
+def test_the_server_is_stopped_at_once_and_started_again_under_load(own_server: Server, tmp_path: Path, times: int):
     with own_stage(own_server, tmp_path) as (scene, fleet):
         nodes = [fleet.start(CONSUMERS, driver=driver, channel=CHANNEL) for driver in DRIVERS]
         with scene.load(*CONSUMERS):
-            for _ in range(3):
+            for _ in range(times):
                 for node in nodes:
                     fleet.wait_until(scene.progress(node), f"{node.name} at work")
                 own_server.restart_at_once()
@@ -128,7 +130,9 @@ def listeners(scene: Scene) -> list[int]:
 
 
 @not_pooled
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    "driver", ["asyncpg", *(pytest.param(driver, marks=pytest.mark.exhaustive) for driver in DRIVERS[:2])]
+)
 def test_a_listener_whose_connection_dies(scene: Scene, fleet: Fleet, driver: str):
     """Only notifications, or polling without them, can deliver an event within a day."""
     fleet.start(ONE, driver=driver, channel=CHANNEL, reconcile_interval=DAY)

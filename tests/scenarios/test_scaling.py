@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import cycle
 
+import pytest
+
 from tests.scenarios.application import Follows
 from tests.scenarios.fleet import Fleet, Node
 from tests.scenarios.scene import Scene
@@ -20,7 +22,8 @@ def has_evenly(scene: Scene, *nodes: Node) -> bool:
     )
 
 
-def test_one_node_and_seven_and_one_again(scene: Scene, fleet: Fleet):
+@pytest.mark.parametrize("others", [3, pytest.param(6, marks=pytest.mark.exhaustive)])
+def test_one_node_and_many_and_one_again(scene: Scene, fleet: Fleet, others: int):
     """Nodes with different drivers form one fleet: they see each other only as rows in tables."""
     consumers = {
         f"c{number:02}": Follows(partitions=3 if number % 5 == 0 else 1, by_batch=number % 2 == 0)
@@ -31,7 +34,7 @@ def test_one_node_and_seven_and_one_again(scene: Scene, fleet: Fleet):
     with scene.load(*consumers):
         fleet.wait_until(lambda: has_evenly(scene, nodes[0]), "everything on the only node")
         fleet.wait_until(scene.progress(by=500), "the first node at work")
-        nodes += [fleet.start(consumers, driver=next(drivers)) for _ in range(6)]
+        nodes += [fleet.start(consumers, driver=next(drivers)) for _ in range(others)]
         fleet.wait_until(lambda: has_evenly(scene, *nodes), "even shares")
         assert sum(scene.shares().values()) == 35
         for node in nodes:

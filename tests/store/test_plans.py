@@ -20,7 +20,7 @@ from tests.fix_store import make_event
 EVENTS = 200_000
 
 
-@pytest.fixture(scope="module", params=["ANALYZE", "VACUUM ANALYZE"])
+@pytest.fixture(scope="module", params=["ANALYZE", pytest.param("VACUUM ANALYZE", marks=pytest.mark.exhaustive)])
 def big_log(server: Engine, request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Two common types of aggregate and a rare one; aggregates of 20 events; a correlation id for one in a hundred.
 
