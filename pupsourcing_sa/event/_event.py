@@ -95,9 +95,6 @@ class Event(EncodedEvent):
         check_text("aggregate_type", aggregate_type)
         check_text("aggregate_id", aggregate_id)
         check_text("event_type", event_type)
-        check_text("trace_id", trace_id, is_optional=True)
-        check_text("correlation_id", correlation_id, is_optional=True)
-        check_text("causation_id", causation_id, is_optional=True)
         check_int("event_version", event_version, minimum=1, maximum=MAX_INTEGER)
         if event_id is None:
             event_id = uuid7()
@@ -133,10 +130,13 @@ class Event(EncodedEvent):
         # retried.
         rest = f'"event_id":"{event_id}","event_type":{quote_json(event_type)},"event_version":{event_version},'
         if trace_id is not None:
+            check_text("trace_id", trace_id, is_optional=True)
             rest += f'"trace_id":{quote_json(trace_id)},'
         if correlation_id is not None:
+            check_text("correlation_id", correlation_id, is_optional=True)
             rest += f'"correlation_id":{quote_json(correlation_id)},'
         if causation_id is not None:
+            check_text("causation_id", causation_id, is_optional=True)
             rest += f'"causation_id":{quote_json(causation_id)},'
         if metadata_json is not None:
             rest += f'"metadata":{metadata_json},'

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from pupsourcing_sa._checks import check_type
@@ -45,10 +46,9 @@ def encode_json(name: str, value: object) -> str:
     return text
 
 
-def encode_metadata(metadata: object) -> str | None:
+def encode_metadata(metadata: Mapping[str, Any]) -> str | None:
     """Encode the metadata of an event for a JSONB column; empty metadata is NULL."""
     check_type("metadata", metadata, Mapping, "a mapping")
-    assert isinstance(metadata, Mapping)
     if not metadata:
         return None
     for key in metadata:
