@@ -59,6 +59,7 @@ class Appender:
         self._unique_version = unique["aggregate_type", "aggregate_id", "aggregate_version"]
 
     def append(self, connection: Connection, append: Append) -> AppendResult:
+        """Append events of one aggregate; see `EventStore.append`."""
         expected, events = append.expected, append.events
         parameters = event_parameters([append], has_json_payload=self._has_json_payload)
         parameters["stream_type"] = append.aggregate_type
@@ -73,14 +74,13 @@ class Appender:
             self._raise_translated(error, connection, [append])
             raise
         if not written:
-            raise append.conflict(
-                self._reader.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
-            )
+            raise append.conflict(self._version_of(connection, append))
         written.sort()
         to_version: int = written[-1][1]
         return AppendResult(tuple([row[0] for row in written]), to_version - len(written), to_version, events)
 
     def append_many(self, connection: Connection, appends: Sequence[Append]) -> list[AppendResult]:
+        """Append events of several aggregates; see `EventStore.append_many`."""
         check_ids([event for append in appends for event in append.events])
         parameters = event_parameters(appends, has_json_payload=self._has_json_payload)
         parameters["streams"] = stream_parameter(enumerate(appends, 1))
@@ -140,7 +140,7 @@ class Appender:
             if append.expected.version not in (None, actual[number]):
                 raise append.conflict(actual[number])
         # Meanwhile another writer has made every version match again. Report an aggregate whose head was not written.
-        unwritten = [(append, actual[n]) for n, append in enumerate(appends, 1) if n not in written]
+        unwritten = [(append, actual[number]) for number, append in enumerate(appends, 1) if number not in written]
         append, version = next((pair for pair in unwritten if pair[0].expected.version is not None), unwritten[0])
         raise append.conflict(version)
 
