@@ -27,8 +27,6 @@ ROOT = Path(__file__).parents[1]
 _NOT_YET = """
 tests/fix_
 
-tests/store/
-
 tests/worker/
 """
 NOT_YET = _NOT_YET.split()

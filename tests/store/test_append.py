@@ -26,7 +26,7 @@ from pupsourcing_sa import (
 from pupsourcing_sa.errors import StaleHeadsError, TablesMissingError
 from tests.fix_store import Log, Transaction, make_event
 
-#: The marks of the transaction that asks.
+#: The marks of the current transaction.
 OURS = "locktype = 'advisory' AND pid = pg_backend_pid()"
 
 
@@ -64,7 +64,7 @@ class TestOutcomes:
             assert caught.value.aggregate_id == "u1"
             assert caught.value.expected == expected
             assert caught.value.actual == 2
-        # The transaction is usable as if nothing had happened.
+        # The transaction stays usable.
         transaction.append(Exact(2), [make_event()])
         transaction.commit()
         assert versions(log.begin()) == [1, 2, 3]
@@ -119,7 +119,7 @@ class TestTransactions:
             plain_log.store.append(session, NoStream(), [make_event()])
             with pytest.raises(OptimisticConcurrencyError):
                 plain_log.store.append(session, NoStream(), [make_event()])
-            assert seen == ["after_begin"]  # the session's own autobegin
+            assert seen == ["after_begin"]  # by the session's autobegin
 
     def test_one_round_trip_for_any_number_of_events(self, plain_log: Log, statements: list[str]):
         transaction = plain_log.begin()
@@ -139,7 +139,7 @@ class TestTransactions:
         transaction.append(NoStream(), [make_event()])
         transaction.commit()
         assert transaction.execute(f"SELECT count(*) FROM pg_locks WHERE {OURS}") == [(0,)]
-        transaction.append(Exact(1), [make_event()])  # on the same connection: it takes a mark again
+        transaction.append(Exact(1), [make_event()])  # on the same connection; it takes another mark
         assert transaction.execute(f"SELECT count(*) FROM pg_locks WHERE {OURS}") == [(1,)]
 
 
@@ -153,7 +153,8 @@ class TestRaces:
             transaction.commit()
         found = self.race(engine, plain_log.store, expected, level)
         assert found.count("won") == 1
-        # Who began after the winner had committed sees its version; under READ COMMITTED also who had to wait for it.
+        # A writer that began after the winner's commit sees its version. Under READ COMMITTED, so does one that waited for
+        # it.
         seen, unseen = found.count((expected.version or 0) + 1), found.count(None)
         assert seen + unseen == 49
         assert unseen == 0 or level != "READ COMMITTED"
@@ -169,7 +170,7 @@ class TestRaces:
 
     @staticmethod
     def race(engine, store: EventStore, expected, level: str) -> list[str | int | None]:
-        """What became of fifty writers: "won", or the version they were told; with AnyVersion() they go on."""
+        """Return the results of fifty writers: "won", or the reported version. With AnyVersion() they continue."""
         found: list[str | int | None] = []
         start = threading.Barrier(10)
         engine = engine.execution_options(isolation_level=level)
@@ -183,9 +184,7 @@ class TestRaces:
                     return False
                 try:
                     session.commit()
-                except (
-                    OperationalError
-                ) as error:  # under SERIALIZABLE a commit may fail, which is not the store's to say
+                except OperationalError as error:  # under SERIALIZABLE the commit itself may fail
                     assert error.orig.sqlstate == "40001"
                     found.append(None)
                     return False
@@ -280,7 +279,7 @@ class TestRefusals:
 
 
 class TestHeadsThatDoNotKnowTheLog:
-    """As after a restore without them, or when they are older than the log."""
+    """The heads are missing after a restore, or older than the log."""
 
     @pytest.mark.parametrize(
         ("left", "expected"),
@@ -312,7 +311,7 @@ class TestHeadsThatDoNotKnowTheLog:
 
     @pytest.mark.parametrize("is_version_checked_first", [False, True])
     def test_events_that_are_in_the_log_are_still_found_again(self, log: Log, is_version_checked_first: bool):
-        """Their ids and versions are both there twice; PostgreSQL reports the index that was made first."""
+        """Both their ids and their versions are duplicates. PostgreSQL reports the index that was created first."""
         if is_version_checked_first:
             unique = next(each for each in log.tables.events.constraints if list(each.columns.keys()) == ["event_id"])
             with log.engine.begin() as connection:

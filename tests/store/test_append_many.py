@@ -1,4 +1,4 @@
-"""Appending to several aggregates at once: all of them or none, without deadlocks."""
+"""Appending to several aggregates at once: all or none, without deadlocks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_aggregate_has_its_own_expectation(log: Log):
         ]
     )
     assert [(result.from_version, result.to_version) for result in results] == [(0, 2), (2, 3), (0, 1), (0, 1)]
-    # Positions follow the order of the call, whatever the order of the locks.
+    # Positions follow the order of the call, not the order of the locks.
     assert [result.global_positions for result in results] == [(3, 4), (5,), (6,), (7,)]
     assert [event.aggregate_version for event in results[0].events] == [1, 2]
     transaction.commit()
@@ -61,14 +61,14 @@ def test_a_conflict_names_the_aggregate_and_leaves_nothing(log: Log, appends, fa
         transaction.append_many([(expected, [make_event(name)]) for name, expected in appends.items()])
     assert (caught.value.aggregate_id, caught.value.actual) == (failed, actual)
     assert caught.value.expected == appends[failed]
-    transaction.append(Exact(2), [make_event("old")])  # the transaction goes on
+    transaction.append(Exact(2), [make_event("old")])  # the transaction stays usable
     transaction.commit()
     assert log.heads() == {"old": 3}
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["c", "a", "b"]])
 def test_a_race_that_is_lost_in_the_middle_leaves_nothing(engine, plain_log: Log, names):
-    """The snapshot shows no conflict; another transaction that is being waited for makes one."""
+    """The snapshot shows no conflict. The transaction that the append waits for causes one."""
     store = plain_log.store
     with Session(engine) as session:
         store.append(session, NoStream(), [make_event("a")])
@@ -91,7 +91,7 @@ def test_a_race_that_is_lost_in_the_middle_leaves_nothing(engine, plain_log: Log
         fast.commit()
         thread.join()
         assert [(error.aggregate_id, error.actual) for error in caught] == [("b", 1)]
-        store.append(slow, Exact(1), [make_event("b")])  # the transaction goes on, and what it wrote is undone
+        store.append(slow, Exact(1), [make_event("b")])  # the transaction stays usable, and its writes are undone
         slow.commit()
     assert plain_log.heads() == {"a": 1, "b": 2}
 
@@ -106,7 +106,7 @@ def test_one_round_trip(plain_log: Log, statements: list[str]):
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 def test_no_deadlock_and_nothing_lost_whatever_the_order(engine, plain_log: Log, level: str):
-    """New and existing aggregates, in every order: each of the writers gets through, or loses and says so."""
+    """New and existing aggregates, in every order: each writer succeeds or gets a conflict."""
     store, outcomes = plain_log.store, []
     at_level = engine.execution_options(isolation_level=level)
 
@@ -126,7 +126,7 @@ def test_no_deadlock_and_nothing_lost_whatever_the_order(engine, plain_log: Log,
                     else:
                         session.commit()  # of nothing
                     outcomes.append("lost")
-                except OperationalError as error:  # at the commit, as SERIALIZABLE may
+                except OperationalError as error:  # at the commit, under SERIALIZABLE
                     assert (level, error.orig.sqlstate) == ("SERIALIZABLE", "40001")
                     outcomes.append("lost")
 

@@ -1,4 +1,4 @@
-"""``append(..., idempotent=True)``: for a caller who does not know whether its commit went through."""
+"""``append(..., idempotent=True)``, for a caller that does not know if its commit succeeded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_again_it_gives_the_first_result(log: Log, two, expected):
     transaction = log.begin()
     first = transaction.append(expected, two)
     transaction.commit()
-    transaction.append(AnyVersion(), [make_event()])  # whatever has been appended since
+    transaction.append(AnyVersion(), [make_event()])  # even after later appends
     again = transaction.append(expected, two, idempotent=True)
     assert (again.global_positions, again.from_version, again.to_version) == (
         first.global_positions,
@@ -79,7 +79,7 @@ def test_anything_else_is_a_duplicate(log: Log, two, change, expected):
     with pytest.raises(DuplicateEventError) as caught:
         transaction.append(expected, events, idempotent=True)
     assert set(caught.value.event_ids) == {event.event_id for event in events} & {event.event_id for event in two}
-    transaction.append(Exact(2), [make_event()])  # the transaction goes on
+    transaction.append(Exact(2), [make_event()])  # the transaction stays usable
     transaction.commit()
     assert log.heads() == {"u1": 3}
 
@@ -135,7 +135,7 @@ def test_a_conflict_is_still_a_conflict(log: Log, two):
 @pytest.mark.parametrize("expected", [NoStream(), AnyVersion()], ids=repr)
 @pytest.mark.parametrize("first_commits", [True, False])
 def test_the_first_attempt_may_still_be_in_flight(engine, plain_log: Log, two, expected, first_commits):
-    """The caller lost its connection; the server is about to commit, or to roll back, what it sent."""
+    """The caller lost its connection. The server will commit or roll back the first attempt."""
     store = plain_log.store
     with Session(engine) as first, Session(engine) as second:
         original = store.append(first, expected, two)

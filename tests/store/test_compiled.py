@@ -1,4 +1,4 @@
-"""What the store executes is compiled once for each engine, on every version of SQLAlchemy."""
+"""The store's statements are compiled once for each engine, on every version of SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counting(self: SQLCompiler, *args: Any, **kw: Any) -> None:
         init(self, *args, **kw)
-        if "SAVEPOINT" not in self.string:  # which SQLAlchemy compiles each time
+        if "SAVEPOINT" not in self.string:  # SQLAlchemy compiles this one each time
             texts.append(self.string)
 
     monkeypatch.setattr(SQLCompiler, "__init__", counting)
@@ -95,7 +95,7 @@ def test_nothing_is_compiled_twice_with_notifications(plain_log: Log, compiled: 
 
 
 def test_undoing_is_not_compiled_twice(plain_log: Log, compiled: list[str]):
-    """It takes a lost race to be executed; test_append_many has one."""
+    """It is executed only after a lost race; test_append_many has one."""
     undo = plain_log.store._appender._statements.undo
     with plain_log.engine.connect() as connection:
         connection.execute(undo, {"streams": "[]"})
@@ -106,7 +106,7 @@ def test_undoing_is_not_compiled_twice(plain_log: Log, compiled: list[str]):
 
 @pytest.mark.parametrize("options", [{}, {"paramstyle": "format"}, {"paramstyle": "pyformat"}], ids=repr)
 def test_parameters_arrive_as_core_would_send_them(engine: Engine, make_engine: Any, options: dict[str, Any]):
-    """Named or in order, used twice, the statement's own, and those that SQLAlchemy's types convert."""
+    """Parameters by name or position, used twice, from the statement itself, or converted by SQLAlchemy's types."""
     given, twice = bindparam("given", type_=JSON()), bindparam("twice", type_=Integer())
     statement = select(twice, cast(given, JSON)["a"].as_string(), literal("100 %"), twice + 1, bindparam("own", 7))
     parameters = {"given": {"a": "é %s"}, "twice": 5}
@@ -146,7 +146,7 @@ def test_listeners_see_every_append(log: Log):
 
 
 def test_a_listener_may_change_the_statement(plain_log: Log):
-    """As those do that add a comment for the server's log."""
+    """Such listeners add a comment for the server's log."""
 
     def commented(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> tuple[str, Any]:
         return f"/* request 5 */ {statement}", parameters
@@ -160,7 +160,7 @@ def test_a_listener_may_change_the_statement(plain_log: Log):
 
 @pytest.mark.parametrize("most", [1, 2, 1000])
 def test_a_session_of_each_tenant(engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int):
-    """Also when there are more of them than texts that are kept."""
+    """There are more tenants than texts that are kept."""
     monkeypatch.setattr(compiled_statements, "_MAX_TEXTS", most)
     store = EventStore()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The store with the options that engines and servers really have, and in schemas that change."""
+"""The store with the options that engines and servers have in production, and in schemas that change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.fix_store import ids, make_event, tenant
 
 
 def assert_everything_works(engine: Engine, store: EventStore) -> None:
-    """Append, conflict, duplicate, and every way to read gives what was appended."""
+    """Check appends, a conflict, a duplicate, and every way to read."""
     moment = datetime(2026, 3, 29, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=45)))
     for name in ("first", "again"):  # the second time with statements and plans from caches
         first = make_event(name, payload=b"\x00\\\xff'", metadata={"ä": [1, 0.5, None]}, created_at=moment)
@@ -54,7 +54,7 @@ class TestEngines:
     @pytest.mark.parametrize(
         "options",
         [
-            {"poolclass": NullPool},  # each transaction on another connection, as behind PgBouncer
+            {"poolclass": NullPool},  # each transaction on another connection, like behind PgBouncer
             {"connect_args": {"prepare_threshold": None}, "poolclass": NullPool},
             {"connect_args": {"prepare_threshold": None}},
             {"connect_args": {"prepare_threshold": 0}},

@@ -1,4 +1,4 @@
-"""What the database's errors mean, whatever driver they come from."""
+"""The meaning of database errors, from every driver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pupsourcing_sa.errors import TablesMissingError, TransactionRequiredError
 from pupsourcing_sa.postgres.errors import is_lost_race, is_outage, raise_translated
 from tests.fix_store import Log, make_event
 
-#: What a trigger of the application's own does, which lacks something.
+#: A trigger of the application that needs a missing table.
 _BODIES = {
     "statement": "INSERT INTO audit_log SELECT 1;",
     "schema": "INSERT INTO audit.log SELECT 1;",

@@ -1,4 +1,4 @@
-"""Values that break encodings, quoting, limits and clocks: refused when the event is built, or given back unchanged."""
+"""Values that break encodings, quoting, limits and clocks: refused when the event is built, or returned unchanged."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def sizes(daily: int, exhaustive: int) -> pytest.MarkDecorator:
 def assert_equal(appended: Event, found: PersistedEvent) -> None:
     for field in FIELDS:
         assert getattr(found, field) == getattr(appended, field), field
-    # Not compared as they are: == is never true of an hour that comes twice and another zone.
+    # Compared in UTC: == is never true between two time zones for an hour that is repeated.
     assert found.created_at == appended.created_at.astimezone(UTC)
 
 
 def assert_given_back(transaction: Transaction, *events: Event) -> None:
-    """By both ways to read, and as the result foretold; nothing is left in the log."""
+    """Check that both ways to read return the events, at the positions of the result. Leave nothing in the log."""
     first = events[0]
     result = transaction.append(AnyVersion(), events)
     stream = transaction.read_aggregate_stream(first.aggregate_type, first.aggregate_id)
@@ -106,7 +106,7 @@ class TestText:
             return "".join(chance.choices("abcdefghijkl", k=length))
 
         assert_given_back(transaction, make_event(text(2000)))
-        # The second has no room in a page, which PostgreSQL finds out elsewhere.
+        # The second one does not fit into a page, which PostgreSQL detects in another place.
         for name, size in [("aggregate_id", 6000), ("aggregate_id", 50_000), ("aggregate_type", 6000)]:
             event = make_event(**{"aggregate_id": "u1", name: text(size)})
             for append in (
@@ -181,7 +181,7 @@ class TestSizes:
 class TestMetadata:
     def test_any_json(self, transaction: Transaction):
         for value in [
-            # JSONB holds decimals: of floats above 1e22 it gives back integers, which are not equal to them.
+            # JSONB stores decimals: it returns floats above 1e22 as integers, which are not equal to them.
             10**30, -(10**300), 2**64, 0.1, 1e-300, 5e-324, 1e16, 1e22, -0.0, 1.0, 1.50,
             True, None, "", [], {}, [[[]]], {"a.b": {"": {" ": 1}}}, {"\U0001f40d": "\U0010ffff", "ä": "\u202e"},
             {"b": 1, "a": {"d": 2, "c": [3, {"f": 4, "e": 5}]}}, "\\u0000", "'\"\\%s:name{}", {1: {True: None}},
@@ -208,7 +208,7 @@ class TestTimes:
             datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
             datetime(2026, 10, 25, 2, 30, fold=0, tzinfo=ZoneInfo("Europe/Berlin")),
             datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
-            datetime(2026, 3, 29, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")),  # an hour that was left out
+            datetime(2026, 3, 29, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")),  # an hour that was skipped
             datetime(1800, 1, 1, tzinfo=ZoneInfo("Europe/Amsterdam")),  # an offset with seconds
             datetime(2020, 1, 1, tzinfo=timezone(timedelta(microseconds=1))),
         ]:

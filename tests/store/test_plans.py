@@ -1,4 +1,4 @@
-"""The plans of the hot statements on a log of 200,000 events: each index is there because one of them uses it."""
+"""The plans of the hot statements on a log of 200,000 events: each index is used by one of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ EVENTS = 200_000
 def big_log(server: Engine, request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Two common types of aggregate and a rare one; aggregates of 20 events; a correlation id for one in a hundred.
 
-    Also as it is before VACUUM has been there, which before PostgreSQL 13 it seldom is where rows are only inserted: to
-    have a row's columns from the index alone is cheap only afterwards.
+    One variant has never been vacuumed. Before PostgreSQL 13, autovacuum rarely visits tables with inserts only, and an
+    index-only scan is cheap only after VACUUM.
     """
     with open_database(server) as engine:
         EventTables().metadata.create_all(engine)
@@ -57,9 +57,9 @@ def big_log(server: Engine, request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 @contextmanager
 def explained(engine: Engine) -> Iterator[list[str]]:
-    """The plans of the store's statements in the block, as PostgreSQL ran them.
+    """Yield the plans of the store's statements in the block.
 
-    Generic plans, made without knowing the values: what a connection uses that has prepared a statement.
+    They are generic plans, made without the values: a connection uses them for a prepared statement.
     """
     plans: list[str] = []
 
@@ -91,7 +91,7 @@ def explained(engine: Engine) -> Iterator[list[str]]:
 
 
 def rows_read(plan: str) -> int:
-    """Rows that the scans of tables and their indexes looked at, those that a filter removed included."""
+    """Return the number of rows that the scans read, including those that a filter removed."""
     scanned = 0
     for node in re.finditer(r"Scan[^\n]* on (?:events|aggregate_heads)[^\n]*rows=([\d.]+) loops=(\d+)", plan):
         scanned += round(float(node[1]) * int(node[2]))
@@ -117,7 +117,7 @@ def test_an_aggregate_stream(big_log: Engine, options, most: int):
         (Scope(), "events_pkey", 100),
         (Scope.of(aggregate_types={"Rare"}), "events_aggregate_type_global_position_idx", 40),
         (Scope.of(aggregate_types={"User", "Order", "Rare"}), "events_aggregate_type_global_position_idx", 400),
-        (Scope.of(aggregate_types={"User"}, event_types={"E1"}), "", 1000),  # either of the two will do
+        (Scope.of(aggregate_types={"User"}, event_types={"E1"}), "", 1000),  # either of the two is right
         (Scope.of(event_types={"E1"}), "events_pkey", 600),
         (Scope.of(correlation_id="c700"), "events_correlation_id_global_position_idx", 200),
         (Scope.of(aggregate_types={"User"}, correlation_id="c700"), "events_correlation_id_global_position_idx", 400),

@@ -17,7 +17,7 @@ from tests.fix_store import Log, Transaction, make_event
 
 
 def collect(log: Log, iterator: Any) -> list[Any]:
-    """What an iterator of either kind gives."""
+    """Return the elements of a sync or async iterator."""
     if not isinstance(iterator, AsyncIterator):
         return list(iterator)
 
@@ -95,7 +95,7 @@ class TestAggregateStream:
 
 @pytest.fixture
 def scoped(log: Log) -> Transaction:
-    """Positions 1 to 8: types of aggregate, of event, and correlation ids alternate."""
+    """Positions 1 to 8 with alternating aggregate types, event types and correlation ids."""
     transaction = log.begin()
     for number in range(8):
         event = make_event(
@@ -193,7 +193,7 @@ class TestLog:
             store.append(session, AnyVersion(), [make_event()])  # not in the reader's snapshot
             session.commit()
             assert len(store.read_events(reader, up_to=1)) == 1
-            assert store.stable_position(reader) == 1  # as old as the snapshot, and true
+            assert store.stable_position(reader) == 1  # as old as the snapshot, and valid
 
 
 def test_a_long_stream_takes_constant_memory(plain_log: Log):
@@ -212,7 +212,7 @@ def test_a_long_stream_takes_constant_memory(plain_log: Log):
     store, session = plain_log.store, transaction.session
     assert peak(lambda: store.iterate_events(session, page_size=100)) < 1_000_000
     assert peak(lambda: store.iterate_aggregate_stream(session, "User", "u1", page_size=100)) < 1_000_000
-    assert peak(lambda: store.read_aggregate_stream(session, "User", "u1")) > 5_000_000  # what it is compared with
+    assert peak(lambda: store.read_aggregate_stream(session, "User", "u1")) > 5_000_000  # the control
 
 
 class TestJsonPayload:

@@ -1,4 +1,4 @@
-"""The store in the sessions, engines and servers that applications really have."""
+"""The store in the sessions, engines and servers of real applications."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class TestSessions:
             store.append(session, NoStream(), [make_event()])
 
     def test_a_session_that_routes_writes_to_the_primary(self, engine: Engine, store: EventStore, make_engine):
-        """As in SQLAlchemy's own recipe; it can only tell by the statement."""
+        """SQLAlchemy has this recipe. It chooses the engine by the statement."""
         replica = make_engine("default_transaction_read_only=on")
 
         class Routing(Session):
