@@ -153,8 +153,8 @@ class TestRaces:
             transaction.commit()
         found = self.race(engine, plain_log.store, expected, level)
         assert found.count("won") == 1
-        # A writer that began after the winner's commit sees its version. Under READ COMMITTED, so does one that waited for
-        # it.
+        # A writer that began after the winner's commit sees its version. Under READ COMMITTED, so does one that waited
+        # for it.
         seen, unseen = found.count((expected.version or 0) + 1), found.count(None)
         assert seen + unseen == 49
         assert unseen == 0 or level != "READ COMMITTED"
