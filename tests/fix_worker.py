@@ -60,7 +60,7 @@ KINDS = {"sync": ("psycopg", False), "async": ("psycopg", True), "asyncpg": ("as
 
 
 class Recorder:
-    """Telemetry that keeps what it is told."""
+    """Telemetry that keeps its spans and events."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""What a worker is given, and what is wrong with it."""
+"""Arguments of a worker, and the mistakes in them."""
 
 from __future__ import annotations
 

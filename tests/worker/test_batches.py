@@ -1,4 +1,4 @@
-"""Where a batch ends, what it leaves in the table, and what is told of it."""
+"""The end of a batch: its size, its checkpoint and its telemetry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fix_worker import INSERT, Fleet, Recorder
 
 
 def transactions(fleet: Fleet, name: str) -> list[int]:
-    """How many events each transaction of a consumer has handled."""
+    """Return the number of events of each transaction of a consumer."""
     rows = fleet.query(
         "SELECT count(*) FROM seen WHERE consumer = :name GROUP BY xmin::text ORDER BY min(number)", name=name
     )

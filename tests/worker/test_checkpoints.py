@@ -205,7 +205,7 @@ class TestRecordFailure:
         found = checkpoint.lock(other)
         checkpoint.move(other, 7, found)
         other.commit()
-        assert park(5) == Failure(1, None)  # somebody else has passed it, and applied it a second time
+        assert park(5) == Failure(1, None)  # another transaction has passed it, and applied it a second time
         assert checkpoint.lock(session)[:5] == (7, 5, 1, True, 0.0)
         assert park(5, "worse") == Failure(1, None)
         assert session.scalar(select(checkpoint.tables.consumer_checkpoints.c.error)) == "bad"

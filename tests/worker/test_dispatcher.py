@@ -1,4 +1,4 @@
-"""What the dispatcher does about the log: how often it looks, what it publishes, what it complains of."""
+"""The dispatcher: how often it polls the log, which position it publishes, and its warnings."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class TestOutage:
                 assert lookout.terminate("query NOT LIKE 'LISTEN %'")
 
     def test_a_look_that_is_never_answered_is_given_up(self, engine: Engine, kind: str):
-        """Over a connection that has died without a word; whoever waits for TCP waits for hours."""
+        """The connection has died silently, and TCP would wait for hours."""
         tables = make_tables(engine)
         with Proxy(engine) as proxy:
             there = create_engine(proxy.url)

@@ -122,7 +122,7 @@ def test_no_batch_begins_with_the_stable_position_of_another_server(sync_fleet: 
 
 
 def test_the_log_may_be_in_another_database_than_the_checkpoints(sync_fleet: Fleet, server: Engine):
-    """What counts is where the events are."""
+    """The place of the events counts."""
     fleet = sync_fleet
     log = fleet.store.tables
     with open_database(server) as other:

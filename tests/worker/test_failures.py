@@ -106,7 +106,7 @@ def test_what_ends_an_event_loop_is_a_failure_where_there_is_none(sync_fleet: Fl
 
 
 def test_work_that_raises_stop_iteration_ends(engine: Engine):
-    """StopIteration, as by a hook of the pool: whoever waits for the work would wait for ever."""
+    """A hook of the pool may raise it. A future does not take it, so that a task would wait forever."""
 
     def work(session: Session, bind: object) -> None:
         next(iter(()))

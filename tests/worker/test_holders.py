@@ -1,4 +1,4 @@
-"""Whoever is dead and holds a checkpoint is ended; anybody else is told of, and waited for."""
+"""The transaction of a dead node that holds a checkpoint is terminated; every other one is reported and waited for."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TestLook:
             assert held.holder.pid == connection.scalar(select(func.pg_backend_pid()))
 
     def test_a_holder_that_cannot_be_determined(self, engine: Engine, checkpoint: Checkpoint, row: Table):
-        """Rather nobody than an innocent, whom somebody might end: several who share it, a savepoint of psql's."""
+        """An operator might terminate the wrong one: several transactions share the lock, or a savepoint of psql has it."""
         with engine.connect() as connection, engine.connect() as other:
             other.execute(row.update().where(row.c.partition == 2).values(attempts=1))
             with connection.begin_nested():
@@ -132,7 +132,7 @@ class TestLook:
             assert look(engine, checkpoint) is None
 
     def test_a_transaction_id_of_another_transaction(self, engine: Engine, checkpoint: Checkpoint, row: Table):
-        """Numbers come again, and a copy of a database has tables of the same oids."""
+        """Transaction ids are reused, and a copy of a database has tables with the same oids."""
         statement = HolderQuery(checkpoint)._find
         with engine.connect() as other, engine.connect() as copied, engine.connect() as last:
             number = other.scalar(select(func.txid_current()))

@@ -1,4 +1,4 @@
-"""How large the next batch is: pure, without a clock and a session."""
+"""The size of the next batch: pure, without a clock and a session."""
 
 from __future__ import annotations
 

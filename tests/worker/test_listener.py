@@ -243,7 +243,7 @@ class TestLoss:
             lookout.listens(6)
 
     def test_it_manages_without_notifications(self, engine: Engine, kind: str, caplog: pytest.LogCaptureFixture):
-        """A dead connection that has not been told, a pooler, a store without a channel: they look the same."""
+        """A connection that died silently, a pooler, and a store without a channel look the same."""
         with Lookout(engine, kind, **POLL | {"reconcile_interval": 0.02}) as lookout:
             lookout.listens()
             for number in range(1, 4):
@@ -302,7 +302,7 @@ class Connection:
 
 
 class TestHandover:
-    """Of a connection that a thread has opened, to somebody who may be gone."""
+    """Of a connection that a thread has opened, to a receiver that may be gone."""
 
     def test_it_is_taken(self):
         handover, connection = _Handover(), Connection()

@@ -1,4 +1,4 @@
-"""A worker tells of transactions that keep it from a checkpoint, once of each, and goes on when they end."""
+"""A worker reports each transaction that keeps it from a checkpoint once, and continues when the transaction ends."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_no_node_is_presumed_dead_right_after_an_outage(group: Group):
     group.do(membership.join)
     for each in (node, other):
         group.age(each, 60)
-    group.clock.seconds += 60  # nobody could write for a minute
+    group.clock.seconds += 60  # no node could write for a minute
     group.do(membership.tick)
     assert group.nodes() == {node, other}
     for _ in range(4):
@@ -204,7 +204,7 @@ def test_a_dead_node_is_removed_and_no_other_whatever_the_settings(group: Group,
 
 
 def test_a_node_that_is_leaving_does_not_join(group: Group):
-    """A start that was given up may go on in its thread."""
+    """A start that was given up may continue in its thread."""
     _, membership = group.node(a=1)
     membership.abandon_join()
     group.do(membership.leave)

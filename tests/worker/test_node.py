@@ -1,4 +1,4 @@
-"""What a node does besides running batches, and that nothing keeps it from it."""
+"""The work of a node besides batches; nothing keeps it from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.waiting import patiently
 
 
 class TestMovedBack:
-    """A checkpoint that somebody has moved back, for a read model to be built again while workers run."""
+    """An operator has moved a checkpoint back, to rebuild a read model while workers run."""
 
     def test_an_idle_consumer_continues_from_there(self, both_fleets: Fleet, caplog: pytest.LogCaptureFixture):
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
@@ -180,7 +180,7 @@ def test_a_read_model_rebuilt_during_a_batch_has_each_event_once(fleet: Fleet):
 
 
 def test_a_node_that_waits_for_its_last_batch_stays_alive(fleet: Fleet, lingering: Lingering):
-    """Else others would take it for dead, and end the transaction."""
+    """Otherwise other nodes would presume it dead, and terminate the transaction."""
     fleet.append()
     worker = fleet.worker(lingering.consumer, heartbeat_interval=0.05, shutdown_timeout=patiently(60.0))
     thread = fleet.start(worker)
@@ -215,7 +215,7 @@ def engine_of(fleet: Fleet, there: Engine) -> Engine:
 
 
 def test_a_heartbeat_that_is_never_answered_leaves_time_for_another(every_fleet: Fleet, engine: Engine):
-    """Before another node takes this one for dead."""
+    """Before another node presumes this one dead."""
     fleet, recorder = every_fleet, Recorder()
     times = {"heartbeat_interval": 0.2, "heartbeat_timeout": patiently(4.0)}
     other = fleet.worker(fleet.see("all"), telemetry=recorder, **times)
@@ -244,7 +244,7 @@ def test_a_heartbeat_that_is_never_answered_leaves_time_for_another(every_fleet:
 
 
 def test_a_node_ends_when_its_server_stops_answering(every_fleet: Fleet, engine: Engine):
-    """Although drivers wait for the end of a query that they are to end, and do so for each of them."""
+    """Even though drivers wait for the end of each query that they cancel."""
     fleet, is_in_query, is_in_tick = every_fleet, threading.Event(), threading.Event()
     lock = text("SELECT pg_advisory_xact_lock(1)")
 
@@ -307,7 +307,7 @@ sys.exit(any(process.exitcode for process in processes))
 
 
 def test_processes_forked_after_the_worker_was_made_are_nodes_of_their_own(sync_fleet: Fleet):
-    """With one id, the first to stop would take the partitions from all of them, and nobody else give them back."""
+    """With one id, the first to stop would take the partitions from all of them, and no node would give them back."""
     url = sync_fleet.engine.url.render_as_string(hide_password=False)
     with subprocess.Popen([sys.executable, "-c", FORKING, url], stdin=subprocess.PIPE) as processes:
         nodes = "SELECT count(DISTINCT pid) FROM worker_nodes"

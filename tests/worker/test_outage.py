@@ -1,4 +1,4 @@
-"""What is logged about an outage."""
+"""Log messages about an outage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A partition that is parked stands still until somebody has dealt with the event that fails."""
+"""A parked partition is not run until an operator has dealt with the failing event."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_after_max_attempts(both_fleets: Fleet, caplog: pytest.LogCaptureFixture
     parked = [record for record in caplog.records if record.message == "handler failed; partition is parked"]
     assert [(record.levelno, record.consumer, record.attempts) for record in parked] == [(logging.ERROR, "failing", 3)]
     fleet.stop()
-    assert failing.attempts == 1 + 3  # the first one only told which event to try alone
+    assert failing.attempts == 1 + 3  # the first one only showed which event to isolate
 
 
 def test_it_continues_when_it_is_no_longer_parked(fleet: Fleet):

@@ -1,4 +1,4 @@
-"""A batch that does not end is told of while it runs."""
+"""A batch that does not end is reported while it runs."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_it_waits_for_a_database_that_comes_back(both_fleets: Fleet, engine: Eng
 
 
 def test_the_checkpoint_of_an_idle_consumer_follows_an_idle_log(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
-    """Else its lag would grow for ever, with nothing to do about it."""
+    """Otherwise its lag would grow forever."""
     monkeypatch.setattr("pupsourcing_sa.worker.processing.limits._IDLE_SECONDS", 0.2)
     fleet.append(5)
     fleet.start(fleet.worker(fleet.see("idle", event_types={"Nothing"})))
@@ -216,7 +216,7 @@ Worker(sessionmaker(create_engine(sys.argv[1])), EventStore(), [handle], config=
 
 
 def test_a_process_ends_even_when_its_log_is_not_read(sync_fleet: Fleet):
-    """As when a log collector hangs: whoever logs waits for ever once the pipe is full, also the one who gives up."""
+    """A log collector may hang. Once the pipe is full, every thread that logs waits, even the one that gives up."""
     sync_fleet.append()
     url = sync_fleet.engine.url.render_as_string(hide_password=False)
     with subprocess.Popen([sys.executable, "-c", UNREAD, url], stderr=subprocess.PIPE) as process:

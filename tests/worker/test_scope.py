@@ -1,4 +1,4 @@
-"""Which events a consumer gets."""
+"""The events that a consumer gets."""
 
 from __future__ import annotations
 

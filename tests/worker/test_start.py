@@ -1,4 +1,4 @@
-"""What a worker meets when it starts."""
+"""The start of a worker: dead nodes, and servers that refuse or do not answer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refusals(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 class TestRefusal:
-    """By a server that answers, and lets nobody in."""
+    """By a server that answers, and refuses every connection."""
 
     @pytest.mark.parametrize("sqlstate", ["57P03", "53300"])  # it starts up; it has no connection left
     def test_a_temporary_one_is_logged_with_growing_delays(

@@ -66,7 +66,7 @@ def end(session: Session) -> None:
 
 
 def think_for_too_long(fleet: Fleet) -> Callable[[Session], None]:
-    """Longer than the server lets a transaction idle; nobody notices before the next statement."""
+    """Idle for longer than the server allows. The next statement notices it."""
 
     def think(session: Session) -> None:
         session.execute(text("SET idle_in_transaction_session_timeout = 1"))
@@ -131,7 +131,7 @@ def test_what_was_counted_stays_counted(fleet: Fleet):
 
 
 def test_a_race_that_is_always_lost_is_logged_and_not_recorded(fleet: Fleet, caplog: pytest.LogCaptureFixture):
-    """It holds up nothing that precedes it; whose fault it is, nobody knows."""
+    """It holds up no event before it. Which of the transactions is at fault is not known."""
     harmful, recorder = Harmful(3, lambda session: session.execute(DEADLOCK)), Recorder()
     fleet.append(5)
     fleet.start(fleet.worker(harmful.consumer(fleet), telemetry=recorder))
@@ -145,7 +145,7 @@ def test_a_race_that_is_always_lost_is_logged_and_not_recorded(fleet: Fleet, cap
 
 
 def test_batches_that_lose_races_get_smaller_and_grow_again(fleet: Fleet):
-    """As those of partitions that update the same rows: half of the first events lose, and nobody gets on otherwise."""
+    """Partitions may update the same rows: half of the first events lose, and larger batches would never succeed."""
     lost: set[int] = set()
 
     def lose(event: PersistedEvent) -> None:

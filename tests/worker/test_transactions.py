@@ -1,4 +1,4 @@
-"""A handler that ends its transaction is told so, and nothing of its batch is applied.
+"""A handler that ends its transaction gets an error, and nothing of its batch is applied.
 
 What it commits past the session is in `test_commits`.
 """

@@ -1,4 +1,4 @@
-"""What a batch, and a row of batches, may take before it is somebody else's turn."""
+"""The time that one batch, or several in a row, may take before the turn of another partition."""
 
 from __future__ import annotations
 
