@@ -96,7 +96,7 @@ class TestLook:
             assert held.holder.pid == connection.scalar(select(func.pg_backend_pid()))
 
     def test_a_holder_that_cannot_be_determined(self, engine: Engine, checkpoint: Checkpoint, row: Table):
-        """An operator might terminate the wrong one: several transactions share the lock, or a savepoint of psql has it."""
+        """An operator might terminate the wrong one: several share the lock, or a savepoint of psql has it."""
         with engine.connect() as connection, engine.connect() as other:
             other.execute(row.update().where(row.c.partition == 2).values(attempts=1))
             with connection.begin_nested():
