@@ -97,9 +97,11 @@ class TestReading:
 
         transaction = log.begin()
         if isinstance(log.store, AsyncEventStore):
-            status = transaction._run(read_status_async(transaction.session, log.store, group.tables))
+            status = transaction._run(
+                read_status_async(transaction.session, log.store, group.tables, heartbeat_timeout=19.0)
+            )
         else:
-            status = read_status(transaction.session, log.store, group.tables)
+            status = read_status(transaction.session, log.store, group.tables, heartbeat_timeout=19.0)
 
         assert abs((status.taken_at - datetime.now(UTC)).total_seconds()) < 60
         assert (status.last_position, status.stable_position, status.head) == (4, 4, 4)
@@ -107,7 +109,7 @@ class TestReading:
         found = {node.worker_id: node for node in status.nodes}
         assert (found[alive].consumers, found[alive].hostname, found[alive].pid) == (("mails", "orders"), "host", 7)
         assert not found[alive].is_silent
-        assert found[alive].heartbeat_age < 8
+        assert found[alive].heartbeat_age < 19
         assert found[silent].is_silent
         assert 20 <= found[silent].heartbeat_age < 60
         assert abs(status.taken_at - found[silent].started_at) < timedelta(seconds=60)
