@@ -1,25 +1,23 @@
 """Failure classification: the one module that says what counts as a failure of an event.
 
-=============  ====================================  =============================================  ===================
-kind           meaning                               recognised by                                  counts as a failure
-=============  ====================================  =============================================  ===================
-``LOST_RACE``  another transaction won: deadlock,    SQLSTATE 40001, 40P01                          no; retried soon,
-               serialization failure                                                                with fewer events
-``OUTAGE``     the connection was lost, or could     SQLSTATE class 08, 53300, 57P01, 57P02,        no; retried with
-               not be made; the server restarts      57P03; a connection that SQLAlchemy has        back-off
-                                                     invalidated; a connection that no server has
-                                                     answered; a timeout of the pool; the lost
-                                                     connection of the batch itself
-``HANDLER``    anything else that a handler or the   none of the above                              yes; may park the
-               commit of its writes raises                                                          partition
-=============  ====================================  =============================================  ===================
+::
+
+    kind       recognised by                                             consequence
+    LOST_RACE  SQLSTATE 40001 (serialization failure), 40P01 (deadlock)  does not count; retried soon with fewer events
+    OUTAGE     SQLSTATE class 08 (connection), 53300 (too many           does not count; retried with back-off
+               connections), 57P01 to 57P03 (shutdown, crash, start);
+               an operational error without SQLSTATE: no server answers;
+               a connection that SQLAlchemy has invalidated;
+               a timeout of the pool; the lost connection of the batch
+    HANDLER    anything else that a handler, or the commit of its        counts; retried with back-off; may park the
+               writes, raises                                            partition
 
 To move an SQLSTATE to another kind, edit the sets in `pupsourcing_sa.postgres.errors`. To add a kind, add a member to
 `FailureKind` and a rule to `_kind_of`; `classify` decides which kind wins.
 
-A handler may wrap a database error in an error of its own, or let the bare error of the driver through. Therefore every
-cause, context and member of an exception group is examined. Errors without an SQLSTATE that were raised past SQLAlchemy
-are not examined: if the connection of the batch was lost, the caller knows it from the connection.
+A handler may wrap a database error in an error of its own. Therefore every cause, context and member of an exception
+group is examined. A handler may also use the driver directly: of its bare errors, only those with an SQLSTATE are
+recognised. For the others, the caller asks the connection of the batch whether it is lost.
 """
 
 from __future__ import annotations

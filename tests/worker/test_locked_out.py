@@ -181,7 +181,7 @@ def test_a_role_without_the_privilege_is_logged_once(sync_fleet: Fleet, caplog: 
         finally:
             fleet.stop()
             fleet.engine = owner
-    told = [record for record in caplog.records if "may not terminate" in record.message]
+    told = [record for record in caplog.records if "not allowed to terminate" in record.message]
     assert [record.levelno for record in told] == [logging.WARNING]
     assert told[0].exc_info is not None
     assert isinstance(told[0].exc_info[1], DBAPIError)

@@ -56,7 +56,7 @@ class BatchRequest:
         max_events: maximum number of events. An event that has failed before is handled alone.
         window: maximum number of positions to read. A gap in the log that follows them counts as read.
         checkpoint_threshold: number of positions without events of the scope over which the checkpoint moves.
-        ends_at: time at which to commit the events that are handled by then; a ``handle_batch`` gets all events.
+        ends_at: time at which to commit the events that are handled by then; a ``handle_batch`` has all events by then.
         ignore_retry_time: retry a failing event before its time.
     """
 
@@ -87,8 +87,8 @@ class BatchTransaction:
 
     Args:
         context: the partition.
-        is_stopping: returns True if the batch shall end with the current event. The event loop sets it, and the batch's
-            thread reads it.
+        is_stopping: returns True once the batch must end with the current event. The event loop sets it, and the
+            batch's thread reads it.
     """
 
     def __init__(self, context: PartitionContext, is_stopping: Callable[[], bool]) -> None:
@@ -208,7 +208,7 @@ class BatchTransaction:
         request: BatchRequest,
         progress: BatchProgress,
     ) -> None:
-        """Call the handler with one event after the other, until the batch shall end."""
+        """Call the handler with one event after the other, until the batch must end."""
         check, clock, is_stopping, ends_at = guard.check, self._context.clock, self._is_stopping, request.ends_at
         for number, event in enumerate(progress.events):
             progress.current = number

@@ -29,7 +29,7 @@ class PartitionContext:
         checkpoint: the checkpoint of the partition.
         execution: runs database work, in threads or greenlets.
         config: the worker's settings.
-        is_aborted: returns True if running batches shall be rolled back. The event loop sets it, threads read it.
+        is_aborted: returns True once running batches must roll back. The event loop sets it, threads read it.
         hooks: telemetry.
         worker_id: the node that the partition is assigned to; ``None`` in a drain.
         clock: returns seconds, as ``time.monotonic`` does.

@@ -108,5 +108,5 @@ def _handler_committed(checkpoint: Checkpoint, first: int, last: int) -> Handler
         f"a handler of consumer {checkpoint.consumer_name!r} committed past the session, for example by executing "
         f"COMMIT: all or some writes of the events from {first} to {last} are committed without the checkpoint of "
         f"partition {checkpoint.partition}. To continue, inspect the writes; undo them, or set last_position to the "
-        "last event whose writes shall stay; then set parked_at to NULL. Otherwise the events are applied twice"
+        "last event whose writes you keep; then set parked_at to NULL. Otherwise the events are applied twice"
     )

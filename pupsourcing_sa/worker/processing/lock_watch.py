@@ -100,7 +100,7 @@ class HolderQuery:
             terminate_dead: terminate the holder if its node is dead.
 
         Raises:
-            DBAPIError: with ``terminate_dead``, this role must not terminate a backend of another role.
+            DBAPIError: with ``terminate_dead``, this role is not allowed to terminate the backend of another role.
         """
         statement = self._find_and_terminate if terminate_dead else self._find
         row = connection_of(session, self._table.update()).execute(statement).first()
@@ -157,8 +157,8 @@ class LockWatch:
         self._details = context.details
         self._may_terminate = True
 
-    async def locked(self) -> None:
-        """Deal with a lock that a batch did not get: terminate a dead node's transaction, or warn."""
+    async def inspect(self) -> None:
+        """Find the holder of a lock that a batch did not get; terminate it if its node is dead, or warn."""
         try:
             lock = await self._context.execution(
                 self._context.name, partial(self._find, terminate_dead=self._may_terminate)
@@ -168,7 +168,7 @@ class LockWatch:
                 raise
             self._may_terminate = False
             _logger.warning(
-                "a dead node holds the checkpoint, and this role may not terminate its backend; "
+                "a dead node holds the checkpoint, and this role is not allowed to terminate its backend; "
                 "grant it pg_signal_backend",
                 exc_info=True,
                 extra=self._details,
@@ -185,7 +185,7 @@ class LockWatch:
             _logger.warning("checkpoint is locked by another transaction; waiting", extra=details)
             self._context.hooks.event("worker.locked_out", **details)
 
-    def unlocked(self) -> None:
+    def released(self) -> None:
         """Note that a batch got the lock."""
         if self._timer.has_ended():
             _logger.info("checkpoint is no longer locked", extra=self._details)

@@ -103,9 +103,9 @@ class Processor(Service):
         """Run a turn. Return the seconds until the next one; ``None`` if there is none."""
         try:
             if await self._turns.run(up_to, self._stable.server_identity):
-                self._lock_watch.unlocked()
+                self._lock_watch.released()
                 return 0.0
-            await self._lock_watch.locked()
+            await self._lock_watch.inspect()
             return self._context.config.max_poll_interval
         except (PartitionParkedError, ShuttingDown):
             return None

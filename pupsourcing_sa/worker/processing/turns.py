@@ -75,7 +75,7 @@ class Turns:
     Args:
         context: the partition.
         failures: is informed of batches that succeed.
-        stopping: set when no new batch shall begin, and the running one shall end with the current event.
+        stopping: once it is set, no batch begins, and the running one ends with the current event.
 
     Attributes:
         state: the state of the partition; written by the event loop only.
