@@ -11,6 +11,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from pupsourcing_sa import __version__
+from pupsourcing_sa.cli._console import discard_output
 from pupsourcing_sa.cli._demo import demo
 from pupsourcing_sa.cli._errors import fail, usage_message
 from pupsourcing_sa.cli._help import Group
@@ -58,6 +59,12 @@ class Application(Group):
     help=_HELP,
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
+    examples=[
+        "pupsourcing-sa demo",
+        "pupsourcing-sa init migrations",
+        "pupsourcing-sa worker myapp.worker:worker --processes 4",
+        "pupsourcing-sa status --database-url postgresql://localhost/shop",
+    ],
     exit_status={
         0: "success",
         1: "failure",
@@ -97,6 +104,12 @@ def run(arguments: Sequence[str], *, owns_process: bool) -> int:
         return fail(error.message, error.exit_code)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
+    except BrokenPipeError as error:
+        # click prints --help and --version. An error of a handler has a note.
+        if hasattr(error, "__notes__"):
+            raise
+        discard_output()
+        return 0
     except Exception as error:
         if not _is_explained_by_message(error):
             raise

@@ -11,7 +11,7 @@ from pupsourcing_sa.errors import MissingExtraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["open_console", "write"]
+__all__ = ["discard_output", "open_console", "write"]
 
 
 def open_console(*, to_stderr: bool = False) -> Console:
@@ -32,5 +32,9 @@ def write(text: str) -> None:
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
-        # Python flushes what is left in the buffer when the process exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
+
+
+def discard_output() -> None:
+    """Discard the buffer of standard output, whose pipe is closed. Python would fail to flush it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

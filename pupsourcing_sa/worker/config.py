@@ -117,12 +117,12 @@ class WorkerConfig:
         metadata=_seconds(
             "Nodes",
             "Presume a node dead after this time without a heartbeat. Other nodes then take over its partitions and "
-            "terminate its open batches. At least twice the heartbeat interval.",
+            "terminate the transactions of its batches. At least twice the heartbeat interval.",
         ),
     )
     rebalance_interval: float = field(
         default=1.0,
-        metadata=_seconds("Nodes", "Time between two checks of which partitions are assigned to the node."),
+        metadata=_seconds("Nodes", "Time between two checks of the partitions that are assigned to the node."),
     )
     retry_delay: float = field(
         default=0.5,
@@ -147,7 +147,7 @@ class WorkerConfig:
         default=30.0,
         metadata=_seconds(
             "Failures and shutdown",
-            "Time that running batches have to finish after a stop request. After it they are rolled back.",
+            "Time for running batches to finish after a stop request. Batches that still run are then rolled back.",
         ),
     )
 

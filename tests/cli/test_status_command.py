@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from datetime import timedelta
 from typing import Any
@@ -14,7 +16,7 @@ from sqlalchemy import Engine, func, text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, WorkerTables
-from tests.fix_command import Command
+from tests.fix_command import COMMAND, Command
 from tests.fix_postgres import new_schema
 from tests.fix_store import make_event
 
@@ -131,6 +133,19 @@ def test_json(command: Command, group: Group, monkeypatch: pytest.MonkeyPatch):
     missing = command("status")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "pip install 'pupsourcing-sa[cli]'" in missing.stderr
+
+
+def test_a_closed_pipe_does_not_change_the_exit_status(group: Group):
+    group.partition("orders", None)
+    environment = os.environ | {"DATABASE_URL": group.engine.url.render_as_string(hide_password=False)}
+    process = subprocess.Popen(
+        [COMMAND, "status", "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        assert (stderr.read(), process.wait()) == (b"", 3)
 
 
 def test_what_holds_the_stable_position_back(command: Command, group: Group):

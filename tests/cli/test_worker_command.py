@@ -428,6 +428,15 @@ def test_help_of_the_module_without_docstrings():
     assert done.stdout.split() == run_in_process("worker", "--help").stdout.split()
 
 
+def test_help_into_a_closed_pipe():
+    process = subprocess.Popen([COMMAND, "worker", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        assert (stderr.read(), process.wait()) == (b"", 0)
+
+
 def test_without_click():
     program = "import sys; sys.modules['click'] = None; from pupsourcing_sa.cli import main; sys.exit(main(['status']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
