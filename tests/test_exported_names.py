@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-import pytest
-
 import pupsourcing_sa
 from pupsourcing_sa import errors
 
@@ -24,11 +22,9 @@ PROGRAMS = {"pupsourcing_sa.__main__", "pupsourcing_sa.testing._postgres_keeper"
 MODULES = {module.name for module in pkgutil.walk_packages(pupsourcing_sa.__path__, "pupsourcing_sa.")} - PROGRAMS
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_every_all_is_true(name):
-    """Every name exists. ruff checks that the list is sorted."""
-    module = importlib.import_module(name)
-    assert all(hasattr(module, each) for each in getattr(module, "__all__", []))
+def test_every_module_can_be_imported():
+    for name in sorted(MODULES):
+        importlib.import_module(name)
 
 
 def test_every_error_has_one_root_and_can_be_raised():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg.errors
 import pytest
@@ -12,17 +12,15 @@ from pupsourcing_sa import AnyVersion, EventTables, NoStream
 from pupsourcing_sa.errors import TableNameError
 from tests.fix_guards import GuardedLog
 from tests.fix_postgres import new_schema
-from tests.fix_store import NAMES, make_event
+from tests.fix_store import NAMES, make_event, make_named_tables
 
 _ALLOW = "SET LOCAL pupsourcing_sa.allow_rewrite = 'on'"
 
 
 @pytest.fixture(params=NAMES)
-def log(request: pytest.FixtureRequest, engine: Engine) -> Iterator[GuardedLog]:
-    with new_schema(engine, NAMES[request.param].get("schema")):
-        log = GuardedLog(engine, NAMES[request.param])
-        log.tables.metadata.create_all(engine)
-        yield log
+def log(request: pytest.FixtureRequest, engine: Engine) -> GuardedLog:
+    make_named_tables(engine, request.param, guarded=True)
+    return GuardedLog(engine, NAMES[request.param])
 
 
 class TestAppendOnly:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, MetaData, inspect, text
+from sqlalchemy import Engine, inspect, text
 
 from pupsourcing_sa import EventTables
 from tests.fix_alembic import Autogenerate
-from tests.fix_postgres import new_schema
-from tests.fix_store import NAMES, Log
+from tests.fix_store import Log, make_named_tables
 from tests.migrations.test_adopting import DUMP
 from tests.migrations.test_upgrading import RELEASED, VERSIONS
+from tests.prepared_schemas import prepare
 from tests.store import test_append, test_append_many, test_append_once, test_reading
 from tests.store.test_append_once import two  # noqa: F401
 from tests.store.test_reading import scoped, ten  # noqa: F401
@@ -56,9 +56,12 @@ def _empty(engine: Engine, tables: EventTables) -> None:
 
 def _make(engine: Engine, variant: str) -> EventTables:
     if variant.startswith("guarded"):
-        tables = EventTables(MetaData(), **NAMES["custom" if "custom" in variant else "default"], guarded=True)
-        tables.metadata.create_all(engine)
-        return tables
+        return make_named_tables(engine, "custom" if "custom" in variant else "default", guarded=True)
+    prepare(engine, variant, lambda: _create(engine, variant))
+    return EventTables(guarded=variant != "go")
+
+
+def _create(engine: Engine, variant: str) -> None:
     if variant == "go":
         schema = str(inspect(engine).default_schema_name)
         with engine.begin() as connection, connection.connection.cursor() as cursor:
@@ -68,7 +71,6 @@ def _make(engine: Engine, variant: str) -> EventTables:
         tables = _migrated(engine, Path(RELEASED / variant / "dump.sql").read_text(), guarded=True)
     engine.dispose()  # connections with the search_path of the dump
     _empty(engine, tables)
-    return tables
 
 
 @pytest.fixture(
@@ -79,10 +81,9 @@ def _make(engine: Engine, variant: str) -> EventTables:
 )
 def log(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Log]:
     variant, kind = request.param
-    with new_schema(engine, NAMES["custom"]["schema"] if "custom" in variant else None):
-        log = Log(engine, _make(engine, variant), kind)
-        yield log
-        log.close()
+    log = Log(engine, _make(engine, variant), kind)
+    yield log
+    log.close()
 
 
 @pytest.fixture

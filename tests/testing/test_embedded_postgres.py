@@ -101,7 +101,11 @@ def test_nothing_is_left_behind_after_an_exception_and_with_a_connection_open(te
     engine.dispose()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive), signal.SIGKILL],
+    ids=lambda number: number.name,
+)
 def test_nothing_is_left_behind_when_the_process_is_ended_by(number: signal.Signals, temporary: Path) -> None:
     with _start(_PROGRAM.format(forks=False)) as process:
         assert process.stdout is not None
@@ -111,7 +115,11 @@ def test_nothing_is_left_behind_when_the_process_is_ended_by(number: signal.Sign
     wait_until(lambda: _is_clean(temporary))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGKILL],
+    ids=lambda number: number.name,
+)
 def test_nothing_is_left_behind_when_the_start_is_ended_by(number: signal.Signals, temporary: Path) -> None:
     with _start(_PROGRAM.format(forks=False)) as process:
         wait_until(lambda: list(temporary.iterdir()))
