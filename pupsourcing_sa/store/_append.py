@@ -88,10 +88,10 @@ def event_parameters(appends: Sequence[Append], *, has_json_payload: bool) -> di
     offset = 1
     for stream, append in enumerate(appends, 1):
         for event in append.events:
-            size = len(event.payload)
-            start = f'{{"stream":{stream},"number":{len(rows) + 1},"start":{offset},"size":{size},'
-            rows.append(start + event._rest_json)
-            payloads.append(event.payload)
+            payload, rest = event.payload, event._rest_json
+            size = len(payload)
+            rows.append(f'{{"stream":{stream},"number":{len(rows) + 1},"start":{offset},"size":{size},{rest}')
+            payloads.append(payload)
             offset += size
     return {"events": f"[{','.join(rows)}]", "payloads": b"".join(payloads)}
 
