@@ -16,7 +16,7 @@ from unittest.mock import MagicMock, patch
 from uuid import UUID
 
 import sqlglot
-from sqlalchemy import ClauseElement
+from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
@@ -35,6 +35,8 @@ from pupsourcing_sa.worker.coordination.assignments import Assignments
 from pupsourcing_sa.worker.coordination.nodes import Nodes
 from pupsourcing_sa.worker.partition import Partition
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
+from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.lock_watch import HolderQuery
 
 __all__ = ["DIRECTORY", "files", "formatted", "rendered", "statements"]
 
@@ -68,6 +70,7 @@ def _groups() -> dict[str, list[tuple[str, ClauseElement]]]:
         "checkpoints.sql": [*_attributes(CheckpointStatements(workers))],
         "locks.sql": [
             ("checkpoint_locks", checkpoint_locks(workers)),
+            *_recorded(_find_and_terminate, workers),
             *_recorded(limit_transaction, 0.5, "lock_timeout"),
         ],
         "nodes.sql": [*_methods(Nodes(workers), _node_arguments)],
@@ -140,14 +143,18 @@ def _methods(owner: Any, arguments: dict[str, tuple[Any, ...]]) -> Iterator[tupl
         yield from _recorded(getattr(owner, name), *arguments.get(name, ()))
 
 
+def _find_and_terminate(connection: Any, tables: WorkerTables) -> None:
+    HolderQuery(Checkpoint(tables, "orders", 0)).find(connection, terminate_dead=True)
+
+
 def _recorded(call: Callable[..., Any], *arguments: Any) -> Iterator[tuple[str, ClauseElement]]:
-    connection = MagicMock()
+    connection = MagicMock(spec=Connection)
     with patch("os.getpid", return_value=4711), patch("socket.gethostname", return_value="host"):
         call(connection, *arguments)
     executed = (first for mock_call in connection.mock_calls for first in mock_call.args[:1])
     statements = [argument for argument in executed if isinstance(argument, ClauseElement)]
     for number, statement in enumerate(statements, 1):
-        yield call.__name__ + (f", {number}" if len(statements) > 1 else ""), statement
+        yield call.__name__.lstrip("_") + (f", {number}" if len(statements) > 1 else ""), statement
 
 
 _node_arguments: dict[str, tuple[Any, ...]] = {
