@@ -103,7 +103,7 @@ async def _main(engine: Engine, driver: str | None, make: MakeService, disturban
     await asyncio.sleep(0)
     timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
     assert not timers, "a timer is left"
-    # A thread that works for the service gives its connection back, in its own time.
+    # A thread that works for the service returns its connection when it is done.
     deadline = loop.time() + patiently(SECONDS)
     while own.pool.checkedout():
         assert loop.time() < deadline, "a connection is left"
@@ -114,7 +114,7 @@ async def _main(engine: Engine, driver: str | None, make: MakeService, disturban
 
 
 class _Steps:
-    """Counts the awaits at which tasks are suspended, and disturbs the service at one of them."""
+    """Counter of the awaits at which tasks are suspended. It disturbs the service at one of them."""
 
     def __init__(self, at: int) -> None:
         self.number = 0

@@ -1,7 +1,7 @@
 """Workers of several kinds, run in threads of the test, and what they have done.
 
 A worker has a ``sessionmaker`` (``sync``), or an ``async_sessionmaker`` over psycopg (``async``) or asyncpg. A test
-chooses by its fixture on which of them it runs every day, and on which only with ``make test-all``:
+chooses its workers by its fixture: those of the daily run, and those of ``make test-all`` only:
 
 ============  ================  ==============  ======================================================
 fixture       every day         exhaustive      for a test of

@@ -3,9 +3,8 @@
 Docstrings, comments, messages, help texts and pages have many readers whose first language is not English. This test
 finds constructions that have to be read twice. It does not find all of them: a text that passes may be hard to read.
 
-To remove an entry from `NOT_YET`, rewrite the texts of that package or file. Then run this test and delete the entry
-when the test asks for it. The list only shrinks: an entry without findings fails the test, and a new file outside the
-listed paths has to be clean from the start. To see the findings of one path, listed or not, run
+In the package and in texts for users, everything is checked. Of tests, only docstrings and comments are, and their
+functions may be described in any form except a question. To see the findings of one path, run
 ``python -m tests.test_language pupsourcing_sa/store``.
 """
 
@@ -22,14 +21,6 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-#: Paths that still have to be rewritten. Blank lines between them keep two removals from conflicting in a merge.
-_NOT_YET = """
-tests/fix_
-
-tests/worker/
-"""
-NOT_YET = _NOT_YET.split()
 
 #: No docstring begins with one of these: the reader learns only at the end of the sentence what it is about.
 _QUESTION_WORDS = """
@@ -84,7 +75,6 @@ PHRASES = {
     r"gives(?! (up|back|way))": "returns, yields, has",
     r"need be": "if necessary",
     r"(stand|stands|standing|stood) still": "is stalled, is paused, hangs",
-    r"disturb(s|ed|ance|ances|ing)?": "interrupt",
     r"(crew|hire|hires|hired|dismiss|dismisses|dismissed)": "processor pool, start, stop",
     r"(head of the log|log's head)": "last position: the head is the aggregate's row",
     r"(will|to|and) try again": "retry",
@@ -235,30 +225,9 @@ def _findings() -> dict[str, list[Finding]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def findings() -> dict[str, list[Finding]]:
-    return _findings()
-
-
-def _is_covered(path: str, entry: str) -> bool:
-    return path == entry or (entry.endswith(("/", "_")) and path.startswith(entry))
-
-
-def test_texts_are_in_plain_english(findings: dict[str, list[Finding]]) -> None:
-    problems = [
-        str(finding)
-        for path, found in findings.items()
-        if not any(_is_covered(path, entry) for entry in NOT_YET)
-        for finding in found
-    ]
+def test_texts_are_in_plain_english() -> None:
+    problems = [str(finding) for found in _findings().values() for finding in found]
     assert not problems, "\n" + "\n".join(problems)
-
-
-def test_rewritten_paths_are_no_longer_listed(findings: dict[str, list[Finding]]) -> None:
-    clean = sorted(
-        entry for entry in NOT_YET if not any(found for path, found in findings.items() if _is_covered(path, entry))
-    )
-    assert not clean, f"these have no findings left; remove them from NOT_YET in tests/test_language.py: {clean}"
 
 
 def test_the_reader_finds_bad_texts() -> None:

@@ -1,4 +1,4 @@
-"""Handlers on the event loop that are cancelled: by themselves, which is a failure, or by the worker, which is none."""
+"""Cancelled handlers on the event loop: by themselves, which counts as a failure, or by the worker, which does not."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_drain_raises_it(async_fleet: Fleet, handler: Any):
 def test_a_processor_that_is_cancelled_later_is_logged_and_replaced(
     async_fleet: Fleet, caplog: pytest.LogCaptureFixture
 ):
-    """Nobody knows by which event."""
+    """The event that caused it is unknown."""
 
     def told() -> list[logging.LogRecord]:
         return [each for each in caplog.records if each.message == "processor was cancelled, but not by the worker"]
@@ -186,7 +186,7 @@ async def by_a_timeout_around_it(session: AsyncSession) -> None:
 
 
 def test_a_time_limit_of_the_handler_is_its_failure(async_drivers: Fleet):
-    """Although SQLAlchemy throws the connection away, as it does with one that was lost."""
+    """The failure counts even though SQLAlchemy invalidates the connection, as if it were lost."""
 
     def slow(wait: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
         @consumer(wait.__name__, max_attempts=2)

@@ -1,4 +1,4 @@
-"""Lost races and outages: a table of exceptions, in every shape that a handler gives them."""
+"""Lost races and outages: a table of exceptions, in every shape in which a handler can raise them."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_by_sqlstate_in_every_shape(server: Engine, kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_connection_is_asked(server: Engine, kind: str):
-    """It knows even when nothing of the exception is left, or when the driver's exception tells nothing."""
+    """It knows even when nothing of the exception is left, or when the driver's exception contains nothing."""
     backend = "SELECT pg_terminate_backend(pg_backend_pid())"
 
     def fail(connection: Connection) -> None:

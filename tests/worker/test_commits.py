@@ -197,8 +197,8 @@ def test_a_rollback_by_sql_is_a_failure_like_others(fleet: Fleet):
     assert fleet.seen("all") == [1, 2]
 
 
-def test_what_fails_after_the_commit_of_the_worker_is_none(fleet: Fleet):
-    """It is the one that was to be; the checkpoint is moved."""
+def test_an_error_after_the_commit_of_the_worker_is_ignored(fleet: Fleet):
+    """The commit is complete: the checkpoint is moved."""
 
     def fail(session: Session) -> None:
         raise ZeroDivisionError

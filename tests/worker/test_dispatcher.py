@@ -204,7 +204,7 @@ class TestStall:
 
 
 def test_polls_of_a_locked_log_do_not_pile_up(sync_fleet: Fleet):
-    """As by a migration. A thread that waits for it cannot be ended, and neither can its connection."""
+    """A migration may lock the log. A thread that waits for the lock cannot be ended, nor can its connection."""
     fleet, recorder = sync_fleet, Recorder()
     times = {"heartbeat_interval": 0.1, "heartbeat_timeout": patiently(0.4)}
     fleet.start(fleet.worker(fleet.see("all"), telemetry=recorder, **times))

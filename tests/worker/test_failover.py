@@ -88,7 +88,7 @@ def test_events_in_the_place_of_those_that_are_lost_are_not_skipped(replicated: 
 def test_connections_that_were_made_to_a_standby_are_not_used_again(
     server: Engine, every_fleet: Fleet, caplog: pytest.LogCaptureFixture
 ):
-    """While the primary's name leads to it; they would stay in the pool."""
+    """The primary's name led to the standby for a while. Without a check, the connections would stay in the pool."""
     fleet, name = every_fleet, every_fleet.engine.url.database
     fleet.append()
     fleet.start(fleet.worker(fleet.see("all")))

@@ -1,4 +1,4 @@
-"""Handlers that fail: isolated, counted, tried again, parked."""
+"""Handlers that fail: isolated, counted, retried, parked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A failure that is not the events' fault is never counted against them, in every shape that a handler gives it.
+"""A failure that is not the events' fault is never counted against them, in whatever shape it is raised.
 
 The table of exceptions is in `test_classification`; these are whole workers.
 """

@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 
 #: Nothing that happens within a test's deadline happens by polling.
 NEVER = {"poll_interval": 600.0, "max_poll_interval": 600.0, "reconcile_interval": 600.0}
-#: Polling, if need be; and no reconciliation.
+#: Short intervals while nothing listens, and no reconciliation.
 POLL = {"poll_interval": 0.01, "max_poll_interval": 0.05, "reconcile_interval": 600.0}
 
 

@@ -137,7 +137,7 @@ class TestLockTimer:
         assert watch.overdue("", 1009.0) == 9.0
 
     def test_those_that_come_and_go_are_not(self):
-        """As the transactions of a drain, which gets on."""
+        """The transactions of a drain come and go; the drain advances."""
         watch = LockTimer(8.0)
         for now in range(100):
             assert watch.overdue(str(now // 5), now) is None

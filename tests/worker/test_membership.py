@@ -190,7 +190,7 @@ def test_no_node_is_presumed_dead_right_after_an_outage(group: Group):
     ],
 )
 def test_a_dead_node_is_removed_and_no_other_whatever_the_settings(group: Group, config: WorkerConfig):
-    """Also with those between which a beat may be as late as the settings allow."""
+    """Some settings allow a heartbeat to be almost as late as the timeout."""
     dead, membership = group.node(config, a=1)
     alive, other = group.node(config, a=1)
     group.do(membership.join)

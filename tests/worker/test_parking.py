@@ -102,7 +102,7 @@ def test_a_drain_says_so(fleet: Fleet):
 
 
 def test_parked_by_hand(fleet: Fleet):
-    """While the processor waits to try again: it does not."""
+    """An operator parks the partition while the processor waits to retry; the processor does not retry."""
     failing = Failing(3)
     fleet.append(5)
     fleet.start(fleet.worker(fleet.see("failing", check=failing), fleet.see("other")))

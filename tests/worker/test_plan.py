@@ -73,7 +73,7 @@ def test_no_more_partitions_are_moved_than_evenness_needs(current, alive):
     held = [node for node in current.values() if node in alive]
     least, more = divmod(len(current), len(alive))
     too_many = sorted((held.count(node) - least for node in alive), reverse=True)
-    # So many nodes may have one more; the fullest do, which keeps the most where it is.
+    # `more` nodes may have one partition more. The fullest nodes do, so that most partitions stay where they are.
     needed = sum(max(0, excess - (number < more)) for number, excess in enumerate(too_many))
     moved = sum(node in alive and planned[partition] != node for partition, node in current.items())
     assert moved == needed

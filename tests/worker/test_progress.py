@@ -49,7 +49,7 @@ def timer(monkeypatch: pytest.MonkeyPatch) -> Timer:
 
 @pytest.fixture
 def told() -> list[tuple[float, float]]:
-    """When a batch had begun that was complained of, and for how long it had been running."""
+    """The reported batches: the time when each began, and the seconds that it had been running."""
     return []
 
 

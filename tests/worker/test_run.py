@@ -40,7 +40,7 @@ def test_a_stop_before_the_start_counts_once(fleet: Fleet):
 
 
 def test_a_stop_reaches_the_worker_that_runs_in_its_place(fleet: Fleet):
-    """As ``pupsourcing-sa worker`` has it, which the application's own code knows nothing of."""
+    """``pupsourcing-sa worker`` runs a replacement that the application's own code does not know."""
     worker = fleet.worker(fleet.see("all"))
     thread = fleet.start(worker.replace(config=WorkerConfig(poll_interval=0.01)))
     fleet.append()

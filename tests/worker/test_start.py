@@ -62,7 +62,7 @@ class TestRefusal:
 
     @pytest.mark.parametrize("sqlstate", ["28P01", "3D000"])  # a wrong password; no such database
     def test_a_permanent_one(self, every_fleet: Fleet, sqlstate: str, caplog: pytest.LogCaptureFixture):
-        """It is a reason not to start, where the driver tells which it is."""
+        """The worker does not start, if the driver reports the reason."""
         with refusing_server(sqlstate) as url:
             worker = worker_with(every_fleet, create_engine(url), every_fleet.see("all"))
             if every_fleet.driver == "asyncpg":

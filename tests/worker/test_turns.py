@@ -66,7 +66,7 @@ def test_a_rare_scope_reads_one_window_per_transaction(fleet: Fleet, monkeypatch
 
 
 def test_a_gap_of_any_size_is_passed_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
-    """As in a log that was adopted with its positions, for which there may not be enough windows in a day."""
+    """A log from another system may begin at any position, so far away that a day has not enough windows."""
     monkeypatch.setattr(limits, "_WINDOW", 10)
     recorder = Recorder()
     fleet.append(3)
