@@ -98,7 +98,8 @@ def test_nothing_is_left_behind(number: signal.Signals):
             wait_until(lambda: has_started_all(process.pid), seconds=60)
             others = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(number)
-            process.wait(timeout=patiently(60))
+            status = process.wait(timeout=patiently(60))
+        assert status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[number]
         _, alive = psutil.wait_procs(others, timeout=patiently(30))
         assert [process.cmdline() for process in alive] == []
     finally:

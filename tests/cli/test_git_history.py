@@ -1,4 +1,4 @@
-"""The acceptance test: a git history goes through import, worker and projection, and agrees with git."""
+"""Acceptance test: import a git history, project it with a worker, and compare the result with git."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pupsourcing_sa import EventStore, EventTables, PersistedEvent, WorkerTables
 from pupsourcing_sa.worker import Worker
 from tests.fix_command import Command
 
-#: Any other repository can be given by this variable.
+#: This variable names another repository.
 REPOSITORY = Path(os.environ.get("PUPSOURCING_TEST_REPOSITORY", Path(__file__).parents[2]))
 
 
@@ -49,7 +49,7 @@ def git(*arguments: str, directory: Path) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """This project's own repository; where it is not a checkout, as in an sdist, one that is made here."""
+    """The repository of this project, or a new one if the tests run outside a checkout, such as from an sdist."""
     if (REPOSITORY / ".git").exists() and git("rev-list", "--all", "--max-count=1", directory=REPOSITORY):
         return REPOSITORY
     made = tmp_path / "repository"
@@ -62,7 +62,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def as_events(repository: Path) -> str:
-    """One aggregate for each author, in the order of the commits."""
+    """Return an event for each commit, in their order. Each author is an aggregate."""
     lines = []
     for record in git("log", "--reverse", "--format=%H%x1f%aN%x1f%aI%x1f%s%x1e", "HEAD", directory=repository).split(
         "\x1e\n"
@@ -92,7 +92,7 @@ def test_it_agrees_with_git(command: Command, engine: Engine, repository: Path):
         expected[author] = int(commits)
     with Session(engine) as session:
         assert {author.name: author.commits for author in session.scalars(select(Author))} == expected
-        # And the log has them in git's order.
+        # The log has the commits in the order of git.
         commits = git("rev-list", "--reverse", "HEAD", directory=repository).split()
         found = [event.json()["commit"] for event in store.read_events(session, limit=len(commits) + 1)]
     assert found == commits

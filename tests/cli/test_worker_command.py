@@ -262,6 +262,11 @@ def test_a_mistake_in_the_command_is_reported_once_for_all_processes(process: Co
     assert "Traceback" not in done.stderr
 
 
+def test_ctrl_c_before_the_worker_runs(command: Command, tmp_path: Path):
+    (tmp_path / "slow.py").write_text("def make():\n    raise KeyboardInterrupt")
+    assert command("worker", "slow:make") == (130, "", "pupsourcing-sa: interrupted\n")
+
+
 def test_asyncio_without_greenlet(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "greenlet", None)
     (tmp_path / "jobs.py").write_text(
