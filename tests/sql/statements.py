@@ -23,6 +23,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from pupsourcing_sa import AnyVersion, EventTables, Exact, NoStream, WorkerTables
 from pupsourcing_sa.consumer import Scope
+from pupsourcing_sa.migrations._log_statements import AlterLogSequence, RenameLogConstraint
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks
 from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.status._statements import StatusStatements
@@ -78,6 +79,7 @@ def _groups() -> dict[str, list[tuple[str, ClauseElement]]]:
         "status.sql": [*_attributes(StatusStatements(events, workers))],
         "tables.sql": [*_tables(events, workers)],
         "guards.sql": [*_guards(events)],
+        "adopt.sql": [*_adopt(events)],
     }  # fmt: skip
 
 
@@ -120,6 +122,12 @@ def _guards(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
         for make in (create_guard, replace_guard, drop_guard):
             for number, statement in enumerate(make(guard, tables.events), 1):
                 yield f"{make.__name__}: {guard.trigger_name}, {number}", statement
+
+
+def _adopt(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
+    yield "AlterLogSequence: to identity", AlterLogSequence(tables.events, "identity")
+    yield "AlterLogSequence: to serial", AlterLogSequence(tables.events, "serial")
+    yield "RenameLogConstraint", RenameLogConstraint(tables.events, "old_name", "new_name")
 
 
 # -- statements of a class -----------------------------------------------------------------------------------------
