@@ -27,7 +27,7 @@ __all__ = ["application", "run"]
 
 PROGRAM: Final = "pupsourcing-sa"
 
-# A docstring would be removed by ``python -OO``. This holds for the help of every command.
+# Not a docstring, because ``python -OO`` removes docstrings. The other commands do the same.
 _HELP: Final = """\
 Event sourcing on PostgreSQL inside your application's SQLAlchemy session.
 
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str], *, owns_process: bool) -> int:
     """
     try:
         with application.make_context(PROGRAM, list(arguments), obj=owns_process) as context:
-            status: int | None = application.invoke(context)
+            exit_status: int | None = application.invoke(context)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.UsageError as error:
@@ -114,7 +114,7 @@ def run(arguments: Sequence[str], *, owns_process: bool) -> int:
         if not _is_explained_by_message(error):
             raise
         return fail(getattr(error, "orig", None) or error, 1)
-    return status or 0
+    return exit_status or 0
 
 
 def _is_explained_by_message(error: Exception) -> bool:

@@ -22,7 +22,7 @@ class Option(click.Option):
 
     Args:
         group: title of the group in ``--help``.
-        default_text: default as it is shown in ``--help``.
+        default_text: default to show in ``--help``.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class _Sections(click.Command):
     """A command with sections in its help.
 
     Args:
-        examples: command lines, shown as they are written.
+        examples: command lines, shown without line breaks.
         exit_status: meaning of each exit status.
     """
 
@@ -91,7 +91,7 @@ class Group(_Sections, click.Group):
     """A group of commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands in the order in which they were added, not of the alphabet."""
+        """Return the names of the commands in the order in which they were added."""
         return list(self.commands)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
