@@ -87,6 +87,13 @@ PHRASES = {
     r"(who|which) of them": "name them",
     r"than are wanted": "name the number",
     r"the one time|the other time": "split the sentence",
+    r"(has|have|had) come to(?! mean)": "has reached",
+    r"(of ours|of theirs)": "our, their",
+    r"whose fault": "the cause",
+    r"in the place of": "instead of",
+    r"to speak": "to send a heartbeat",
+    r"(look|looks|looked) after": "manage, watch",
+    r"ever less": "less and less",
 }
 _PHRASES = {
     re.compile(r"(?<!\w)(?:" + phrase.replace(" ", r"\s+") + r")(?!\w)", re.IGNORECASE): remedy
@@ -304,5 +311,5 @@ if __name__ == "__main__":
     import sys
 
     for name, found in _findings().items():
-        if name.startswith(tuple(sys.argv[1:])):
+        if name.startswith(tuple(sys.argv[1:]) or ""):
             print(*found, sep="\n", end="\n" if found else "")

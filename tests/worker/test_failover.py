@@ -35,7 +35,7 @@ class Replicated:
         self._execute(f"CREATE DATABASE {self._copy} TEMPLATE {self._name}")
 
     def fail_over(self) -> None:
-        """Put the copy in the place of the database."""
+        """Replace the database with the copy."""
         self._execute(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false")
         connections = f"FROM pg_stat_activity WHERE datname = '{self._name}'"
         with self._server.connect() as connection:

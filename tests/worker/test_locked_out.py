@@ -31,7 +31,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_impatient")
 class TestTelling:
     def watch(self, fleet: Fleet, caplog: pytest.LogCaptureFixture) -> Recorder:
-        """A worker that has come to the end of the log."""
+        """Start a worker that has caught up."""
         caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
         recorder = Recorder()
         fleet.append()

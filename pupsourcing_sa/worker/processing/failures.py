@@ -174,7 +174,7 @@ class Failures:
             if isinstance(error, BatchInterrupted):
                 self._interruptions += 1
                 if is_isolated and self._interruptions >= _SHOWN:
-                    # The event may crash the server, and with it the work of others: retry it ever less often.
+                    # The event may crash the server, and with it the work of others: retry it less and less often.
                     delay = max(delay, self._delay(self._interruptions - _SHOWN + 1))
                     await self._show(error, delay)
         self._context.hooks.event("worker.batch_retried", **self._details, retry_after=delay)
@@ -188,7 +188,7 @@ class Failures:
         self._lost_races = 0
 
     def _race_lost(self, error: BaseException, delay: float) -> None:
-        """Warn of lost races ever less often; a few are normal."""
+        """Warn of lost races less and less often; a few are normal."""
         self._lost_races = number = self._lost_races + 1
         is_power_of_two = number & (number - 1) == 0
         if is_power_of_two and number > _UNREPORTED_RACES:
