@@ -45,6 +45,11 @@ def test_every_hook():
     assert documented == set(re.findall(r"^``(worker\.[a-z_]+)``", telemetry.__doc__ or "", re.MULTILINE))
 
 
-def test_every_error():
+def test_every_error_with_its_attributes():
+    def attributes(name: str) -> list[str]:
+        text = (getattr(errors, name).__doc__ or "").partition("Attributes:")[2]
+        return re.findall(r"^ {8}(\w+):", text, re.MULTILINE)
+
     bases = {"AppendError", "PupsourcingError"}
-    assert names("errors.md", "error") == set(errors.__all__) - bases
+    documented = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in rows("errors.md", "error")}
+    assert documented == {name: attributes(name) for name in errors.__all__ if name not in bases}
