@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import io
 import logging
 import os
@@ -12,17 +11,19 @@ import subprocess
 import sys
 import textwrap
 import traceback
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import alembic.config
+import alembic
 import psycopg
 import pytest
 import sqlalchemy
 from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.config import CommandLine, Config
 from alembic.operations import Operations
 from alembic.operations.ops import DowngradeOps, UpgradeOps
 from alembic.runtime.migration import MigrationContext
@@ -186,11 +187,9 @@ def _run_alembic(
         mock.patch.object(sys, "path", [str(directory), *sys.path]),
         _unchanged_modules(directory),
         _unchanged_logging(),
-        # The default of this argument is what sys.stdout was when the module was imported.
-        mock.patch.object(alembic.config.Config.__init__, "__defaults__", _defaults(stdout=output)),
     ):
         try:
-            alembic.config.main([*arguments], prog="alembic")
+            _CommandLine("alembic").main([*arguments])
             status: Any = 0
         except SystemExit as error:
             status = error.code
@@ -200,14 +199,12 @@ def _run_alembic(
     return subprocess.CompletedProcess(arguments, status or 0, output.getvalue(), errors.getvalue())
 
 
-def _defaults(**values: Any) -> tuple[Any, ...]:
-    """Return the defaults of Alembic's ``Config()``, some of them replaced."""
-    positional = [
-        parameter
-        for parameter in inspect.signature(alembic.config.Config.__init__).parameters.values()
-        if parameter.default is not parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
-    return tuple(values.get(parameter.name, parameter.default) for parameter in positional)
+class _CommandLine(CommandLine):
+    """The command line of Alembic, whose output can be redirected."""
+
+    def run_cmd(self, config: Config, options: Namespace) -> None:
+        config.stdout = sys.stdout  # not as it was when Alembic was imported
+        super().run_cmd(config, options)
 
 
 @contextmanager

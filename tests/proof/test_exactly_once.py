@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import AnyVersion, EventStore, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from tests.fix_store import make_event, make_tables
+from tests.waiting import patiently
 
 QUICK: dict[str, Any] = {
     "poll_interval": 0.005,
@@ -165,7 +166,7 @@ def test_a_worker_that_is_stopped_in_a_batch_and_continued(engine: Engine, store
         append(engine, store, 50)
         wait_for_checkpoint(engine, 200)  # by that process alone
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(patiently(30)) == 0
     assert_applied_exactly_once(engine, 200)
 
 
@@ -244,7 +245,7 @@ def wait_for_nodes(engine: Engine, nodes: int) -> None:
 
 
 def wait_for(engine: Engine, query: str, expected: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patiently(30)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         while (found := connection.scalar(text(query))) != expected:
             assert time.monotonic() < deadline, f"{query}: {found}, and not {expected}"

@@ -25,6 +25,7 @@ from pupsourcing_sa import (
 )
 from pupsourcing_sa.errors import StaleHeadsError, TablesMissingError
 from tests.fix_store import Log, Transaction, make_event
+from tests.waiting import patiently
 
 #: The marks of the current transaction.
 OURS = "locktype = 'advisory' AND pid = pg_backend_pid()"
@@ -342,5 +343,5 @@ def test_notify_is_sent_with_the_commit(engine, plain_log: Log):
         listener = connection.connection.driver_connection
         assert list(listener.notifies(timeout=0)) == []
         session.commit()
-        (notification,) = listener.notifies(timeout=5, stop_after=1)
+        (notification,) = listener.notifies(timeout=patiently(5), stop_after=1)
         assert (notification.channel, notification.payload) == ("Events of the shop", "")
