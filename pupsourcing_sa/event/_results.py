@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from pupsourcing_sa.event._event import Event
@@ -55,7 +55,8 @@ class AppendResult:
     global_positions: tuple[int, ...]
     from_version: int
     to_version: int
-    _appended: tuple[Event | PersistedEvent, ...]
+    # Not compared: the result of a retry with idempotent=True has the events of the log here, and equals the first one.
+    _appended: tuple[Event | PersistedEvent, ...] = field(compare=False)
 
     @cached_property
     def events(self) -> tuple[PersistedEvent, ...]:

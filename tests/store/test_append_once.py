@@ -46,6 +46,7 @@ def test_again_it_gives_the_first_result(log: Log, two, expected):
         first.from_version,
         first.to_version,
     )
+    assert (again, hash(again)) == (first, hash(first))
     transaction.commit()
     assert log.heads() == {"u1": first.to_version + 1}
 
