@@ -92,12 +92,19 @@ def _kind_of(error: BaseException) -> FailureKind:
             return FailureKind.HANDLER  # of another kind of database, which the handler uses as well
         is_race, is_outage = errors.is_lost_race(error), errors.is_outage(error)
     else:
-        state = getattr(error, "sqlstate", None)  # psycopg and asyncpg agree on the attribute
+        state = _sqlstate(error)
         is_race = errors.is_lost_race_state(state)
         is_outage = errors.is_outage_state(state) or isinstance(error, PoolTimeout)
     if is_race:
         return FailureKind.LOST_RACE
     return FailureKind.OUTAGE if is_outage else FailureKind.HANDLER
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of an error that is not SQLAlchemy's. psycopg and asyncpg agree on the attribute."""
+    # An exception of the application may have an attribute of this name and any type.
+    state = getattr(error, "sqlstate", None)
+    return str(state) if state else None
 
 
 def _has_sqlstate(error: BaseException | None) -> bool:

@@ -174,6 +174,13 @@ def test_without_a_sqlstate():
     assert classes(ExceptionGroup("several", [ApplicationError()])) == set()
 
 
+@pytest.mark.parametrize("state", [40001, 8006, ["57P01"], "", None], ids=repr)
+def test_an_attribute_of_the_application_that_is_called_sqlstate(state: object):
+    error = ApplicationError()
+    error.sqlstate = state  # type: ignore[attr-defined]
+    assert classes(error) == ({"race"} if state == 40001 else set())
+
+
 def test_another_database_of_the_handler_is_none_of_ours():
     error = sqlite3.OperationalError("database is locked")
     assert classes(error) == set()
