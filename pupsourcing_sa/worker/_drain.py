@@ -39,7 +39,7 @@ class Drain(Service):
 
     async def _run(self) -> None:
         positions = await self._unless_stopped(self._start())
-        if positions is not None:
+        if positions is not None and not self.stopping.is_set():
             with self._drain_run.announced():
                 await self._process(positions)
 

@@ -169,6 +169,7 @@ class Node(Service):
     async def _finish(self) -> None:
         """Let running batches end while other nodes take over the partitions."""
         config, pool = self._node_run.config, self._pool
+        pool.stop_all()  # `stop` found no processors if it was called while the node joined
         await asyncio.sleep(0)  # lets processors end that run no batch
         _logger.info(
             "worker is stopping; running batches may finish",

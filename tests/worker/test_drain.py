@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, AsyncEventStore, PersistedEvent, consumer
+from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker import Worker
+from pupsourcing_sa.worker._drain import Drain
 from tests.fix_store import make_async_engine, make_event
 from tests.fix_worker import Fleet
 
@@ -121,3 +123,19 @@ def test_what_is_no_exception_is_raised_as_well(both_fleets: Fleet):
         fleet.worker(fleet.see("failing", check=fail)).drain()
     with pytest.raises(BaseExceptionGroup):
         fleet.worker(fleet.see("one", check=fail), fleet.see("two", check=fail)).drain()
+
+
+def test_a_stop_during_the_start_begins_no_batch(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+    """The stop arrives when the start is done, and the processors are not created yet."""
+    fleet.append(1)
+    worker = fleet.worker(fleet.see("all"))
+    start = Drain._start
+
+    async def start_and_stop(drain: Drain) -> LogPositions:
+        positions = await start(drain)
+        drain.stop()
+        return positions
+
+    monkeypatch.setattr(Drain, "_start", start_and_stop)
+    worker.drain()
+    assert fleet.seen("all") == []

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa.worker._node import Node
 from tests.fix_network import Proxy, worker_with
 from tests.fix_store import wait_until_blocked
 from tests.fix_worker import INSERT, Fleet, Recorder
@@ -316,3 +317,19 @@ def test_processes_forked_after_the_worker_was_made_are_nodes_of_their_own(sync_
         processes.stdin.close()
         assert processes.wait(patiently(30)) == 0
     assert sync_fleet.query(nodes) == [(0,)]
+
+
+def test_a_stop_during_the_start_begins_no_batch(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+    """The stop arrives when the node has joined, and its processors are not created yet."""
+    fleet.append(1)
+    worker = fleet.worker(fleet.see("all"))
+    start = Node._start
+
+    async def start_and_stop(node: Node) -> Any:
+        started = await start(node)
+        node.stop()
+        return started
+
+    monkeypatch.setattr(Node, "_start", start_and_stop)
+    worker.run()
+    assert fleet.seen("all") == []
