@@ -5,17 +5,17 @@
                 positions read, joined           stop()             batches ended, or
                                                                     shutdown_timeout is over
     starting ──────────────────────▶ following ────────▶ finishing ─────────────────────────▶ leaving ──▶ ended
-     ▲    │ outage: retry             ▲    │ tick          │ stop()
-     └────┘                           └────┘               │ before joining
-                                                           ▼
-                                                         ended
+     ▲  │ │ outage: retry            ▲    │ tick                                                ▲
+     └──┘ │                          └────┘                                                     │
+          └──────────── stop() ─────────────────────────────────────────────────────────────────┘
 
 - *starting* retries through an outage of the database. Any other error ends the run.
 - *following* ticks: it sends a heartbeat, plans if no other node does, and runs the partitions that are assigned to the
   node. When a tick fails, the processors keep running, and the next tick retries.
-- *finishing* begins no batch. The node hands its partitions over at once. It keeps sending heartbeats, so
-  that other nodes do not presume it dead and terminate its last batches. After ``shutdown_timeout`` it rolls them back.
-- *leaving* deletes the node's row. If that fails, the other nodes remove the row after ``heartbeat_timeout``.
+- *finishing* begins no batch. The node hands its partitions over at once. It keeps sending heartbeats, so that other
+  nodes do not presume it dead and terminate its last batches. After ``shutdown_timeout`` it rolls them back.
+- *leaving* deletes the node's row, unless the node cannot have joined. If that fails, the other nodes remove the row
+  after ``heartbeat_timeout``.
 
 Cancelling a node skips *finishing*. `shutdown` has the timeouts.
 """
