@@ -105,7 +105,8 @@ async def _main(engine: Engine, driver: str | None, make: MakeService, disturban
     assert not timers, "a timer is left"
     # A thread that works for the service returns its connection when it is done.
     deadline = loop.time() + patiently(SECONDS)
-    while own.pool.checkedout():
+    # A thread that has not connected yet would do so after dispose(), which opens a new pool.
+    while own.pool.checkedout() or any(map(_is_ours, threading.enumerate())):
         assert loop.time() < deadline, "a connection is left"
         await asyncio.sleep(0.001)
     await own.dispose() if isinstance(own, AsyncEngine) else own.dispose()
