@@ -27,7 +27,7 @@ MAX_INTEGER: Final = 2**31 - 1
 MAX_BIGINT: Final = 2**63 - 1
 #: PostgreSQL truncates longer identifiers.
 MAX_NAME_BYTES: Final = 63
-#: PostgreSQL's own timeouts go up to about twice as much.
+#: PostgreSQL's timeouts allow about twice this value.
 MAX_SECONDS: Final = 1_000_000
 
 
@@ -45,7 +45,7 @@ def check_type(name: str, value: object, types: Any, expected: str, hint: str = 
 def check_int(
     name: str, value: object, *, minimum: int = 0, maximum: int = MAX_BIGINT, is_optional: bool = False
 ) -> None:
-    """Refuse anything but an int in a range. A bool is no int; ``None`` is accepted if the argument is optional."""
+    """Refuse a value that is not an int in this range. A bool is refused; ``None`` is accepted if it is optional."""
     if value is None and is_optional:
         return
     if not isinstance(value, int) or isinstance(value, bool):
@@ -55,7 +55,7 @@ def check_int(
 
 
 def check_seconds(name: str, value: object) -> None:
-    """Refuse anything but a positive, finite number of seconds."""
+    """Refuse a value that is not a positive, finite number of seconds."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not 0 < value <= MAX_SECONDS:  # False for NaN
@@ -63,7 +63,7 @@ def check_seconds(name: str, value: object) -> None:
 
 
 def check_text(name: str, value: object, *, is_optional: bool = False) -> None:
-    """Refuse what a TEXT column cannot store. An optional argument may be ``None`` or empty."""
+    """Refuse a value that a TEXT column cannot store. An optional argument may be ``None`` or empty."""
     if value is None and is_optional:
         return
     if not isinstance(value, str):
@@ -80,7 +80,7 @@ def check_text(name: str, value: object, *, is_optional: bool = False) -> None:
 
 
 def check_name(name: str, value: object, kind: str = "name") -> None:
-    """Refuse what is no identifier of PostgreSQL or would be truncated."""
+    """Refuse a value that is not a PostgreSQL identifier, or that PostgreSQL would truncate."""
     check_type(name, value, str, "a str")
     assert isinstance(value, str)
     if not value or "\0" in value or len(value.encode()) > MAX_NAME_BYTES:

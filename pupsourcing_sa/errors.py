@@ -7,13 +7,13 @@
      │    ├── NoEventsError                (also a ValueError) the append has no events
      │    ├── OptimisticConcurrencyError   the aggregate is not at the expected version
      │    ├── DuplicateEventError          an event id is in the log already
-     │    ├── KeyTooLongError              (also a ValueError) an aggregate's type or id exceeds an index entry
+     │    ├── KeyTooLongError              (also a ValueError) a type or id is too long for an index entry
      │    ├── StaleHeadsError              the log has events that are missing in aggregate_heads
      │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only
      ├── StablePositionError               the stable position cannot be determined in this session
      ├── TablesMissingError                the tables do not exist; run the migrations
      ├── TableNameError                    (also a ValueError) the metadata has another table of this name
-     ├── PartitionsError                   (also a ValueError) the tables have another number of partitions
+     ├── PartitionsError                   (also a ValueError) code and tables differ in the number of partitions
      ├── PartitionParkedError              a drain reached a partition that is parked
      ├── HandlerTransactionError           a handler committed or rolled back its session
      ├── ImportFailed                      a line of an import is invalid
@@ -21,7 +21,7 @@
      └── TemplateError                     (also a LookupError) there is no such Alembic template
 
 An argument of a wrong type or value raises the built-in ``TypeError`` or ``ValueError``, which names the argument.
-Other errors of the database arrive as SQLAlchemy raised them.
+Other database errors arrive as SQLAlchemy raises them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PupsourcingError(Exception):
         super().__init__(message or (type(self).__doc__ or type(self).__name__).partition("\n")[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException's own calls the class with the message, but subclasses take other arguments.
+        # BaseException.__reduce__ calls the class with the message, but subclasses take other arguments.
         return _restore, (type(self), self.args, self.__dict__)
 
 
@@ -87,7 +87,7 @@ class OptimisticConcurrencyError(AppendError):
     """The aggregate is not at the expected version.
 
     Under READ COMMITTED the transaction stays usable: read the aggregate again, decide again, and retry. Under
-    REPEATABLE READ and SERIALIZABLE a lost race ends the transaction (SQLSTATE 40001): roll back and repeat all of it.
+    REPEATABLE READ and SERIALIZABLE a lost race ends the transaction (SQLSTATE 40001): roll back and retry all of it.
 
     Attributes:
         aggregate_type: type of the aggregate.
@@ -118,13 +118,13 @@ class DuplicateEventError(AppendError):
     def __init__(self, event_ids: Iterable[UUID]) -> None:
         self.event_ids = tuple(event_ids)
         super().__init__(
-            f"event ids must be unique in the log; in use already: {_shortened(map(str, self.event_ids))}. To retry an "
+            f"event ids must be unique in the log; duplicates: {_shortened(map(str, self.event_ids))}. To retry an "
             "append that may have been committed, pass idempotent=True; otherwise use new ids"
         )
 
 
 class KeyTooLongError(AppendError, ValueError):
-    """An aggregate's type or id, or a correlation id, exceeds an index entry. The transaction has ended.
+    """An aggregate's type or id, or a correlation id, is too long for an index entry. The transaction has ended.
 
     Attributes:
         aggregate_type: type of the aggregate.
@@ -183,7 +183,7 @@ class TableNameError(PupsourcingError, ValueError):
 
 
 class PartitionsError(PupsourcingError, ValueError):
-    """The tables have another number of partitions for a consumer than its code.
+    """A consumer's code and the tables differ in its number of partitions.
 
     Attributes:
         consumer: name of the consumer.
@@ -196,8 +196,8 @@ class PartitionsError(PupsourcingError, ValueError):
         self.declared = declared
         self.existing = existing
         super().__init__(
-            f"consumer {consumer!r} has partitions = {declared}, but the tables have {existing}, and each checkpoint "
-            f"belongs to one of those. Set partitions = {existing}, or give the consumer another name. To start it "
+            f"consumer {consumer!r} has partitions = {declared}, but the tables have {existing}, to which the "
+            f"checkpoints belong. Set partitions = {existing}, or give the consumer another name. To start it "
             "from the beginning, stop its workers and delete its assignments, its checkpoints and what it wrote"
         )
 
@@ -216,8 +216,8 @@ class PartitionParkedError(PupsourcingError):
         self.partition = partition
         self.position = position
         super().__init__(
-            f"partition {partition} of consumer {consumer!r} is parked on the event at {position}. Resolve the error "
-            "that its checkpoint has in the column error, then set parked_at to NULL"
+            f"partition {partition} of consumer {consumer!r} is parked on the event at {position}. Fix the "
+            "cause, which is in the column error of its checkpoint, then set parked_at to NULL"
         )
 
 
@@ -234,7 +234,7 @@ class ImportFailed(PupsourcingError):
 
     Attributes:
         line: number of the line, from 1.
-        first_line: first line of its batch. Nothing of the batch was appended; the lines before it are in the log.
+        first_line: first line of its batch. No event of the batch was appended; the lines before it are in the log.
         reason: what is wrong with the line.
     """
 
@@ -258,8 +258,8 @@ class MissingExtraError(PupsourcingError, ImportError):
         self.package = package
         self.extra = extra
         self.problem = problem
-        what, how = (problem, "install --upgrade") if problem else (f"{package} is not installed", "install")
-        super().__init__(f"{what}: pip {how} 'pupsourcing-sa[{extra}]'")
+        command = "install --upgrade" if problem else "install"
+        super().__init__(f"{problem or f'{package} is not installed'}: pip {command} 'pupsourcing-sa[{extra}]'")
 
 
 class TemplateError(PupsourcingError, LookupError):

@@ -89,19 +89,19 @@ def import_events(
     first_line: int = 1,
     on_batch: Callable[[int, int], object] = lambda line, events: None,
 ) -> int:
-    """Append events in the order of the lines, to any version of their aggregates, and return their number.
+    """Append the events in the order of the lines with `AnyVersion`, and return their number.
 
     Args:
         session_factory: creates a session for each batch.
         store: the event store.
         lines: the events. Empty lines are skipped.
         batch_size: number of events in one transaction.
-        first_line: number of the first line to read, from 1. It continues an import that failed.
+        first_line: number of the first line to read, from 1. Use it to continue an import that failed.
         on_batch: called after each commit with the number of the last line and the number of events in the batch.
 
     Raises:
-        ImportFailed: a line is wrong or was refused. The batches before it are committed; nothing of its own batch is
-            appended.
+        ImportFailed: a line is invalid or was refused. The batches before it are committed; no event of its own batch
+            is appended.
         TablesMissingError: the log's tables do not exist.
     """
     numbered = ((number, line) for number, line in enumerate(lines, 1) if number >= first_line and line.strip())

@@ -3,9 +3,8 @@
 Pass an object with the two methods of `Telemetry` to the `Worker`. Without one, the worker collects nothing.
 
 The worker enters a span before an operation and leaves it afterwards, with the exception if the operation failed. The
-``data`` of a span or event is a ``dict``. It always contains ``worker``, the worker's id. A span's data contains the
-first column of the table when the span is entered, and also the second when it is left. Names are stable: they never
-change their meaning.
+``data`` of a span or event is a ``dict``. It always contains ``worker``, the worker's id. The worker adds the last
+column of the table before it leaves the span. Names are stable: they never change their meaning.
 
 ==========================  =======================================  ==================================================
 span                        data on entering                         added on leaving

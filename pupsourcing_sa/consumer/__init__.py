@@ -1,8 +1,8 @@
 """Consumers: handlers that follow the log.
 
 A consumer is a function decorated with `consumer`, or any object with a ``name`` and a ``handle`` method. The worker
-calls it with a session and an event. It commits what the handler writes through that session together with the
-consumer's checkpoint.
+calls it with a session and an event. The worker then commits the consumer's checkpoint together with the changes that
+the handler made through the session.
 
 Optional attributes of a consumer:
 

@@ -1,4 +1,4 @@
-"""The scope of a consumer or a read: which events of the log it wants."""
+"""The scope of a consumer or a read: the events that it selects from the log."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _MAX_PARTITIONS: Final = 2**15
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A consumer's checked attributes, with defaults for those that it does not have.
+    """A consumer's checked attributes, with defaults for missing ones.
 
     Attributes:
         name: name of the checkpoint.
@@ -87,11 +87,11 @@ def _handlers_of(consumer: object, name: str) -> tuple[Any, Any]:
 
 
 def _check_parameters(name: str, handler: Any, expected: str) -> None:
-    """Check that the handler accepts two arguments. Otherwise the first event would fail, as if it were at fault."""
+    """Check that the handler accepts two arguments. Otherwise its first call would count as a failed event."""
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        # Some callables that are written in C have no signature.
+        # Some callables written in C have no signature.
         return
     try:
         signature.bind(None, None)

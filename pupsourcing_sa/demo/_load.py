@@ -1,4 +1,4 @@
-"""The demo's load: writing processes, two worker nodes of which one is killed, and a naive follower to compare with."""
+"""The demo's load: writing processes, two worker nodes, one of which is killed, and a naive follower for comparison."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Load:
         appended_in: time from the start until all events were appended.
         projected_in: time from the start until the worker had processed all events.
         killed_at: number of processed events when the node that ran the consumer was killed.
-        taken_over_in: time from then until the other node had taken over the consumer.
+        taken_over_in: time from the kill until the other node had taken over the consumer.
     """
 
     def __init__(self) -> None:
@@ -89,33 +89,34 @@ def run_load(console: Console, engine: Engine, url: str, *, events: int, writers
     load, started_at = Load(), time.monotonic()
     columns = (TextColumn("   {task.description:<10}"), BarColumn(), MofNCompleteColumn(), _Rate())
     with (
-        tempfile.TemporaryFile("w+") as log,  # of the nodes, which report the node that dies
+        # Keep the nodes' log off the console, because the surviving node reports the killed one.
+        tempfile.TemporaryFile("w+") as log,
         _processes([_NODE, _NODE], url, stderr=log) as nodes,
         _processes(commands, url) as writing,
         Progress(*columns, console=console) as bars,
     ):
-        start = _counts(engine)[0]
+        events_before = _counts(engine)[0]
         appended, projected = (bars.add_task(name, total=events) for name in ("appended", "processed"))
-        killed: int | None = None  # a process id
+        killed_pid: int | None = None
         killed_at = 0.0
         while not load.projected_in:
             time.sleep(0.2)
             is_written = _are_done(writing)
             in_log, in_read_model, is_caught_up = _counts(engine)
-            bars.update(appended, completed=in_log - start)
-            bars.update(projected, completed=max(in_read_model - start, 0))
+            bars.update(appended, completed=in_log - events_before)
+            bars.update(projected, completed=max(in_read_model - events_before, 0))
             if is_written and not load.appended_in:
                 load.appended_in = time.monotonic() - started_at
-            if killed is None:
-                if in_read_model - start >= events // 3 and (killed := _running_node(engine)):
-                    os.kill(killed, signal.SIGKILL)
-                    load.killed_at, killed_at = in_read_model - start, time.monotonic()
-            elif not load.taken_over_in and _running_node(engine) not in (None, killed):
+            if killed_pid is None:
+                if in_read_model - events_before >= events // 3 and (killed_pid := _running_node(engine)):
+                    os.kill(killed_pid, signal.SIGKILL)
+                    load.killed_at, killed_at = in_read_model - events_before, time.monotonic()
+            elif not load.taken_over_in and _running_node(engine) not in (None, killed_pid):
                 load.taken_over_in = time.monotonic() - killed_at
             if is_written and is_caught_up and load.taken_over_in:
                 load.projected_in = time.monotonic() - started_at
             for node in nodes:
-                if node.poll() is not None and node.pid != killed:
+                if node.poll() is not None and node.pid != killed_pid:
                     log.seek(0)
                     raise RuntimeError(f"a worker node ended with status {node.returncode}. Its log:\n{log.read()}")
     return load

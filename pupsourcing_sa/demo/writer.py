@@ -1,7 +1,7 @@
 """A writing process of the demo: ``python -m pupsourcing_sa.demo.writer NAME EVENTS``.
 
-It does everything that breaks a follower of an ascending number. Transactions commit in another order than that of
-their positions. Some roll back, and some roll back to a savepoint. They compete for the same users.
+Its transactions do all that makes a naive follower miss events. They commit in another order than that of their
+positions. Some roll back, and some roll back to a savepoint. They compete for the same users.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def write(session_factory: sessionmaker[Session], name: str, events: int) -> Non
                             raise _RolledBack
                     committed += 1
                 except (OptimisticConcurrencyError, _RolledBack):
-                    pass  # the rollback ends at the savepoint
+                    # Only the savepoint is rolled back.
+                    pass
             if generator.random() < 0.1:
                 time.sleep(generator.uniform(0, 0.02))
             if generator.random() < 0.05:

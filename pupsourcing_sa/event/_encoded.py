@@ -1,4 +1,4 @@
-"""The base of both classes of events, which keep encoded values and are immutable."""
+"""The immutable base class of `Event` and `PersistedEvent`. It keeps values encoded."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pupsourcing_sa.event._event import Event
 
 __all__ = ["PersistedEvent"]
 
-#: The values in the order of the properties below; ids and times as PostgreSQL's binary format has them.
+#: The values in the order of the properties below; ids and times in PostgreSQL's binary format.
 _Row: TypeAlias = tuple[
     int, str, str, int, bytes, str, int, bytes, str | None, str | None, str | None, str | None, bytes
 ]
@@ -32,7 +32,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 class PersistedEvent(EncodedEvent):
     """An event in the log: an `Event` with its position in the log and its version in the aggregate.
 
-    The store creates persisted events. The constructor is for tests of handlers; it also takes what `Event` takes.
+    The store creates persisted events. The constructor is for tests of handlers; it also takes the arguments of
+    `Event`.
 
     Attributes:
         global_position: position in the log, 1 or more. Positions increase and may have gaps.

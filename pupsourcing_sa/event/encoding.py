@@ -33,7 +33,7 @@ def encode_json(name: str, value: object) -> str:
     """Encode an argument as JSON.
 
     Raises:
-        TypeError: JSON has no such type.
+        TypeError: JSON cannot represent the type.
         ValueError: the value is NaN or infinite, contains itself, is nested too deeply, or has a lone surrogate.
     """
     try:
@@ -61,4 +61,5 @@ def encode_metadata(metadata: Mapping[str, Any]) -> str | None:
 
 def has_nul(text: str) -> bool:
     """Return True if a string in a JSON text contains a NUL character, which JSONB cannot store."""
-    return "\\u0000" in text.replace("\\\\", "")  # a backslash that is escaped does not begin an escape
+    # An escaped backslash does not begin an escape sequence.
+    return "\\u0000" in text.replace("\\\\", "")

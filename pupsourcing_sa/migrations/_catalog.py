@@ -18,7 +18,7 @@ TableKey = tuple[str | None, str]
 
 
 def table_key(dialect: Dialect, schema: str | None, name: str) -> TableKey:
-    """Return a key that is equal for a table on the metadata and as Alembic reflects it."""
+    """Return a key that is the same for a table on the metadata and for its reflection by Alembic."""
     return None if schema == dialect.default_schema_name else schema, name
 
 

@@ -118,7 +118,7 @@ def _drop_guards_of_dropped_tables(
 
 
 def _is_serial(context: AutogenContext, schema: str | None, table_name: str) -> bool:
-    """Return True if a default issues the positions, as BIGSERIAL creates it."""
+    """Return True if the column has a default that issues the positions, as with BIGSERIAL."""
     if not context.inspector.has_table(table_name, schema=schema):
         return False
     columns = {column["name"]: column for column in context.inspector.get_columns(table_name, schema=schema)}
@@ -135,7 +135,7 @@ def _skip_serial_default(
     existing: Column[Any],
     declared: Column[Any],
 ) -> PriorityDispatchResult:
-    """Stop Alembic's comparison of defaults for a BIGSERIAL position, for which `_compare_logs` has an operation."""
+    """Stop Alembic's comparison of defaults for a BIGSERIAL position, which `_compare_logs` handles."""
     is_position = role_of(declared.table) == "events" and column_name == "global_position"
     if is_position and _is_serial(context, schema, table_name):
         return PriorityDispatchResult.STOP
@@ -143,7 +143,7 @@ def _skip_serial_default(
 
 
 def _rename_constraints(context: AutogenContext, upgrade: UpgradeOps) -> None:
-    """Rename a unique constraint that only has another name. Alembic would drop it and build its index again."""
+    """Rename unique constraints that differ only in name. Alembic would drop them and build their indexes again."""
     assert context.dialect is not None
     format_constraint: Any = context.dialect.identifier_preparer.format_constraint
     own_tables = {_key(context, table.schema, table.name) for table in context.sorted_tables if role_of(table)}
@@ -151,9 +151,9 @@ def _rename_constraints(context: AutogenContext, upgrade: UpgradeOps) -> None:
         if not isinstance(table, ModifyTableOps) or _key(context, table.schema, table.table_name) not in own_tables:
             continue
         for dropped, added in list(_same_columns(table.ops)):
-            # SQLAlchemy shortens a convention's name that is too long, and not in the way PostgreSQL would.
+            # Let SQLAlchemy format the name: it shortens long names in another way than PostgreSQL.
             old_name, new_name = dropped.constraint_name, format_constraint(added.to_constraint(), _alembic_quote=False)
-            # With equal names the difference is another one, such as NULLS NOT DISTINCT.
+            # Constraints with equal names differ in something else, such as NULLS NOT DISTINCT.
             if new_name == old_name:
                 continue
             table.ops = [operation for operation in table.ops if operation not in (dropped, added)]

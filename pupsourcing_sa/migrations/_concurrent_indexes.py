@@ -52,7 +52,7 @@ def concurrent_indexes(context: MigrationContext, revision: Any, directives: lis
         upgrades = _take_indexes(script.upgrade_ops, existing, context)
         downgrades = _take_indexes(script.downgrade_ops, existing, context)
         last, message = script, script.message
-        for title, names in _steps(upgrades):
+        for title, names in _revisions(upgrades):
             upgrade = UpgradeOps([_block(operation for operation in upgrades if _name(operation) in names)])
             downgrade = DowngradeOps([_block(operation for operation in downgrades if _name(operation) in names)])
             if script.upgrade_ops.is_empty():
@@ -102,8 +102,8 @@ def _take_indexes(container: OpContainer, tables: set[TableKey], context: Migrat
     return taken
 
 
-def _steps(operations: Sequence[_IndexOp]) -> Iterator[tuple[str, set[_IndexName]]]:
-    """Yield the indexes of each revision, with the end of its message.
+def _revisions(operations: Sequence[_IndexOp]) -> Iterator[tuple[str, set[_IndexName]]]:
+    """Yield the end of each revision's message and the indexes that the revision changes.
 
     New indexes come first, so that queries can always use an old or a new one. Each has its own revision: after an
     interruption, finished indexes are not built again.
@@ -143,7 +143,8 @@ def _repeatable(operation: _IndexOp) -> Iterator[_IndexOp]:
 
     if isinstance(operation, CreateIndexOp):
         # An interrupted build leaves an invalid index, which IF NOT EXISTS would accept. Drop it first.
-        assert operation.index_name is not None  # Indexes of this library's tables have names.
+        # Indexes of this library's tables have names.
+        assert operation.index_name is not None
         yield DropIndexOp(
             operation.index_name,
             operation.table_name,

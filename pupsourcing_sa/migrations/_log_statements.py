@@ -1,4 +1,4 @@
-"""The statements that adopt a log of another program without rewriting it."""
+"""The statements that adopt a log that another program created, without rewriting it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pupsourcing_sa.tables.naming import dollar_quoted
 
 __all__ = ["AlterLogSequence", "RenameLogConstraint"]
 
-# PostgreSQL cannot turn a sequence of BIGSERIAL into one of an identity. Therefore create a new sequence that continues
-# at the same value and has the same privileges. Lock the table in ACCESS EXCLUSIVE mode, as ALTER TABLE does, before
-# reading the old value, so that no position is issued in between.
+# PostgreSQL cannot turn the sequence of a BIGSERIAL column into that of an identity column. Therefore create a new
+# sequence that continues at the same value and has the same privileges. Lock the table in ACCESS EXCLUSIVE mode, as
+# ALTER TABLE does, before reading the old value, so that no position is issued in between.
 _REPLACE_SEQUENCE: Final = """\
 
 DECLARE

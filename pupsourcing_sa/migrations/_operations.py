@@ -96,7 +96,7 @@ class CreateLogGuardOp(LogOperation):
 
 
 class ReplaceLogGuardOp(LogOperation):
-    """The operation that replaces an existing guard by a version of it."""
+    """The operation that replaces an existing guard with another version."""
 
     name = "replace_log_guard"
 
@@ -124,7 +124,7 @@ class ReplaceLogGuardOp(LogOperation):
         existing_version: int | None = None,
         schema: str | None = None,
     ) -> None:
-        """Replace an existing guard, even an incomplete or changed one, by a version of it.
+        """Replace an existing guard, even an incomplete or changed one, with another version.
 
         Locks the log in ACCESS EXCLUSIVE mode for a moment. It waits for every open transaction that uses the log, and
         all others wait for it. Set ``lock_timeout`` if a transaction may stay open for long.
@@ -173,7 +173,7 @@ class DropLogGuardOp(LogOperation):
 
     @classmethod
     def drop_log_guard(cls, operations: Operations, guard: str, table_name: str, *, schema: str | None = None) -> None:
-        """Drop a guard of a log, complete or not.
+        """Drop a guard of a log, even an incomplete one.
 
         Locks the log in ACCESS EXCLUSIVE mode for a moment. It waits for every open transaction that uses the log, and
         all others wait for it. Set ``lock_timeout`` if a transaction may stay open for long.

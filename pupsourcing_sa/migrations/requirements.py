@@ -23,7 +23,7 @@ def require_alembic() -> None:
         raise MissingExtraError("alembic", "alembic") from error
     version = getattr(alembic, "__version__", None)
     if version is None:
-        # A namespace package: a directory of this name, such as the migrations' own.
+        # This is a namespace package: a directory named alembic, such as one with the application's migrations.
         raise MissingExtraError("alembic", "alembic")
     if find_spec("alembic.runtime.plugins") is None:
         raise MissingExtraError("alembic", "alembic", f"alembic 1.18 or newer is required, but {version} is installed")

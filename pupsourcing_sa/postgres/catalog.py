@@ -11,7 +11,7 @@ __all__ = ["ACTIVITY", "DATABASES", "LOCKS", "PREPARED", "catalog_table"]
 
 
 def catalog_table(name: str, **columns: Any) -> FromClause:
-    """Return a table of the catalog. ``None`` is a type that SQLAlchemy lacks, such as xid."""
+    """Return a table of the catalog. Pass ``None`` for a type that SQLAlchemy lacks, such as xid."""
     return table(name, *(column(key, type_) for key, type_ in columns.items()), schema="pg_catalog")
 
 

@@ -30,7 +30,7 @@ class _Text(NamedTuple):
     sql: str
     #: Names of the parameters in order, for drivers with positional parameters; ``None`` for named parameters.
     order: tuple[str, ...] | None
-    #: Parameters that have their values in the statement.
+    #: Parameters whose values are part of the statement.
     own: dict[str, Any]
     #: Conversions that SQLAlchemy's types apply to parameters for this driver.
     processors: tuple[tuple[str, Callable[[Any], Any]], ...]
@@ -89,4 +89,5 @@ class CompiledStatements:
         return fetched(connection.exec_driver_sql(text.sql, text.arranged(parameters), UNBUFFERED))
 
     def __reduce__(self) -> tuple[type[CompiledStatements], tuple[()]]:
-        return type(self), ()  # A store can be pickled; another process compiles again.
+        # A store can be pickled. The process that loads it compiles again.
+        return type(self), ()

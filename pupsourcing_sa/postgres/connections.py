@@ -62,7 +62,7 @@ def require_transaction(connection: Connection) -> None:
 
 
 def limit_transaction(connection: Connection, seconds: float, *timeouts: str) -> None:
-    """Set timeouts of the server for this transaction only, which also works behind PgBouncer.
+    """Set timeouts of the server for this transaction only. This also works behind PgBouncer.
 
     Args:
         connection: the connection of the transaction.
@@ -82,4 +82,5 @@ def fetched(result: CursorResult[Any]) -> list[Any]:
     """Return all rows of a result as tuples, and close the cursor."""
     rows = list(result.cursor.fetchall())
     result.close()
-    return rows if not rows or type(rows[0]) is tuple else list(map(tuple, rows))  # asyncpg returns records
+    # asyncpg returns records.
+    return rows if not rows or type(rows[0]) is tuple else list(map(tuple, rows))

@@ -1,7 +1,7 @@
 """Classification of database errors, by SQLSTATE and constraint name and never by the text of a message.
 
-An SQLSTATE in this file is the only place that decides what an error means. `worker/classification.py` decides whether
-it counts as a failure of an event.
+Only this file decides what an SQLSTATE means. `worker/classification.py` decides if an error counts as a failure of an
+event.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def translated(*tables: Table) -> Iterator[None]:
 
 
 def raise_translated(error: DBAPIError, *tables: Table) -> None:
-    """Raise the translation of an error, as `translated` does. Return if it has none.
+    """Raise the error that `translated` describes. Return if the database's error has no translation.
 
     Args:
         error: the error of the database.
@@ -162,11 +162,12 @@ def detail_of(error: DBAPIError) -> str:
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)  # the latter is psycopg2's
+    # psycopg2 calls it pgcode.
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
 
 
 def _is_of_a_function(error: DBAPIError) -> bool:
-    """Return True if a statement of a function failed, such as one in a trigger of the application."""
+    """Return True if the failed statement is inside a function, such as a trigger of the application."""
     diagnostics = _diagnostics(error)
     # An error in a function's statement has a position in that statement, or a context that names PL/pgSQL. The name of
     # the language is never translated. A context alone proves nothing: errors in parameters have one, too.

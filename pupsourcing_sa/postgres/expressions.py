@@ -56,7 +56,8 @@ class _NameOf(ColumnElement[str]):
     """
 
     __visit_name__ = "pupsourcing_sa_name_of"
-    _traverse_internals = [("table", InternalTraversal.dp_clauseelement)]  # the cache key must distinguish tables
+    # The cache key must distinguish tables.
+    _traverse_internals = [("table", InternalTraversal.dp_clauseelement)]
     type = String()
 
     def __init__(self, table: Table) -> None:
@@ -78,7 +79,7 @@ def oid_of_database() -> ColumnElement[Any]:
 
 
 def sequence_of(events: Table) -> ColumnElement[Any]:
-    """Return the sequence that issues the positions: of an identity or BIGSERIAL column, even if it was renamed."""
+    """Return the sequence of the identity or BIGSERIAL column that issues the positions, even if it was renamed."""
     return cast(func.pg_get_serial_sequence(_NameOf(events), constant("global_position")), REGCLASS)
 
 

@@ -57,6 +57,6 @@ def how_to_end(holder: LockHolder) -> str:
 
 
 def one_line(text: str, max_length: int | None = None) -> str:
-    """Return text from elsewhere without line breaks and terminal control characters, shortened to `max_length`."""
+    """Return text on one line, without terminal control characters, shortened to `max_length`."""
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
     return line if max_length is None or len(line) <= max_length else line[: max_length - 1] + "…"

@@ -20,7 +20,8 @@ def held_back_seconds(blocking: tuple[BlockingAppend, ...], waiting: float) -> f
         waiting: age of the first event above the stable position, in seconds.
     """
     if not blocking:
-        return 0.0  # Events above the stable position were committed after it was read.
+        # Events above the stable position were committed after it was read.
+        return 0.0
     age = blocking[0].age
     return waiting if age is None else min(waiting, max(age.total_seconds(), 0.0))
 
@@ -29,8 +30,8 @@ def locked_seconds(age: timedelta | None, unmoved: float, waiting: float) -> flo
     """Return an upper bound of the time for which a transaction has locked a checkpoint.
 
     The transaction may have been open for a long time before it locked the checkpoint, and the checkpoint may have
-    been unchanged for a long time before that. The smaller bound is the better one. If the session may not see the
-    transaction's age, the lock matters only for as long as events have been waiting.
+    been unchanged for a long time before that. Return the smaller bound. If the session may not see the transaction's
+    age, the lock matters only for as long as events have been waiting.
 
     Args:
         age: age of the transaction; ``None`` if this session may not see it.

@@ -47,7 +47,7 @@ class Finding:
 def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding]:
     """Return the problems in a status, the most far-reaching first; an empty list if there is none.
 
-    Consequences of a larger problem are left out: without a live node, consumers without a node are not reported.
+    Consequences of a larger problem are left out: if no node is live, consumers without a node are not reported.
 
     Args:
         status: the result of `read_status`.
@@ -121,12 +121,12 @@ def _without_node(consumer: ConsumerStatus) -> Iterator[Finding]:
         return
     unassigned = [partition.partition for partition in consumer.partitions if partition.worker_id is None]
     if unassigned:
-        which = f"partition {unassigned[0]} is"
+        subject = f"partition {unassigned[0]} is"
         if len(unassigned) > 1:
-            which = f"partitions {', '.join(map(str, unassigned))} are"
+            subject = f"partitions {', '.join(map(str, unassigned))} are"
         yield Finding(
             "unassigned",
-            f"{_name(consumer)} {which} not assigned to a node. If this lasts for more than a few seconds, check the "
+            f"{_name(consumer)} {subject} not assigned to a node. If this lasts for more than a few seconds, check the "
             "logs of the workers",
         )
 

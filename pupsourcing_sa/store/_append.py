@@ -18,7 +18,7 @@ __all__ = ["Append", "check_ids", "event_parameters", "stream_parameter"]
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Checked events of one aggregate, with the version that is expected of it."""
+    """Checked events of one aggregate, with its expected version."""
 
     expected: ExpectedVersion
     events: tuple[Event, ...]

@@ -41,7 +41,7 @@ from pupsourcing_sa.tables import EventTables
 
 __all__ = ["AppendStatements"]
 
-# Parameters with the names of columns would be taken for values that an UPDATE sets.
+# Their names are not those of columns, which SQLAlchemy reserves for the values that an UPDATE sets.
 _STREAM_TYPE: Final = parameter("stream_type", Text())
 _STREAM_ID: Final = parameter("stream_id", Text())
 _COUNT: Final = parameter("count", BigInteger())
@@ -73,7 +73,7 @@ _STREAM_COLUMNS: Final[dict[str, Any]] = {
 
 
 class _Bytes(LargeBinary):
-    """Bytes that are passed to the driver unchanged, which every supported driver accepts."""
+    """A type that passes bytes to the driver unchanged. Every supported driver accepts them."""
 
     cache_ok = True
 
@@ -82,11 +82,11 @@ class _Bytes(LargeBinary):
 
 
 def _given(name: str, **columns: Any) -> TableValuedAlias:
-    """Return a table with the rows of a JSON array, which is a parameter of this name.
+    """Return a table with the rows of a JSON array, which is the parameter ``name``.
 
     One text for all rows is a third faster than an array per column: psycopg's work for each value of an array is most
-    of the client's cost of an append. Payloads are not part of the JSON, where their size would double. They are sent
-    as one value of bytes, and each event has a range of it.
+    of the client's cost of an append. In the JSON, payloads would be twice as large. They are sent as one value of
+    bytes instead, and each event has a range of it.
     """
     rows = func.json_to_recordset(cast(parameter(name, Text()), JSON))
     valued = rows.table_valued(*(column(key, type_) for key, type_ in columns.items()))
@@ -252,7 +252,7 @@ class AppendStatements:
         )
         return heads.delete().where(is_given, heads.c.aggregate_version == given.c.count).add_cte(lowered)
 
-    # -- their parts -------------------------------------------------------------------------------------------
+    # -- common parts ------------------------------------------------------------------------------------------
 
     def _notify(self) -> list[ColumnElement[Any]]:
         """Notify the channel once per written head. PostgreSQL sends equal notifications once, after the commit."""

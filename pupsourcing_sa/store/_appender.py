@@ -126,7 +126,7 @@ class Appender:
         return self._reader.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
 
     def _raise_conflict(self, connection: Connection, appends: Sequence[Append], written: dict[int, int]) -> NoReturn:
-        """Restore the written heads, then raise the conflict of the first aggregate that is not at its version."""
+        """Restore the written heads, then raise the conflict of the first aggregate that has another version."""
         if written:
             undone = stream_parameter((number, appends[number - 1]) for number in written)
             try:
@@ -145,19 +145,19 @@ class Appender:
         raise append.conflict(version)
 
     def _raise_translated(self, error: DBAPIError, connection: Connection, appends: Sequence[Append]) -> None:
-        """Raise the translation of a failed append's error. Return if it has none."""
+        """Raise this library's error for a failed append. Return if there is none."""
         if violates(error, self._unique_id, connection):
             ids = [event.event_id for append in appends for event in append.events]
             detail = detail_of(error)
             raise DuplicateEventError([event_id for event_id in ids if str(event_id) in detail] or ids) from error
         if violates(error, self._unique_version, connection):
-            # This is no lost race. The loser of a race waits for the head's row and then gets no row, or a 40001.
+            # This is not a lost race. The loser of a race waits for the head's row and then gets no row, or a 40001.
             names = [(append.aggregate_type, append.aggregate_id) for append in appends]
             detail = detail_of(error)
             reported = [name for name in names if f"({name[0]}, {name[1]}, " in detail]
             raise StaleHeadsError(reported or names, self._tables.aggregate_heads.key) from error
         if is_serialization_failure(error):
-            # PostgreSQL does not report which aggregate of several it was. It had an expected version.
+            # PostgreSQL does not report which aggregate it was. Prefer one with an expected version.
             expecting = (append for append in appends if append.expected.version is not None)
             raise next(expecting, appends[0]).conflict(None) from error
         if exceeds_a_limit(error):
@@ -166,7 +166,7 @@ class Appender:
 
 
 def _raise_too_long(error: DBAPIError, appends: Sequence[Append]) -> None:
-    """Raise `KeyTooLongError` for the longest value in an index. Return if no value is too long."""
+    """Raise `KeyTooLongError` for the longest indexed value. Return if no value is too long."""
     # Lengths are not checked before an append, because a value that compresses well may be longer.
     sizes: list[tuple[int, int, str, Append]] = []
     for append in appends:

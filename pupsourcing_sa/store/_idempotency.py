@@ -51,7 +51,7 @@ def _is_same(event: Event, persisted: PersistedEvent, *, has_json_payload: bool)
 
 
 def _canonical(text: str | bytes | None) -> Any:
-    """Decode JSON so that equality is that of JSONB: numbers are decimals, and true differs from 1."""
+    """Decode JSON into a value that compares like JSONB: numbers are decimals, and true differs from 1."""
 
     def tagged(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The low-water mark: an advisory lock that shows above which position a transaction may still insert events."""
+"""The low-water mark: an advisory lock with the position above which a transaction may insert events."""
 
 from __future__ import annotations
 

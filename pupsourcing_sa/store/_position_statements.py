@@ -38,18 +38,18 @@ class PositionStatements:
 
     @cached_property
     def stable(self) -> Select[Any]:
-        """Select the stable position, the last position, and the facts that decide if they can be relied upon.
+        """Select the stable position, the last position, and the facts that decide if they are reliable.
 
         The stable position is the last position in the log, or the smallest mark if that is lower. The primary key
         finds the last position.
 
         PostgreSQL must read the last position before the locks. Otherwise it would miss an append that takes its mark
-        between the two. The transaction's snapshot is older than both. The order is enforced: a subquery reads the last
-        position issued, by which marks are decoded, and cannot be inlined because its output is volatile. The subquery
-        for the smallest mark is correlated with it and can only run afterwards.
+        between the two. The transaction's snapshot is older than both. Two details enforce this order. PostgreSQL
+        cannot inline the subquery for the last positions, because its output is volatile. The subquery for the smallest
+        mark decodes marks with its result, so it can only run afterwards.
 
-        The last position issued is not used itself. Positions that were rolled back may not have been flushed to disk,
-        and after a crash the sequence may issue them again. A commit flushes its positions and all positions before.
+        The last position issued is not returned. Positions that were rolled back may not have been flushed to disk, and
+        after a crash the sequence may issue them again. A commit flushes its positions and all positions before.
         """
         issued = self._issued.c
         smallest = select(func.min(self._mark(issued.position))).where(self._is_mark(issued.position))
@@ -67,7 +67,8 @@ class PositionStatements:
     def blocking(self) -> Select[Any]:
         """Select the transactions that hold marks, the lowest mark first: of backends, and prepared transactions."""
         last = self._issued.c.position
-        # Every transaction holds a lock on its own id. That of a prepared transaction leads to pg_prepared_xacts.
+        # Every transaction holds a lock on its own id. For a prepared transaction, the id is the key of
+        # pg_prepared_xacts.
         own = LOCKS.alias("own")
         is_own = and_(
             LOCKS.c.pid.is_(None),

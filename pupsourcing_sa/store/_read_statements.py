@@ -125,9 +125,9 @@ class ReadStatements:
         filters the index on (correlation_id, global_position), which has few entries per id.
 
         With aggregate types, it reads a page of positions for each type by the index (aggregate_type, global_position),
-        merges these pages, and looks up the rows of the resulting page. The cost is at most types times limit, for any
-        share of the log that the types have. With ``= ANY``, the planner would have to choose between filtering the
-        whole log and sorting all events of the types.
+        merges these pages, and looks up the rows of the resulting page. The cost is at most the number of types times
+        the limit, even if the types make up most of the log. With ``= ANY``, the planner would have to choose between
+        filtering the whole log and sorting all events of the types.
 
         Two details ensure this plan for a prepared statement, whose values the planner does not know. The range
         compares pairs, which only this index supports. For a range of positions, the planner would filter the log by
@@ -139,16 +139,17 @@ class ReadStatements:
 
         def matches(candidates: FromClause) -> list[ColumnElement[bool]]:
             c = candidates.c
-            found = []
+            conditions = []
             if by_event_type:
-                found.append(c.event_type == func.any(parameter("event_types", ARRAY(Text()))))
+                conditions.append(c.event_type == func.any(parameter("event_types", ARRAY(Text()))))
             if by_correlation:
-                found.append(c.correlation_id == parameter("correlation", Text()))
+                conditions.append(c.correlation_id == parameter("correlation", Text()))
             if by_partition:
                 # Mask the sign out: abs() fails for the smallest bigint.
                 hashed = func.hashtextextended(c.aggregate_id, 0, type_=BigInteger).bitwise_and(constant(2**63 - 1))
-                found.append(hashed % parameter("partitions", BigInteger()) == parameter("partition", BigInteger()))
-            return found
+                partition = hashed % parameter("partitions", BigInteger())
+                conditions.append(partition == parameter("partition", BigInteger()))
+            return conditions
 
         def ordered(position: ColumnElement[Any]) -> ColumnElement[Any]:
             return position.desc() if backwards else position

@@ -68,9 +68,9 @@ class EventStore:
             session: the transaction that the events become part of.
             expected_version: ``NoStream()``, ``Exact(version)`` or ``AnyVersion()``.
             events: one or more events, all of the same aggregate.
-            idempotent: if the log already has these events, return where they are instead of an error, even if other
-                events follow them. Use this to retry a commit whose outcome is unknown. The log has them if there are
-                equal events of this aggregate with consecutive versions in the same order; ``created_at`` and
+            idempotent: if the log already has these events, return their positions instead of raising an error, even if
+                other events follow them. Use this to retry a commit whose outcome is unknown. The log has them if there
+                are equal events of this aggregate with consecutive versions in the same order; ``created_at`` and
                 ``trace_id`` may differ. This costs a savepoint.
 
         Returns:
@@ -82,10 +82,10 @@ class EventStore:
             DuplicateEventError: two events have the same id, or the log has an event with this id. The latter ends the
                 transaction, unless ``idempotent`` is true.
             NoEventsError: ``events`` is empty.
-            KeyTooLongError: the aggregate's type and id, or a correlation id, exceed an index entry.
+            KeyTooLongError: the aggregate's type and id, or a correlation id, are too long for an index entry.
             StaleHeadsError: the log has events that are missing in its table of heads.
             TransactionRequiredError: the connection is in AUTOCOMMIT mode, or the transaction is read-only.
-            TypeError, ValueError: an argument is wrong, or the events are of several aggregates.
+            TypeError, ValueError: an argument is invalid, or the events belong to several aggregates.
             TablesMissingError: the log's tables do not exist.
         """
         append = Append.of(expected_version, events)
@@ -108,8 +108,8 @@ class EventStore:
             One result per aggregate, in the same order.
 
         Raises:
-            OptimisticConcurrencyError: see `append`. It names the first aggregate that is not at its version. If a lost
-                race ends the transaction, it names the first aggregate with an expected version instead.
+            OptimisticConcurrencyError: see `append`. It names the first aggregate that is not at its expected version.
+                If a lost race ends the transaction, it names the first aggregate with an expected version instead.
             NoEventsError: ``appends`` is empty, or one of them has no events.
             ValueError: an aggregate occurs twice.
             DuplicateEventError, KeyTooLongError, StaleHeadsError, TransactionRequiredError, TypeError,
@@ -252,7 +252,7 @@ class EventStore:
             session: as for `read_events`, like the other arguments except ``page_size``.
             page_size: number of events in memory at a time.
 
-        The iteration ends at the stable position of the moment at which the first event is requested.
+        The iteration ends at the stable position that it reads before the first page.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
         check_int("after", after)
@@ -265,12 +265,12 @@ class EventStore:
     def latest_global_position(self, session: SyncSession) -> int:
         """Return the last position in the log as this transaction sees it, or 0 if the log is empty.
 
-        Events below it may still be uncommitted; `stable_position` is the position below which there are none.
+        Events below it may still be uncommitted. At and below `stable_position` there are none.
         """
         return self.reader.last_position(session)
 
     def stable_position(self, session: SyncSession) -> int:
-        """Return the position up to which, inclusive, the log never changes: no event at or below it is uncommitted.
+        """Return the stable position: no event at or below it is uncommitted, so the log up to it never changes.
 
         The value stays true. Every snapshot taken afterwards contains all events up to it, so under REPEATABLE READ and
         SERIALIZABLE use it in the next transaction.

@@ -1,4 +1,4 @@
-"""Read access to the log without checks of arguments, for the store, which checks them, and for the worker.
+"""Read access to the log, for the store and the worker. Arguments are not checked.
 
 Every method works in the caller's transaction and flushes nothing.
 """
@@ -198,7 +198,7 @@ class LogReader:
             return [BlockingAppend(**row) for row in rows]
 
     def _check(self, row: Row[Any], *, check_isolation: bool) -> None:
-        """Refuse positions that cannot be relied upon."""
+        """Refuse positions that are not reliable."""
         column = f"{self._tables.events.key}.global_position"
         if row.is_in_recovery:
             raise StablePositionError(

@@ -88,7 +88,7 @@ class EventTables(DeclaredTables):
         self.aggregate_heads = self._table("aggregate_heads", aggregate_heads, _aggregate_heads)
 
     def _check_same(self, log: Table, aggregate_heads: str) -> None:
-        """Raise `TableNameError` if the log was declared with other arguments before."""
+        """Raise `TableNameError` if an earlier call declared the log with other arguments."""
         known = f"the metadata already has {log.key!r} with"
         if isinstance(log.c.payload.type, JSONB) != self.has_json_payload:
             raise TableNameError(f"{known} another type of payload; use the same everywhere")

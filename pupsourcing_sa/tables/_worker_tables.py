@@ -85,7 +85,7 @@ def _checkpoints(named: Naming) -> Sequence[SchemaItem]:
         timestamp("updated_at"),
         # The failing event, if there is one.
         Column("failed_position", BigInteger, doc="position of the failing event"),
-        Column("attempts", Integer, nullable=False, server_default=text("0"), doc="number of attempts that count"),
+        Column("attempts", Integer, nullable=False, server_default=text("0"), doc="number of failed attempts"),
         Column("error", Text, doc="traceback of the last attempt"),
         Column("failed_at", DateTime(timezone=True), doc="time of the last attempt"),
         Column("retry_at", DateTime(timezone=True), doc="time of the next attempt; NULL while parked"),

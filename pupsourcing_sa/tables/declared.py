@@ -1,4 +1,4 @@
-"""Declaring this library's tables once on the application's ``MetaData``, and recognizing them there."""
+"""Declaration of this library's tables on the application's ``MetaData``, and a mark that identifies them there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pupsourcing_sa.tables.naming import Naming
 
 __all__ = ["DeclaredTables", "check_declared", "role_of", "timestamp"]
 
-# The mark is in the ``info`` of the primary key. Alembic would render a table's own ``info`` in migrations.
+# Key of the mark in the ``info`` of the primary key. Alembic would render the ``info`` of a table in migrations.
 _ROLE: Final = "pupsourcing_sa"
 
 
@@ -84,13 +84,13 @@ class DeclaredTables:
         info: Mapping[str, Any] | None = None,
         listeners: Sequence[tuple[str, Callable[..., None]]] = (),
     ) -> Table:
-        """Return the table of a checked name; an existing one if an earlier call declared it."""
+        """Return the table of a checked name. Declare it unless an earlier call did."""
         table = self._existing(name)
         if table is None:
             table = Table(name, self.metadata, *build(Naming(self.metadata, name)), schema=self._schema)
             table.primary_key.info.update({_ROLE: argument, **(info or {})})
             for event_name, listener in listeners:
-                # With `propagate`, copies that to_metadata() makes have the listener, too.
+                # With `propagate`, copies by to_metadata() have the listener, too.
                 event.listen(table, event_name, listener, propagate=True)
         self._tables.append(table)
         return table
@@ -100,7 +100,7 @@ class DeclaredTables:
 
 
 def check_declared(tables: Sequence[DeclaredTables]) -> None:
-    """Raise an error unless all are objects with tables. A common mistake is to pass the class itself.
+    """Refuse values other than `EventTables` and `WorkerTables` objects, such as the class itself.
 
     Raises:
         TypeError: an argument has another type. The message shows the correct call.
@@ -109,6 +109,6 @@ def check_declared(tables: Sequence[DeclaredTables]) -> None:
         if isinstance(value, DeclaredTables):
             continue
         is_class = isinstance(value, type)
-        what = f"the class {value.__name__}" if is_class else type(value).__name__
-        instead = value.__name__ if is_class and issubclass(value, DeclaredTables) else "EventTables"
-        raise TypeError(f"tables must be EventTables or WorkerTables, not {what}; write {instead}(…)")
+        passed = f"the class {value.__name__}" if is_class else type(value).__name__
+        class_name = value.__name__ if is_class and issubclass(value, DeclaredTables) else "EventTables"
+        raise TypeError(f"tables must be EventTables or WorkerTables, not {passed}; write {class_name}(…)")

@@ -50,7 +50,7 @@ def create_guard(guard: Guard, log: Table) -> list[ExecutableDDLElement]:
 
 
 def replace_guard(guard: Guard, log: Table) -> list[ExecutableDDLElement]:
-    """Return the statements that create a guard or replace an existing trigger and function of its names.
+    """Return the statements that create a guard, or replace an existing trigger and function with its names.
 
     They lock the log in ACCESS EXCLUSIVE mode, which conflicts with every other use of it.
     """
@@ -59,7 +59,7 @@ def replace_guard(guard: Guard, log: Table) -> list[ExecutableDDLElement]:
 
 
 def drop_guard(guard: Guard, log: Table) -> list[ExecutableDDLElement]:
-    """Return the statements that drop a guard, complete or not.
+    """Return the statements that drop a guard, even an incomplete one.
 
     They lock the log in ACCESS EXCLUSIVE mode, which conflicts with every other use of it.
     """

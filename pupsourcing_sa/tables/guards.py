@@ -6,8 +6,8 @@
 ``low_water_mark``
     takes the low-water mark before an INSERT, so that the stable position is correct for SQL of other programs.
 
-A guard is a statement trigger and a function, which belongs to one log. Never change or remove a released version:
-migrations name it, and autogenerate recognizes the version in a database by the text of its function.
+A guard consists of a statement trigger and its function. Both belong to one log. Never change or remove a released
+version: migrations name it, and autogenerate recognizes the version in a database by the text of its function.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ BEGIN
 END
 """
 
-# The same mark that the store's appends take. A common setting shows that the transaction already has a mark.
-# A statement trigger runs before its statement's first position is issued, so the mark is below all of them.
+# The trigger takes the same mark as an append by the store. Both record it in the same setting, so that a transaction
+# takes one mark only. A statement trigger runs before its statement's first position is issued, so the mark is below
+# all of them.
 _LOW_WATER_MARK_1: Final = """
 -- pupsourcing_sa: low_water_mark, version 1
 DECLARE
@@ -103,7 +104,7 @@ def known_guards() -> list[Guard]:
 
 
 def current_guard(name: str) -> Guard:
-    """Return a guard as this version of the library creates it.
+    """Return the current version of a guard.
 
     Raises:
         ValueError: there is no such guard.
