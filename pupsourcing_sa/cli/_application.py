@@ -105,8 +105,7 @@ def run(arguments: Sequence[str], *, owns_process: bool) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except BrokenPipeError as error:
-        # click prints --help and --version. An error of a handler has a note.
-        if hasattr(error, "__notes__"):
+        if not _is_of_output(error):
             raise
         discard_output()
         return 0
@@ -123,3 +122,12 @@ def _is_explained_by_message(error: Exception) -> bool:
     # SQLAlchemy 2.0 does not wrap asyncpg's own error when it cannot connect.
     is_from_server = hasattr(error, "sqlstate")
     return (is_known or is_from_server) and not hasattr(error, "__notes__")
+
+
+def _is_of_output(error: BrokenPipeError) -> bool:
+    """Return True if printing failed, and not a connection to the database or a handler."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    module = "" if frames is None else frames.tb_frame.f_globals.get("__name__", "")
+    return module.startswith(("click.", "pupsourcing_sa.cli."))

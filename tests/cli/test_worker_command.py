@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, NoEventsError, WorkerTables, __version__
 from pupsourcing_sa.cli import main
+from pupsourcing_sa.worker import Worker
 from tests.fix_command import COMMAND, Command, run_in_process
 from tests.fix_distribution import write_distribution
 from tests.fix_store import make_event, make_tables
@@ -440,6 +441,17 @@ def test_help_into_a_closed_pipe():
     assert process.stderr is not None
     with process.stderr as stderr:
         assert (stderr.read(), process.wait()) == (b"", 0)
+
+
+def test_a_broken_connection_is_not_a_closed_pipe(monkeypatch: pytest.MonkeyPatch, store: EventStore, command: Command):
+    """Drivers raise the same error as printing to a closed pipe, and the events are not processed then."""
+
+    def drain(_: Worker) -> None:
+        raise BrokenPipeError("of the connection")
+
+    monkeypatch.setattr(Worker, "drain", drain)
+    with pytest.raises(BrokenPipeError, match="of the connection"):
+        command("worker", "myapp.jobs:worker", "--drain")
 
 
 def test_without_click():
