@@ -12,6 +12,7 @@ import click
 from sqlalchemy import MetaData, NullPool
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
+from pupsourcing_sa._checks import MAX_SECONDS
 from pupsourcing_sa.cli._console import open_console, write
 from pupsourcing_sa.cli._database import (
     STORE_TABLES,
@@ -97,7 +98,7 @@ always reported. The tables show how far each partition is behind, what fails an
     "--heartbeat-timeout",
     group="Problems to report",
     metavar="S",
-    type=seconds(),
+    type=seconds(MAX_SECONDS),
     default=f"{HEARTBEAT_TIMEOUT:g}",
     show_default=True,
     help="A node that sent no heartbeat for S seconds. Use the setting of your workers.",

@@ -265,8 +265,9 @@ def test_the_driver_of_the_application_does_not_matter(command: Command, group: 
         ),
         (
             ["--heartbeat-timeout", "0"],
-            "--heartbeat-timeout: must be a number of seconds greater than 0, not 0",
+            "--heartbeat-timeout: must be a number of seconds greater than 0 and at most 1,000,000, not 0",
         ),
+        (["--heartbeat-timeout", "2e6"], "--heartbeat-timeout: must be a number of seconds greater than 0 and at most"),
         (["--timeout", "soon"], "--timeout: must be a number of seconds, not 'soon'"),
         (["--database-url", "mysql://u:secret@h/d"], "must be a postgresql URL, not mysql://u:***@h/d"),
         (["--database-url", "postgresql://host:port/d"], "--database-url or DATABASE_URL: invalid literal for int()"),
