@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
 from pupsourcing_sa.store._sync import EventStore
@@ -144,12 +145,14 @@ class AsyncEventStore:
         page_size: int = 1000,
     ) -> AsyncIterator[PersistedEvent]:
         """See `EventStore.iterate_events`; for ``async for``."""
+        # Read the iterables here, as the sync store does, and not when the first event is requested.
+        scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
         return _iterate(
             session,
             self.sync_store.iterate_events,
             after=after,
-            aggregate_types=aggregate_types,
-            event_types=event_types,
+            aggregate_types=scope.aggregate_types,
+            event_types=scope.event_types,
             correlation_id=correlation_id,
             up_to=up_to,
             page_size=page_size,

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import AnyVersion, EventStore, EventTables, NoStream, PersistedEvent
+from pupsourcing_sa import AnyVersion, AsyncEventStore, EventStore, EventTables, NoStream, PersistedEvent
 from pupsourcing_sa.errors import StablePositionError
 from tests.fix_store import Log, Transaction, make_event
 
@@ -269,3 +269,9 @@ def test_a_prepared_transaction_is_named(engine, plain_log: Log):
     assert (found.pid, found.gid, found.state) == (None, "forgotten", "prepared")
     assert found.user == engine.url.username
     assert found.age.total_seconds() >= 0
+
+
+@pytest.mark.parametrize("store", [EventStore(), AsyncEventStore()], ids=["sync", "async"])
+def test_a_wrong_scope_is_refused_before_the_first_event_is_requested(store: Any):
+    with pytest.raises(TypeError, match="aggregate_types must be a set of str"):
+        store.iterate_events(None, aggregate_types="User")
