@@ -32,7 +32,7 @@ event                       data
                             failure that no event caused, such as a deadlock or a lost connection
 ``worker.batch_overdue``    ``consumer``, ``partition``, ``seconds`` for which the batch has been running, and either
                             ``event_id``, ``event_type``, ``global_position`` of the event being handled, or
-                            ``first_position`` and ``last_position`` of the batch
+                            ``first_position`` and ``last_position`` of the batch; neither before it has read events
 ``worker.holder_ended``     ``consumer``, ``partition``, ``pid``: terminated a dead node's transaction, which held the
                             checkpoint
 ``worker.locked_out``       ``consumer``, ``partition``, ``seconds``, ``pid``, ``gid``, ``user``, ``application_name``,

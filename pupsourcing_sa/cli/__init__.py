@@ -1,4 +1,4 @@
-"""The command ``pupsourcing-sa``. Each subcommand is a module that parses, loads and calls, and does nothing else."""
+"""The command ``pupsourcing-sa``. A subcommand's module only parses options, loads code and calls the library."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def open_console(*, to_stderr: bool = False) -> Console:
 
 
 def write(text: str) -> None:
-    """Print to standard output, which may be a pipe that its reader has closed, as ``head`` does."""
+    """Print to standard output. Ignore that its reader, such as ``head``, has closed the pipe."""
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:

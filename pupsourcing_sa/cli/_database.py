@@ -26,7 +26,7 @@ __all__ = [
 
 _GROUP: Final = "Database"
 
-#: What each table contains, by its default name, which is also the keyword argument that sets its name.
+#: Contents of the tables by default name, which is also the keyword argument that sets another name.
 STORE_TABLES: Final = {"events": "the event log", "aggregate_heads": "the current version of each aggregate"}
 WORKER_TABLES: Final = {
     "worker_nodes": "the running worker processes",
@@ -79,7 +79,7 @@ def given(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 @contextmanager
 def wrong_names_refused() -> Iterator[None]:
-    """Report a name that the tables refuse as wrong usage."""
+    """Report an invalid table name as wrong usage."""
     try:
         yield
     except ValueError as error:
@@ -89,16 +89,16 @@ def wrong_names_refused() -> Iterator[None]:
 def parse_url(text: str | None) -> URL:
     """Return the URL of the database, with psycopg as its driver.
 
-    SQLAlchemy 2.0 takes psycopg2 for a plain ``postgresql://``, and an asynchronous driver needs an event loop.
+    SQLAlchemy 2.0 uses psycopg2 for a plain ``postgresql://``, and an asynchronous driver needs an event loop.
 
     Raises:
-        UsageError: no URL is given, or it is not one of PostgreSQL.
+        UsageError: no URL is given, or it is not a PostgreSQL URL.
     """
     if not text:
         raise UsageError("no database is given. Use --database-url, or set DATABASE_URL")
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError) as error:  # ValueError: the port is not a number
+    except (ArgumentError, ValueError) as error:  # ValueError if the port is not a number
         raise UsageError(f"--database-url or DATABASE_URL: {error}") from error
     if url.get_backend_name() != "postgresql":
         raise UsageError(f"--database-url or DATABASE_URL must be a postgresql URL, not {url.render_as_string()}")

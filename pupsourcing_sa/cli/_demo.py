@@ -31,7 +31,11 @@ At the end the demo compares the read model with a query of the log.
     help=_HELP,
     short_help="Show the library at work, on its own database.",
     examples=["pupsourcing-sa demo", "pupsourcing-sa demo --events 100000 --writers 8"],
-    exit_status={0: "the read model agrees with the log", 1: "it does not, or the demo failed", 2: "wrong usage"},
+    exit_status={
+        0: "the read model agrees with the log",
+        1: "the read model is wrong, or the demo failed",
+        2: "wrong usage",
+    },
 )
 @option(
     "--events",
@@ -58,7 +62,7 @@ At the end the demo compares the read model with a query of the log.
     help="Use this PostgreSQL server, in a schema that is dropped afterwards.",
     default_text="start a server",
 )
-@option("--keep", group="Database", is_flag=True, help="Do not drop that schema.")
+@option("--keep", group="Database", is_flag=True, help="Keep that schema.")
 def demo(events: int, writers: int, database_url: str | None, keep: bool) -> int:
     """Run the command."""
     console = open_console()

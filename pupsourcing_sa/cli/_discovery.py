@@ -23,7 +23,7 @@ GROUP: Final = "pupsourcing_sa.consumers"
 
 
 class DiscoveredConsumer(NamedTuple):
-    """A consumer, and the place that it comes from, for messages."""
+    """A consumer, and its source for messages."""
 
     consumer: Any
     source: str
@@ -33,7 +33,7 @@ def discover_consumers() -> list[DiscoveredConsumer]:
     """Return the consumers that installed distributions offer, sorted by the names of their entry points.
 
     Raises:
-        UsageError: an entry point cannot be loaded, or is not a consumer.
+        UsageError: an entry point cannot be loaded, or is neither a consumer nor an iterable of consumers.
     """
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
     return [discovered for point in points for discovered in _load(point)]
@@ -46,15 +46,15 @@ def distinct_consumers(discovered: Iterable[DiscoveredConsumer]) -> list[Any]:
         UsageError: two different consumers have the same name, and so the same checkpoint.
     """
     by_name: dict[str, DiscoveredConsumer] = {}
-    for found in discovered:
-        name = Subscription.of(found.consumer).name
-        first = by_name.setdefault(name, found)
-        if first.consumer is not found.consumer:
+    for candidate in discovered:
+        name = Subscription.of(candidate.consumer).name
+        first = by_name.setdefault(name, candidate)
+        if first.consumer is not candidate.consumer:
             raise UsageError(
                 f"two consumers have the name {name!r}, and so the same checkpoint: one of {first.source} and one of "
-                f"{found.source}. Rename one of them, or ignore entry points with --no-discover"
+                f"{candidate.source}. Rename one of them, or ignore entry points with --no-discover"
             )
-    return [found.consumer for found in by_name.values()]
+    return [candidate.consumer for candidate in by_name.values()]
 
 
 def _load(point: EntryPoint) -> Iterator[DiscoveredConsumer]:

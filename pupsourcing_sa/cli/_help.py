@@ -13,12 +13,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Options that belong to no group, such as ``--help``.
 _OTHER: Final = "Other"
-#: Widest first column. Longer options have a line of their own.
+#: Maximum width of the first column. Longer options have a line of their own.
 _MAX_WIDTH: Final = 27
 
 
 class Option(click.Option):
-    """An option of a group.
+    """An option with a group and a default text for ``--help``.
 
     Args:
         group: title of the group in ``--help``.

@@ -37,7 +37,7 @@ Append events from JSON Lines. FILE is a file, or - for standard input.
 Each line is a JSON object with the fields of an Event: aggregate_type, aggregate_id, event_type and payload are
 required; event_version, event_id, metadata, trace_id, correlation_id, causation_id and created_at are optional.
 
-A bad line ends the import. The message names the line. Nothing of its batch is appended.
+A bad line ends the import, and no event of its batch is appended. The message names the line.
 """
 
 
@@ -49,7 +49,7 @@ A bad line ends the import. The message names the line. Nothing of its batch is 
     examples=["pupsourcing-sa import events.jsonl", "zcat events.jsonl.gz | pupsourcing-sa import -"],
     exit_status={
         0: "every event was appended",
-        1: "failure; the message contains the number of appended events",
+        1: "failure; batches before it are appended",
         2: "wrong usage",
     },
 )
@@ -69,7 +69,7 @@ A bad line ends the import. The message names the line. Nothing of its batch is 
     metavar="N",
     type=whole_number(),
     default="1",
-    help="First line to read; continues a failed import.",
+    help="First line to read, to continue a failed import.",
     show_default=True,
 )
 @database_url_option

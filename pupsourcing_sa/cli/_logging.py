@@ -33,7 +33,7 @@ def configure_logging(log_format: str | None, level: str | None) -> None:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    # The debug messages of other libraries are not ours to show.
+    # Do not show debug messages of other libraries.
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
 
 
@@ -59,7 +59,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: ``time`` (UTC), ``level``, ``logger``, ``process``, ``message``, and the data.
 
-    Data with one of these names gets an underscore after its name. ``exception`` is a traceback as text.
+    Data with one of these names gets an underscore appended to its name. ``exception`` is a traceback as text.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -97,7 +97,8 @@ def _as_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
-        return round(value, 3) if math.isfinite(value) else str(value)  # floats are times in seconds
+        # Floats are times in seconds.
+        return round(value, 3) if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         return {str(name): _as_json(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

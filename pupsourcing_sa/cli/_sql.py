@@ -22,9 +22,9 @@ _PAYLOADS: Final = {"bytea": LargeBinary, "jsonb": JSONB}
 
 
 _HELP: Final = """\
-Print the tables as an SQL script for psql.
+Print the tables as a SQL script for psql.
 
-You can run the script more than once. Schemas have to exist.
+You can run the script more than once. The schemas must exist.
 """
 
 

@@ -40,7 +40,7 @@ _HELP: Final = """\
 Show the nodes and consumers of a log, and report problems.
 
 Problems come first, one line each. Failing and parked partitions, and partitions without a running node, are
-always reported. The tables show how far each partition is behind, what fails and which transactions are in the way.
+always reported. The tables show how far each partition is behind, what fails and which transactions block it.
 """
 
 
@@ -65,7 +65,7 @@ always reported. The tables show how far each partition is behind, what fails an
     group="Problems to report",
     metavar="N",
     type=whole_number(0),
-    help="A partition that has more than N events to process.",
+    help="A partition that is more than N events behind.",
     default_text="not reported",
 )
 @option(

@@ -1,4 +1,4 @@
-"""A status for people: the problems, then tables. Needs rich."""
+"""The status as a report for people: problems first, then tables. Needs rich."""
 
 from __future__ import annotations
 

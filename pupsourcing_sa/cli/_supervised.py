@@ -18,8 +18,8 @@ __all__ = ["SupervisedNode"]
 class SupervisedNode:
     """A node that stops when the stream from its supervisor ends.
 
-    Before `report_ready` there is nothing to finish, and the process ends at once. Afterwards the worker is stopped. If
-    that takes too long, because a handler blocks the event loop, the process ends without it.
+    If the stream ends before `report_ready`, the process exits at once, because it runs no batch. Later, it stops the
+    worker first. If a handler blocks the event loop for too long, the process exits anyway.
 
     Args:
         descriptor: the inherited socket.
@@ -40,7 +40,7 @@ class SupervisedNode:
         """Report to the supervisor that this worker is about to run."""
         with self._lock:
             self._worker = worker
-            with suppress(OSError):  # the supervisor was killed; the other thread notices it
+            with suppress(OSError):  # if the supervisor was killed, the other thread notices it
                 self._socket.sendall(b"%f\n" % worker.config.shutdown_timeout)
 
     def _watch(self) -> None:

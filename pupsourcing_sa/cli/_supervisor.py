@@ -10,15 +10,16 @@ pipe, which is one end of a pair of connected sockets (see `pupsourcing_sa.cli._
 
 - **The node sends one line** when it has loaded the application: its ``shutdown_timeout`` in seconds. The first node
   starts alone. The others follow when it is ready, so that a command that cannot work fails once.
-- **The supervisor sends nothing.** The end of its stream stops the node. It also comes when the supervisor was
-  killed, so that no node outlives it.
+- **The supervisor sends nothing.** The end of its stream stops the node. The stream also ends when the supervisor is
+  killed, so no node outlives it.
 
-**Signals are not passed on.** Ctrl-C goes to every process of a terminal's group, and systemd's SIGTERM to every
-process of a unit. A node would take a copy from the supervisor for the second signal, which ends it at once.
+**The supervisor does not pass signals on.** Ctrl-C goes to every process of a terminal's group, and systemd's SIGTERM
+to every process of a unit. A node would mistake a copy for the second signal, which ends it at once.
 
-**Mistakes that no restart can correct**, such as a wrong option or missing tables, are recognised by the exit status: a
-node that ends by itself with status 1 or 2 ends the command with that status if no node has settled and no other one
-runs. One process would end in the same way. In all other cases a node that ends is restarted.
+**Mistakes that no restart can correct**, such as a wrong option or missing tables, end the command. The supervisor
+recognizes them by the exit status: a node ends by itself with status 1 or 2 before any node has settled, and no other
+node runs. The command then ends with that status, as a single process would. The supervisor restarts any other node
+that ends.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class SupervisorTimings:
         restart_delay: delay before the first restart of a node. It doubles with each failure and has jitter.
         max_restart_delay: upper limit of that delay.
         settled_after: time after which a ready node counts as settled. Its next restart has the first delay again.
-        margin: time after its ``shutdown_timeout`` at which a node is killed. By then a worker whose event loop is
-            blocked has ended its process itself.
+        margin: time after ``shutdown_timeout`` at which the supervisor kills a node. By then a worker whose event loop
+            is blocked has ended its own process.
     """
 
     restart_delay: float = 1.0
@@ -81,7 +82,8 @@ class Supervisor:
         self._command = command
         self._processes = processes
         self._timings = timings or SupervisorTimings()
-        self._nodes: dict[int, _Node] = {}  # those that run, by number
+        #: Running nodes by number.
+        self._nodes: dict[int, _Node] = {}
         self._has_settled = False
         self._status = 0
         self._watchdog: threading.Timer | None = None
@@ -109,7 +111,7 @@ class Supervisor:
         return self._status
 
     async def _keep_running(self, number: int) -> None:
-        """Run a node again and again until the supervisor ends."""
+        """Run a node, and restart it until the supervisor stops."""
         if number > 1:
             await self._first_is_ready.wait()
         failures = 0
@@ -131,13 +133,13 @@ class Supervisor:
         """Run a process to its end. Return True if it had settled."""
         try:
             node = self._nodes[number] = _Node(number, self._command)
-        except OSError:  # for example, no memory or descriptors are left
+        except OSError:  # no memory or no descriptors are left
             _logger.exception("cannot start node", extra={"node": number})
             return False
         _logger.info("node started", extra=node.details)
         ready = asyncio.create_task(self._read_ready(node), name=f"pupsourcing-node-{number}-ready")
         status = await node.wait()
-        # The stream may be open still, in a process that the node has forked.
+        # A process that the node has forked may keep the stream open.
         await cancel_all({ready})
         del self._nodes[number]
         node.pipe.close()
@@ -164,10 +166,10 @@ class Supervisor:
             self._first_is_ready.set()
 
     def _on_signal(self, number: int) -> None:
-        """Handle a signal, in the middle of any statement of this thread.
+        """Handle a signal. It can interrupt this thread between any two instructions.
 
         The event loop may be blocked, because the reader of the log hangs and the pipe is full. A timer then ends the
-        process. The nodes, whose pipes end with it, stop by themselves.
+        process. The nodes' pipes end with it, so the nodes stop.
         """
         if self._watchdog is None:
             longest = max((node.shutdown_timeout for node in self._nodes.values()), default=0.0)
@@ -176,7 +178,7 @@ class Supervisor:
         self._loop.call_soon_threadsafe(self._stop, number)
 
     def _stop(self, number: int) -> None:
-        """Stop the nodes at the first signal, kill them at a second one."""
+        """Stop the nodes at the first signal, and kill them at the second."""
         nodes = list(self._nodes.values())
         if self._ending.is_set():
             _logger.warning("second signal; killing the nodes", extra={"signal": _name(number)})
@@ -233,7 +235,7 @@ class _Node:
             status = self.process.wait()
             loop.call_soon_threadsafe(ended.set_result, status)
 
-        # A thread of its own: asyncio's pool has too few for many nodes.
+        # Not asyncio's pool, which has too few threads for many nodes.
         threading.Thread(target=wait, name=f"pupsourcing-node-{self.number}", daemon=True).start()
         return await ended
 

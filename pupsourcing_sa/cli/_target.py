@@ -1,4 +1,4 @@
-"""Load the worker that a command line names as ``module:attribute``, or explain why it cannot be used."""
+"""Loading of the worker that a command line names as ``module:attribute``, with a message for each mistake."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def application_code(action: str) -> Iterator[None]:
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
         hint = ""
-        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":  # the default of SQLAlchemy 2.0
+        # psycopg2 is the default driver of SQLAlchemy 2.0.
+        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":
             hint = ". Write postgresql+psycopg:// in the URL of the database"
         line = str(error).partition("\n")[0]
         raise UsageError(f"{action} failed: {type(error).__name__}: {line}{hint}") from error
@@ -84,7 +85,7 @@ def _module(name: str, directory: str) -> Any:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module exists, and imports one that does not
+                raise  # the module exists, but imports one that does not
             missing = error.name
     raise UsageError(f"there is no module {missing!r} in {directory} or on the Python path")
 

@@ -14,7 +14,7 @@ __all__ = ["template_path"]
 
 
 _HELP: Final = """\
-Print the directory of a template for Alembic, for a synchronous or an asyncio engine.
+Print the directory of an Alembic template, for a synchronous or an asyncio engine.
 """
 
 
@@ -22,7 +22,7 @@ Print the directory of a template for Alembic, for a synchronous or an asyncio e
     "template-path",
     cls=Command,
     help=_HELP,
-    short_help="Print the directory of a template for Alembic.",
+    short_help="Print the directory of an Alembic template.",
     examples=['alembic init -t "$(pupsourcing-sa template-path sync)" migrations'],
 )
 @click.argument("template", metavar="sync|async", type=one_of("sync", "async"))

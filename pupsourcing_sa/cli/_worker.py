@@ -100,7 +100,7 @@ the code. S is a time in seconds.
     metavar="LEVEL",
     type=one_of(*LEVELS),
     envvar=variable("log_level"),
-    help="Least severe messages to log: debug, info, warning or error.",
+    help="Lowest level to log: debug, info, warning or error.",
     default_text="info",
 )
 @option("--quiet", group="Logging, on standard error", is_flag=True, help="Same as --log-level warning.")
@@ -155,7 +155,7 @@ def worker(
 
 
 def _configured(worker: Worker, target: str, settings: Mapping[str, SettingValue], *, discover: bool) -> Worker:
-    """Return the worker of the code with the consumers and settings that the deployment adds."""
+    """Return the application's worker with the consumers and settings that the deployment adds."""
     own = [DiscoveredConsumer(worker.consumer_named(name), target) for name in worker.consumers]
     more = distinct_consumers([*own, *(discover_consumers() if discover else ())])[len(own) :]
     if not more and not settings:

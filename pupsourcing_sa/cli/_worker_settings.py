@@ -1,6 +1,6 @@
 """Options and environment variables for the settings of a worker.
 
-They are made of the fields of `WorkerConfig`: a new field is an option, a variable and a line of ``--help``.
+They are derived from the fields of `WorkerConfig`: a new field adds an option, a variable and a line of ``--help``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def given_settings(context: click.Context) -> dict[str, SettingValue]:
 
 
 def replace_settings(config: WorkerConfig, settings: Mapping[str, SettingValue]) -> WorkerConfig:
-    """Return the settings of the code, replaced by those that are given.
+    """Return the application's config with the given settings.
 
     Raises:
         UsageError: two settings contradict each other.
