@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
+from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.testing import embedded_postgres
-from tests.fix_postgres import new_database
+from tests.fix_postgres import new_database, open_database
+from tests.fix_worker import INSERT
+from tests.fix_worker import Fleet as Workers
 from tests.scenarios.application import CHANNEL, Follows
 from tests.scenarios.fleet import Fleet
 from tests.scenarios.pooler import POOLER
@@ -123,6 +128,39 @@ def test_the_server_is_stopped_at_once_and_started_again_under_load(own_server: 
         fleet.wait_until(lambda: not scene.backlog(CONSUMERS), "everything applied")
         fleet.stop()
         scene.assert_applied_exactly_once(*CONSUMERS)
+
+
+def test_a_batch_that_a_crash_has_undone_does_not_count_as_committed(own_server: Server):
+    """After the crash the server issues the id of the batch's transaction again, and that transaction commits."""
+    first_attempt: list[int] = []
+
+    def crash(session: Session) -> None:
+        first_attempt.append(session.scalars(text("SELECT txid_current()")).one())
+        own_server.restart_at_once()
+        issued = 0
+        with other.connect() as connection:
+            while issued < first_attempt[0]:
+                issued = connection.scalar(text("SELECT txid_current()")) or 0
+        assert issued == first_attempt[0]
+        session.execute(text("SELECT 1"))
+
+    @consumer("crashing")
+    def handle(session: Session, event: PersistedEvent) -> None:
+        session.execute(INSERT, {"consumer": "crashing", "position": event.global_position})
+        if not first_attempt:
+            crash(session)
+
+    server = create_engine(own_server.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+    with open_database(server, pool_pre_ping=True) as engine:
+        other = engine.execution_options(isolation_level="AUTOCOMMIT")
+        workers = Workers(engine, is_async=False)
+        workers.append(2)
+        with pytest.raises(OperationalError):
+            workers.worker(handle).drain()
+        assert workers.checkpoint("crashing").parked_at is None
+        workers.worker(handle).drain()
+        assert workers.seen("crashing") == [1, 2]
+    server.dispose()
 
 
 def listeners(scene: Scene) -> list[int]:
