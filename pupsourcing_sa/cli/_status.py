@@ -143,12 +143,14 @@ def status(
     )
     findings = diagnose(found, limits)
     if console is None:
-        report = {"findings": [asdict(finding) for finding in findings]} | found.to_dict()
-        write(f"{json.dumps(report, indent=2)}\n")
+        data = {"findings": [asdict(finding) for finding in findings]} | found.to_dict()
+        write(f"{json.dumps(data, indent=2)}\n")
     else:
         from pupsourcing_sa.cli._status_report import print_report
 
-        print_report(console, found, findings)
+        with console.capture() as report:  # rich would end the process if the pipe is closed
+            print_report(console, found, findings)
+        write(report.get())
     return _PROBLEMS_FOUND if findings else 0
 
 

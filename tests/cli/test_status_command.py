@@ -135,11 +135,12 @@ def test_json(command: Command, group: Group, monkeypatch: pytest.MonkeyPatch):
     assert "pip install 'pupsourcing-sa[cli]'" in missing.stderr
 
 
-def test_a_closed_pipe_does_not_change_the_exit_status(group: Group):
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_closed_pipe_does_not_change_the_exit_status(group: Group, options: list[str]):
     group.partition("orders", None)
     environment = os.environ | {"DATABASE_URL": group.engine.url.render_as_string(hide_password=False)}
     process = subprocess.Popen(
-        [COMMAND, "status", "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [COMMAND, "status", *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.close()
