@@ -139,7 +139,8 @@ def _failure(name: str, partition: PartitionStatus) -> Iterator[Finding]:
     if failing.parked_at is None:
         yield Finding("failing", f"{name} is failing {details}; the worker will retry")
     else:
-        yield Finding("parked", f"{name} is parked {details}; fix the cause, then set its parked_at to NULL")
+        remedy = "fix the cause, then set parked_at in its row of consumer_checkpoints to NULL"
+        yield Finding("parked", f"{name} is parked {details}; {remedy}")
 
 
 def _lock(name: str, partition: PartitionStatus, limit: float) -> Iterator[Finding]:

@@ -110,6 +110,7 @@ class TestDiagnosis:
                 replace(LOCKED, partition=4),
                 replace(WELL, partition=5, position=1_012),
                 replace(WELL, partition=6, position=1_011),
+                replace(WELL, partition=7, failing=replace(FAILING, parked_at=LONG_AGO)),
             ),
             consumer(WELL, name="b\n", live_nodes=0),
             nodes=(ALIVE, SILENT),
@@ -136,6 +137,8 @@ class TestDiagnosis:
             "consumer 'a' partition 3 is 90 s behind (limit 90 s)",
             "consumer 'a' partition 4 has been locked for 65 s (limit 60 s) by pid 4712 'psql', role app, idle in "
             "transaction, started 75 s ago, last statement: update x; to end it: SELECT pg_terminate_backend(4712)",
+            "consumer 'a' partition 7 is parked on event 7 (Placed 00000000-0000-0000-0000-000000000007), attempts "
+            "3: ValueError: no; fix the cause, then set parked_at in its row of consumer_checkpoints to NULL",
             "consumer 'b\\n' has no running node. Start a worker that includes it or, if the consumer was removed, "
             "delete its rows from the tables of assignments and checkpoints",
         ]
