@@ -11,13 +11,14 @@ from sqlalchemy.exc import ArgumentError
 
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import option
-from pupsourcing_sa.errors import MissingExtraError
+from pupsourcing_sa.errors import MissingExtraError, TablesMissingError
 
 __all__ = [
     "STORE_TABLES",
     "WORKER_TABLES",
     "database_url_option",
     "given",
+    "missing_tables_explained",
     "open_engine",
     "parse_url",
     "table_options",
@@ -84,6 +85,19 @@ def wrong_names_refused() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+@contextmanager
+def missing_tables_explained() -> Iterator[None]:
+    """Add to the message for missing tables that the command gets their names from its options.
+
+    Raises:
+        TablesMissingError: with the longer message.
+    """
+    try:
+        yield
+    except TablesMissingError as error:
+        raise TablesMissingError(f"{error}, and to this command as options, such as --schema") from error
 
 
 def parse_url(text: str | None) -> URL:

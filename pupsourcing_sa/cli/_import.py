@@ -17,6 +17,7 @@ from pupsourcing_sa.cli._database import (
     STORE_TABLES,
     database_url_option,
     given,
+    missing_tables_explained,
     open_engine,
     parse_url,
     table_options,
@@ -91,7 +92,7 @@ def import_(
     engine = open_engine(parse_url(database_url))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     appended = read = 0
-    with _open(file) as opened, Progress(*columns, console=console) as progress:
+    with missing_tables_explained(), _open(file) as opened, Progress(*columns, console=console) as progress:
         size = os.fstat(opened.fileno()).st_size if file != "-" else None
         bar = progress.add_task("0 events", total=size)
 

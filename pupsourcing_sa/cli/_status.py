@@ -19,6 +19,7 @@ from pupsourcing_sa.cli._database import (
     WORKER_TABLES,
     database_url_option,
     given,
+    missing_tables_explained,
     open_engine,
     parse_url,
     table_options,
@@ -168,6 +169,6 @@ def _read(database_url: str | None, timeout: float, tables: tuple[EventTables, W
     url = parse_url(database_url)
     connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(timeout)}
     engine = open_engine(url, poolclass=NullPool, connect_args=connect)
-    with engine.connect() as connection:
+    with engine.connect() as connection, missing_tables_explained():
         limit_transaction(connection, timeout, "statement_timeout")
         return read_status(connection, EventStore(tables[0]), tables[1], **options)

@@ -298,6 +298,7 @@ def test_a_database_that_does_not_answer(command: Command, engine: Engine):
     assert without_workers.returncode == 1
     assert "there is no table worker_nodes" in without_workers.stderr
     assert "run your migrations" in without_workers.stderr
+    assert "to this command as options, such as --schema" in without_workers.stderr
     group.tables.metadata.create_all(engine)
     with engine.begin() as connection:  # like a migration that is running
         connection.execute(text("LOCK TABLE worker_nodes IN ACCESS EXCLUSIVE MODE"))
