@@ -83,7 +83,7 @@ def _guard_triggers() -> Select[Any]:
         .join(schema, schema.c.oid == _TABLES.c.relnamespace)
         .join(_FUNCTIONS, _FUNCTIONS.c.oid == _TRIGGERS.c.tgfoid)
         .join(function_schema, function_schema.c.oid == _FUNCTIONS.c.pronamespace)
-        .where(_TRIGGERS.c.tgname.in_({guard.trigger_name for guard in known_guards()}))
+        .where(_TRIGGERS.c.tgname.in_(sorted({guard.trigger_name for guard in known_guards()})))
     )
 
 

@@ -91,6 +91,11 @@ class PositionStatements:
         )
 
     @cached_property
+    def server_identity(self) -> Select[Any]:
+        """Select the server identity alone."""
+        return select(server_identity())
+
+    @cached_property
     def _issued(self) -> FromClause:
         """The last position issued, the last position in the log, and the state of the sequence.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row
 
 from pupsourcing_sa._checks import MAX_BIGINT
 from pupsourcing_sa.consumer import Scope
@@ -18,7 +18,6 @@ from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.event import PersistedEvent, Stream
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
 from pupsourcing_sa.postgres.errors import translated
-from pupsourcing_sa.postgres.expressions import server_identity
 from pupsourcing_sa.store._position_statements import PositionStatements
 from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
@@ -183,7 +182,7 @@ class LogReader:
     def server_identity(self, session: SyncSession) -> str:
         """Return `LogPositions.server_identity` without reading the positions."""
         with self._connection(session) as connection:
-            identity: str = connection.execute(select(server_identity())).scalar_one()
+            identity: str = connection.execute(self._position_statements.server_identity).scalar_one()
         return identity
 
     def last_position(self, session: SyncSession) -> int:

@@ -95,10 +95,24 @@ WHERE
   AND tableoid = %(own_table)s
 RETURNING consumer_checkpoints.partition;
 
+-- park
+UPDATE consumer_checkpoints SET failed_position = CAST(%(position)s AS BIGINT), attempts = CAST(%(failed_attempts)s AS INT), error = CAST(%(error_text)s AS VARCHAR), failed_at = CURRENT_TIMESTAMP, retry_at = NULL, parked_at = CURRENT_TIMESTAMP
+WHERE
+  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);
+
 -- read
 SELECT
   consumer_checkpoints.last_position
 FROM consumer_checkpoints
+WHERE
+  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);
+
+-- record_failure
+UPDATE consumer_checkpoints SET failed_position = CAST(%(position)s AS BIGINT), attempts = CAST(%(failed_attempts)s AS INT), error = CAST(%(error_text)s AS VARCHAR), failed_at = CURRENT_TIMESTAMP, retry_at = (
+  CURRENT_TIMESTAMP + %(delay)s
+), parked_at = NULL
 WHERE
   consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
   AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);
@@ -119,9 +133,3 @@ SELECT
     )
     THEN txid_status(CAST(%(transaction)s AS BIGINT))
   END AS anon_1;
-
--- update
-UPDATE consumer_checkpoints SET consumer_name = CAST(%(consumer_name)s AS VARCHAR), partition = CAST(%(partition)s AS INT), last_position = CAST(%(last_position)s AS BIGINT), updated_at = CAST(%(updated_at)s AS TIMESTAMPTZ), failed_position = CAST(%(failed_position)s AS BIGINT), attempts = CAST(%(attempts)s AS INT), error = CAST(%(error)s AS VARCHAR), failed_at = CAST(%(failed_at)s AS TIMESTAMPTZ), retry_at = CAST(%(retry_at)s AS TIMESTAMPTZ), parked_at = CAST(%(parked_at)s AS TIMESTAMPTZ)
-WHERE
-  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
-  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);

@@ -1,3 +1,28 @@
+-- read_guards
+SELECT
+  schema.nspname AS schema,
+  pg_catalog.pg_class.relname AS table_name,
+  pg_catalog.pg_trigger.tgname AS trigger_name,
+  pg_catalog.pg_trigger.tgtype AS trigger_type,
+  CAST(pg_catalog.pg_trigger.tgenabled AS TEXT) IN ('O', 'A')
+  AND pg_catalog.pg_trigger.tgqual IS NULL
+  AND CAST(pg_catalog.pg_trigger.tgattr AS TEXT) = '' AS is_firing,
+  pg_catalog.pg_proc.proconfig IS NULL AS is_plain,
+  function_schema.nspname AS function_schema,
+  pg_catalog.pg_proc.proname AS function_name,
+  pg_catalog.pg_proc.prosrc AS body
+FROM pg_catalog.pg_trigger
+JOIN pg_catalog.pg_class
+  ON pg_catalog.pg_class.oid = pg_catalog.pg_trigger.tgrelid
+JOIN pg_catalog.pg_namespace AS schema
+  ON schema.oid = pg_catalog.pg_class.relnamespace
+JOIN pg_catalog.pg_proc
+  ON pg_catalog.pg_proc.oid = pg_catalog.pg_trigger.tgfoid
+JOIN pg_catalog.pg_namespace AS function_schema
+  ON function_schema.oid = pg_catalog.pg_proc.pronamespace
+WHERE
+  pg_catalog.pg_trigger.tgname IN ('pupsourcing_sa_append_only', 'pupsourcing_sa_low_water_mark');
+
 -- create_guard: pupsourcing_sa_append_only, 1
 CREATE OR REPLACE FUNCTION events_append_only() RETURNS trigger LANGUAGE plpgsql AS $guard$
 -- pupsourcing_sa: append_only, version 1

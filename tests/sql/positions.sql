@@ -97,6 +97,16 @@ ORDER BY
   END,
   pg_catalog.pg_locks.pid;
 
+-- server_identity
+SELECT
+  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+    SELECT
+      pg_catalog.pg_database.oid
+    FROM pg_catalog.pg_database
+    WHERE
+      pg_catalog.pg_database.datname = CURRENT_DATABASE()
+  ) AS TEXT) AS anon_1;
+
 -- stable
 SELECT
   LEAST(

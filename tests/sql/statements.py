@@ -16,13 +16,14 @@ from unittest.mock import MagicMock, patch
 from uuid import UUID
 
 import sqlglot
-from sqlalchemy import ClauseElement, Connection
+from sqlalchemy import ClauseElement, Connection, Engine, TextClause, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from pupsourcing_sa import AnyVersion, EventTables, Exact, NoStream, WorkerTables
 from pupsourcing_sa.consumer import Scope
+from pupsourcing_sa.migrations._catalog import read_guards
 from pupsourcing_sa.migrations._log_statements import AlterLogSequence, RenameLogConstraint
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks
 from pupsourcing_sa.postgres.connections import limit_transaction
@@ -34,9 +35,11 @@ from pupsourcing_sa.tables.guard_statements import create_guard, drop_guard, rep
 from pupsourcing_sa.tables.guards import current_guards
 from pupsourcing_sa.worker.coordination.assignments import Assignments
 from pupsourcing_sa.worker.coordination.nodes import Nodes
+from pupsourcing_sa.worker.dispatch.notifications import open_notifications
 from pupsourcing_sa.worker.partition import Partition
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.diagnosis import is_connection_lost
 from pupsourcing_sa.worker.processing.lock_watch import HolderQuery
 
 __all__ = ["DIRECTORY", "files", "formatted", "rendered", "statements"]
@@ -71,9 +74,12 @@ def _groups() -> dict[str, list[tuple[str, ClauseElement]]]:
         "checkpoints.sql": [*_attributes(CheckpointStatements(workers))],
         "locks.sql": [
             ("checkpoint_locks", checkpoint_locks(workers)),
+            *_recorded(_find, workers),
             *_recorded(_find_and_terminate, workers),
+            *_recorded(_ask_if_lost),
             *_recorded(limit_transaction, 0.5, "lock_timeout"),
         ],
+        "notifications.sql": [*_recorded(_listen)],
         "nodes.sql": [*_methods(Nodes(workers), _node_arguments)],
         "assignments.sql": [*_methods(Assignments(workers), _assignment_arguments)],
         "status.sql": [*_attributes(StatusStatements(events, workers))],
@@ -118,6 +124,7 @@ def _tables(events: EventTables, workers: WorkerTables) -> Iterator[tuple[str, C
 
 
 def _guards(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
+    yield from _recorded(read_guards)
     for guard in current_guards():
         for make in (create_guard, replace_guard, drop_guard):
             for number, statement in enumerate(make(guard, tables.events), 1):
@@ -151,8 +158,24 @@ def _methods(owner: Any, arguments: dict[str, tuple[Any, ...]]) -> Iterator[tupl
         yield from _recorded(getattr(owner, name), *arguments.get(name, ()))
 
 
+def _find(connection: Any, tables: WorkerTables) -> None:
+    HolderQuery(Checkpoint(tables, "orders", 0)).find(connection, terminate_dead=False)
+
+
 def _find_and_terminate(connection: Any, tables: WorkerTables) -> None:
     HolderQuery(Checkpoint(tables, "orders", 0)).find(connection, terminate_dead=True)
+
+
+def _ask_if_lost(connection: Any) -> None:
+    connection.invalidated = connection.closed = False
+    is_connection_lost(connection)
+
+
+def _listen(connection: Any) -> None:
+    connection.dialect = _DIALECT
+    engine = MagicMock(spec=Engine, dialect=_DIALECT)
+    engine.connect.return_value = connection
+    open_notifications(engine, "events")
 
 
 def _recorded(call: Callable[..., Any], *arguments: Any) -> Iterator[tuple[str, ClauseElement]]:
@@ -160,7 +183,8 @@ def _recorded(call: Callable[..., Any], *arguments: Any) -> Iterator[tuple[str, 
     with patch("os.getpid", return_value=4711), patch("socket.gethostname", return_value="host"):
         call(connection, *arguments)
     executed = (first for mock_call in connection.mock_calls for first in mock_call.args[:1])
-    statements = [argument for argument in executed if isinstance(argument, ClauseElement)]
+    statements = [text(argument) if isinstance(argument, str) else argument for argument in executed]
+    statements = [statement for statement in statements if isinstance(statement, ClauseElement)]
     for number, statement in enumerate(statements, 1):
         yield call.__name__.lstrip("_") + (f", {number}" if len(statements) > 1 else ""), statement
 
@@ -196,7 +220,7 @@ def rendered(statement: ClauseElement) -> str:
 def formatted(statement: ClauseElement) -> str:
     """Return the SQL with one clause, and usually one expression, per line."""
     sql = rendered(statement)
-    if isinstance(statement, ExecutableDDLElement):  # is readable without further formatting
+    if isinstance(statement, ExecutableDDLElement | TextClause):  # is readable without further formatting
         return sql.strip().expandtabs(4)
     [pretty] = sqlglot.transpile(sql, read="postgres", write="postgres", pretty=True, normalize_functions=False)
     return pretty

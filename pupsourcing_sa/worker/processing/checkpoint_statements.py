@@ -14,9 +14,9 @@ from sqlalchemy import (
     Double,
     Executable,
     Integer,
+    Interval,
     Select,
     Text,
-    Update,
     and_,
     bindparam,
     case,
@@ -54,6 +54,7 @@ class CheckpointStatements:
         table = self._table = tables.consumer_checkpoints
         self._own_name = bindparam("own_consumer", type_=Text()), bindparam("own_partition", type_=Integer())
         self._is_own = and_(table.c.consumer_name == self._own_name[0], table.c.partition == self._own_name[1])
+        self._update = table.update().where(self._is_own)
 
     @cached_property
     def lock(self) -> Select[Any]:
@@ -102,17 +103,12 @@ class CheckpointStatements:
         return select(self._table.c.last_position).where(self._is_own)
 
     @cached_property
-    def update(self) -> Update:
-        """Update the row; the caller adds the values."""
-        return self._table.update().where(self._is_own)
-
-    @cached_property
     def move(self) -> ClauseElement:
         """Move the checkpoint to ``position`` and clear the failure; returns a row if it did.
 
         It does so only in the transaction and the table in which the row was locked.
         """
-        moved = self.update.where(
+        moved = self._update.where(
             func.txid_current(type_=BigInteger) == bindparam("own_transaction"),
             _TABLE.element == bindparam("own_table"),
         ).values(
@@ -126,6 +122,27 @@ class CheckpointStatements:
             parked_at=null(),
         )
         return moved.returning(self._table.c.partition)
+
+    @cached_property
+    def record_failure(self) -> Executable:
+        """Record the failure of the event at ``position``; its next attempt is due after ``delay``."""
+        return self._update.values(
+            **self._failure, retry_at=func.now() + bindparam("delay", type_=Interval()), parked_at=null()
+        )
+
+    @cached_property
+    def park(self) -> Executable:
+        """Record the failure of the event at ``position``, and park the partition."""
+        return self._update.values(**self._failure, retry_at=null(), parked_at=func.now())
+
+    @property
+    def _failure(self) -> dict[str, Any]:
+        return {
+            "failed_position": bindparam("position"),
+            "attempts": bindparam("failed_attempts"),
+            "error": bindparam("error_text"),
+            "failed_at": func.now(),
+        }
 
     @cached_property
     def status(self) -> Select[Any]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, func, null
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import HandlerTransactionError, TablesMissingError
@@ -81,6 +81,8 @@ class Checkpoint:
         self.partition = partition
         self._table = tables.consumer_checkpoints
         self._statements = statements or CheckpointStatements(tables)
+        # A session with several binds may choose one by the kind of statement. Every transaction here may write.
+        self._clause = self._table.update()
         self._own: dict[str, Any] = {"own_consumer": consumer_name, "own_partition": partition}
 
     def lock(self, session: Session, *, worker_id: UUID | None = None) -> LockedCheckpoint | None:
@@ -230,7 +232,7 @@ class Checkpoint:
 
     def connection(self, session: Session) -> Connection:
         """Return the session's connection to the checkpoint. A session may have others."""
-        return connection_of(session, self._statements.update)
+        return connection_of(session, self._clause)
 
     def _lock_before(self, session: Session, position: int, worker_id: UUID | None) -> LockedCheckpoint | None:
         """Lock the row; return ``None`` if it cannot be locked, has passed the position, or is parked."""
@@ -239,18 +241,16 @@ class Checkpoint:
 
     def _record(self, session: Session, position: int, error: str, failure: Failure) -> Failure:
         """Write a failure to the row; without a next attempt the partition is parked."""
-        now, seconds = func.now(), failure.retry_after
-        self.connection(session).execute(
-            self._statements.update.values(
-                failed_position=position,
-                attempts=failure.attempts,
-                error=_storable(error),
-                failed_at=now,
-                retry_at=null() if seconds is None else now + timedelta(seconds=seconds),
-                parked_at=now if seconds is None else null(),
-            ),
-            self._own,
-        )
+        statement = self._statements.park
+        parameters = self._own | {
+            "position": position,
+            "failed_attempts": failure.attempts,
+            "error_text": _storable(error),
+        }
+        if failure.retry_after is not None:
+            statement = self._statements.record_failure
+            parameters["delay"] = timedelta(seconds=failure.retry_after)
+        self.connection(session).execute(statement, parameters)
         return failure
 
 

@@ -34,7 +34,6 @@ from sqlalchemy import Boolean, Select, case, false, func
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks, is_of_dead_node
-from pupsourcing_sa.postgres.connections import connection_of
 from pupsourcing_sa.postgres.errors import is_privilege_missing
 from pupsourcing_sa.postgres.lock_holders import LockHolder, holder_of
 from pupsourcing_sa.worker.execution.protocol import BindHandler
@@ -69,7 +68,6 @@ class HolderQuery:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._table = checkpoint.tables.consumer_checkpoints
 
     # The statements are built on first use, and most processors never use them. Building takes milliseconds. For all
     # processors that start at once, on the event loop, that could delay the heartbeat until the node is presumed dead.
@@ -103,7 +101,7 @@ class HolderQuery:
             DBAPIError: with ``terminate_dead``, this role is not allowed to terminate the backend of another role.
         """
         statement = self._find_and_terminate if terminate_dead else self._find
-        row = connection_of(session, self._table.update()).execute(statement).first()
+        row = self._checkpoint.connection(session).execute(statement).first()
         return None if row is None else CheckpointLock(row.transaction, holder_of(row), row.is_terminated)
 
 
