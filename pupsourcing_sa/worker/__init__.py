@@ -7,13 +7,13 @@ and `lifecycle.shutdown` for what happens on SIGTERM.
 
 A batch is one transaction of one processor::
 
-    lock the checkpoint row (FOR UPDATE SKIP LOCKED)     if another transaction has the lock, there is no batch
+    lock the checkpoint row (FOR UPDATE SKIP LOCKED)     or skip the batch if another transaction has the lock
     read the scope's events in (checkpoint, stable]
     call the handler with the session
     flush, move the checkpoint, commit                   or roll back everything
 
-The row lock, and reading the checkpoint again under it, are the fence. An event is applied once even when two processes
-believe that they own the partition, for example because one was suspended, or when the answer to a COMMIT is lost.
+The row lock, and reading the checkpoint under that lock, are the fence. Each event is applied once, even when the
+answer to a COMMIT is lost, or when two processes believe that they own the partition because one of them was suspended.
 
 A failing event is isolated: the worker commits the events before it, then retries it alone with increasing delays.
 Other consumers and partitions keep running.

@@ -1,7 +1,7 @@
 """The drain: a run of a worker that processes the log once and returns.
 
-A drain is no node. It has no heartbeat and no assignments, and may run beside any nodes: the lock on the checkpoint
-decides who processes a batch.
+A drain is not a node: it has no heartbeat and no assignments. It can run beside nodes, because only the transaction
+that locks the checkpoint processes a batch.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Drain(Service):
             raise BaseExceptionGroup("several consumers failed", failures)
 
     async def _finish(self, tasks: set[asyncio.Task[None]]) -> None:
-        """Let running batches end, then roll them back."""
+        """Wait for running batches. Roll back those that exceed the shutdown timeout."""
         _, running = await asyncio.wait(tasks, timeout=self._drain_run.config.shutdown_timeout)
         if running:
             await self._processors.roll_back(running)
@@ -86,6 +86,6 @@ class Drain(Service):
         if self._processors.is_aborted():
             return None
         return RuntimeError(
-            f"processor {task.get_name()!r} was cancelled before it finished, and not by the worker. Look for a "
-            "handler whose own task is cancelled after it has returned"
+            f"processor {task.get_name()!r} was cancelled before it finished, but not by the worker. Look for "
+            "code that cancels the task of a handler after the handler has returned"
         )

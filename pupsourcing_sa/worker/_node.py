@@ -82,7 +82,8 @@ class Node(Service):
         self._may_have_joined = False
 
     def stop(self) -> None:
-        self._pool.stop_all()  # at once: the tick in flight may take a while
+        # Stop the processors first: a tick in flight may take a while.
+        self._pool.stop_all()
         super().stop()
 
     async def _run(self) -> None:
@@ -114,7 +115,8 @@ class Node(Service):
         while True:
             try:
                 positions = await read_positions(self._node_run.executions.log, self._node_run.store)
-                self._may_have_joined = True  # even when this is cancelled: a thread would finish the transaction
+                # Set this before joining: after a cancellation, a thread may still finish the transaction.
+                self._may_have_joined = True
                 partitions = await self._node_run.coordinate(self._membership.join)
             except Exception as error:
                 self._may_have_joined = False
@@ -135,7 +137,7 @@ class Node(Service):
             run.executions.log, run.store, self._stable, run.config, worker_id=run.worker_id, hooks=run.hooks
         )
         dispatching = dispatcher.start()
-        dispatching.add_done_callback(lambda _: self.stop())  # without a dispatcher the node would do nothing
+        dispatching.add_done_callback(lambda _: self.stop())  # a node without a dispatcher processes nothing
         try:
             await self._follow()
             dispatcher.stop()
@@ -150,7 +152,7 @@ class Node(Service):
     async def _follow(self) -> None:
         """Run the partitions that are assigned to the node, until it is stopped."""
         while not await wait_for_event(self.stopping, self._membership.tick_interval):
-            # Before the tick reads the table: a batch that commits during the tick changes the table itself.
+            # Read this before the tick reads the table: a batch that commits during the tick changes its row.
             known = self._pool.states()
             partitions = await self._coordinate(self._tick)
             if partitions is not None and not self.stopping.is_set():
@@ -167,10 +169,12 @@ class Node(Service):
         return partitions
 
     async def _finish(self) -> None:
-        """Let running batches end while other nodes take over the partitions."""
+        """Wait for running batches while other nodes take over the partitions."""
         config, pool = self._node_run.config, self._pool
-        pool.stop_all()  # `stop` found no processors if it was called while the node joined
-        await asyncio.sleep(0)  # lets processors end that run no batch
+        # `stop` found no processors if it was called while the node joined.
+        pool.stop_all()
+        # Let idle processors end.
+        await asyncio.sleep(0)
         _logger.info(
             "worker is stopping; running batches may finish",
             extra=self._details | {"batches": len(pool.tasks), "shutdown_timeout": config.shutdown_timeout},
@@ -178,10 +182,10 @@ class Node(Service):
         ends_at = asyncio.get_running_loop().time() + config.shutdown_timeout
         if pool.tasks:
             await self._coordinate(self._membership.hand_over, config.shutdown_timeout)
-        while pool.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
-            await asyncio.wait(pool.tasks, timeout=min(left, config.heartbeat_interval))
-            if pool.tasks and (left := ends_at - asyncio.get_running_loop().time()) > 0:
-                await self._coordinate(self._membership.tick, left)  # heartbeat
+        while pool.tasks and (seconds := ends_at - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(pool.tasks, timeout=min(seconds, config.heartbeat_interval))
+            if pool.tasks and (seconds := ends_at - asyncio.get_running_loop().time()) > 0:
+                await self._coordinate(self._membership.tick, seconds)  # heartbeat
         if pool.tasks:
             await self._processors.roll_back(pool.tasks)
 

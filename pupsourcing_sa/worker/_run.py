@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 
 class Executions(NamedTuple):
-    """The executions of a run. Each has slots of its own, so that heartbeats and polls never wait for batches.
+    """The executions of a run. Each has its own slots, so that heartbeats and polls never wait for batches.
 
     Attributes:
         batches: runs batches, at most ``concurrency`` at a time.
@@ -56,7 +56,7 @@ class Run:
         tables: nodes, assignments and checkpoints.
         subscriptions: the consumers by name.
         config: the worker's settings.
-        hooks: receive everything that happens.
+        hooks: telemetry.
         executions: run the database work.
     """
 
@@ -91,14 +91,15 @@ class Processors:
 
     Args:
         run: the run.
-        worker_id: the node that the partitions are assigned to; ``None`` for a drain, which is no node.
+        worker_id: the node that the partitions are assigned to; ``None`` for a drain, which is not a node.
     """
 
     def __init__(self, run: Run, worker_id: UUID | None) -> None:
         self._run = run
         self._worker_id = worker_id
         self._statements = CheckpointStatements(run.tables)
-        self._is_aborted = threading.Event()  # batches read it in their threads
+        #: Batches read this in their threads.
+        self._is_aborted = threading.Event()
 
     def context(self, partition: Partition) -> PartitionContext:
         """Return the context in which a processor runs the partition."""
@@ -116,7 +117,7 @@ class Processors:
         )
 
     def is_aborted(self) -> bool:
-        """Return True if running batches have to roll back."""
+        """Return True if running batches must roll back."""
         return self._is_aborted.is_set()
 
     def abort(self) -> None:

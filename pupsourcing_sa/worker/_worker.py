@@ -37,7 +37,7 @@ _EXTRA_CONNECTIONS: Final = 3
 
 
 class Worker:
-    """Runner of consumers: it calls their handlers with the events of the log, and commits what they write.
+    """Runner of consumers: it calls their handlers with the events of the log, and commits their changes.
 
     A handler's writes and the checkpoint are committed together. Each event is therefore applied exactly once, even
     when two workers run the same consumer.
@@ -148,7 +148,7 @@ class Worker:
 
         Raises:
             TablesMissingError: the migrations have not been run.
-            PartitionsError: a consumer has another number of partitions than in the database.
+            PartitionsError: a consumer's number of partitions differs from that in the database.
             StablePositionError: the database cannot report the stable position, for example because it is a standby.
             TypeError: all sessions share one connection, because of a ``StaticPool`` or a bind to a ``Connection``.
         """
@@ -171,8 +171,8 @@ class Worker:
     async def serve(self, *, drain: bool = False) -> None:
         """Do the same as `run` or `drain` inside a running event loop.
 
-        It handles no signals: the owner of the event loop calls `stop`. Cancelling it rolls running batches back at
-        once.
+        It handles no signals: the owner of the event loop calls `stop`. Cancelling it skips ``shutdown_timeout``:
+        running batches are rolled back.
         """
         await self._main(drain=drain, owns_loop=False)
 
@@ -191,7 +191,8 @@ class Worker:
                 successor.stop()
 
     async def _main(self, *, drain: bool, owns_loop: bool) -> None:
-        if self._pid != os.getpid():  # created before a fork: each process is a node of its own
+        # If the worker was created before a fork, each process is a separate node.
+        if self._pid != os.getpid():
             self.id, self._pid = uuid4(), os.getpid()
         run = self._new_run()
         service = Drain(run) if drain else Node(run)
@@ -202,7 +203,8 @@ class Worker:
             if self._stop_requested and not drain:
                 service.stop()
         try:
-            batches = min(self.config.concurrency, sum(one.scope.partitions for one in self._subscriptions))
+            partitions = sum(subscription.scope.partitions for subscription in self._subscriptions)
+            batches = min(self.config.concurrency, partitions)
             check_engines(
                 self._session_factory,
                 self.store.tables.events,

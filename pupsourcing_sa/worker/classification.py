@@ -1,8 +1,8 @@
-"""Failure classification: the one module that says what counts as a failure of an event.
+"""Failure classification: the only module that decides if a failure counts as a failure of an event.
 
 ::
 
-    kind       recognised by                                             consequence
+    kind       recognized by                                             consequence
     LOST_RACE  SQLSTATE 40001 (serialization failure), 40P01 (deadlock)  does not count; retried soon with fewer events
     OUTAGE     SQLSTATE class 08 (connection), 53300 (too many           does not count; retried with back-off
                connections), 57P01 to 57P03 (shutdown, crash, start);
@@ -16,8 +16,8 @@ To move an SQLSTATE to another kind, edit the sets in `pupsourcing_sa.postgres.e
 `FailureKind` and a rule to `_kind_of`; `classify` decides which kind wins.
 
 A handler may wrap a database error in an error of its own. Therefore every cause, context and member of an exception
-group is examined. A handler may also use the driver directly: of its bare errors, only those with an SQLSTATE are
-recognised. For the others, the caller asks the connection of the batch whether it is lost.
+group is examined. A handler may also use the driver directly. Of the driver's own errors, only those with an SQLSTATE
+are recognized. For the others, the caller checks if the connection of the batch is lost.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def classify(error: BaseException, *, is_connection_lost: bool = False) -> Failu
     for kind in (FailureKind.LOST_RACE, FailureKind.OUTAGE):
         if kind in kinds:
             return kind
-    # A time limit of the handler itself cancels its statement, and SQLAlchemy then invalidates the connection.
+    # A handler's own time limit cancels its statement, and SQLAlchemy then invalidates the connection. This is not an
+    # outage.
     if is_connection_lost and not is_cancellation(error):
         return FailureKind.OUTAGE
     return FailureKind.HANDLER
@@ -72,8 +73,8 @@ def is_outage(error: BaseException) -> bool:
 def is_temporary(error: BaseException) -> bool:
     """Return True if a start that failed with this error may succeed later.
 
-    Besides outages and lost races that is a lock timeout, as during a migration, and an error of the operating system:
-    asyncpg raises those when it cannot connect.
+    These are outages, lost races, lock timeouts, as during a migration, and errors of the operating system, which
+    asyncpg raises when it cannot connect.
     """
     if classify(error) is not FailureKind.HANDLER:
         return True
@@ -89,7 +90,7 @@ def _kind_of(error: BaseException) -> FailureKind:
     """Return the kind of a single exception, without its causes."""
     if isinstance(error, DBAPIError):
         if not _has_sqlstate(error.orig):
-            return FailureKind.HANDLER  # of another kind of database, which the handler uses as well
+            return FailureKind.HANDLER  # from a database other than PostgreSQL, which the handler also uses
         is_race, is_outage = errors.is_lost_race(error), errors.is_outage(error)
     else:
         state = _sqlstate(error)

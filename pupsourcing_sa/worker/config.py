@@ -1,7 +1,7 @@
 """The worker's settings.
 
 The text, the default and the range of a setting are written once, in its field. The docstring of `WorkerConfig` and
-``pupsourcing-sa worker --help`` are made of them, and a test compares docs/reference/worker.md with them.
+``pupsourcing-sa worker --help`` are built from them, and a test compares docs/reference/worker.md with them.
 """
 
 from __future__ import annotations

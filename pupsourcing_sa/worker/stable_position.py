@@ -10,7 +10,7 @@ __all__ = ["StablePosition"]
 class StablePosition:
     """The latest known stable position, which processors can wait for.
 
-    It belongs to one event loop. Nothing else runs there between the check of the value and the wait for the next one.
+    It belongs to one event loop, on which no other code runs between the check of the value and the wait for the next.
 
     Attributes:
         value: the position. It grows while the server stays the same.
@@ -24,7 +24,7 @@ class StablePosition:
         self._moved = asyncio.Event()
 
     def publish(self, position: int, server_identity: str | None = None) -> bool:
-        """Wake everything that waits, and return True, if the position is new. An older position is ignored."""
+        """Publish a position and wake all waiting processors. Return False, and do nothing, if it is not new."""
         if position <= self.value and server_identity == self.server_identity:
             return False
         self.value, self.server_identity = position, server_identity

@@ -29,8 +29,9 @@ class Assignments:
         is_same = (checkpoints.c.consumer_name == table.c.consumer_name) & (
             checkpoints.c.partition == table.c.partition
         )
-        # Count the rows of both tables: an operator may have deleted a checkpoint, so that its partition starts over.
-        rows = union_all(*(select(one.c.consumer_name, one.c.partition) for one in (table, checkpoints))).subquery()
+        # Look in both tables: an operator may have deleted a checkpoint, so that its partition starts over.
+        sources = (select(source.c.consumer_name, source.c.partition) for source in (table, checkpoints))
+        rows = union_all(*sources).subquery()
         self._count = (
             select(rows.c.consumer_name, func.max(rows.c.partition) + 1)
             .where(rows.c.consumer_name == func.any(bindparam("names", type_=ARRAY(Text))))
@@ -74,10 +75,10 @@ class Assignments:
         ]
         for table in (self._checkpoints, self._table):
             # ON CONFLICT alone would wait for every transaction that has moved a checkpoint and has not committed.
-            there = {
+            present = {
                 (name, number) for name, number in connection.execute(select(table.c.consumer_name, table.c.partition))
             }
-            missing = [row for row in rows if (row["consumer_name"], row["partition"]) not in there]
+            missing = [row for row in rows if (row["consumer_name"], row["partition"]) not in present]
             if missing:
                 connection.execute(insert(table).on_conflict_do_nothing(), missing)
 
@@ -97,7 +98,7 @@ class Assignments:
     def runnable(self, connection: Connection, worker_id: UUID) -> dict[Partition, PartitionState]:
         """Return the state of each partition of the node, except parked ones.
 
-        A deleted checkpoint counts as position 0, where it is going to be created again.
+        A deleted checkpoint counts as position 0, at which it will be created again.
         """
         rows = connection.execute(self._runnable, {"node": worker_id})
         return {Partition(name, number): PartitionState(*state) for name, number, *state in rows}

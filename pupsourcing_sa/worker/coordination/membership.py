@@ -10,7 +10,7 @@ A node is a row of ``worker_nodes``. Nodes communicate through tables only::
 **Leadership.** A node becomes the leader of a single transaction by taking an advisory lock. The lock ends with the
 transaction, so there is no lease to renew, and no election when a leader dies. A tick plans only if it gets the lock at
 once. `join`, `hand_over` and `leave` wait for the lock and plan in the same transaction, so that partitions move
-immediately. The server terminates a leader that is idle in its transaction.
+immediately. The server terminates a leader that is idle in its transaction for ``heartbeat_timeout``.
 
 **Failure detection.** The leader removes nodes whose last heartbeat is older than ``heartbeat_timeout``, by the
 database's clock. After a database outage it first waits for one ``heartbeat_timeout``, because no node could send
@@ -109,7 +109,7 @@ class Membership:
         session.commit()
 
     def join(self, session: Session) -> dict[Partition, PartitionState]:
-        """Join, or join again. Return the partitions to run, in the state that the table has.
+        """Join, or join again. Return the partitions to run, with their states in the table.
 
         Raises:
             PartitionsError: a consumer has rows for another number of partitions.
@@ -120,7 +120,8 @@ class Membership:
         self._nodes.write(connection, self._worker_id, self._consumers)
         self._rebalance(connection)
         runnable = self._assignments.runnable(connection, self._worker_id)
-        if self._is_leaving:  # `leave` waits for the leader's lock, which this transaction has, or it has run before
+        if self._is_leaving:
+            # `leave` has run already, or it waits for the leader's lock, which this transaction holds.
             session.rollback()
             return {}
         session.commit()
@@ -156,7 +157,7 @@ class Membership:
         return runnable
 
     def hand_over(self, session: Session) -> None:
-        """Move all partitions to other nodes, but stay alive until the running batches have ended."""
+        """Move all partitions to other nodes, but keep the node, so that its running batches can end."""
         self._consumers = []
         connection = self._begin(session)
         self._nodes.lead(connection)

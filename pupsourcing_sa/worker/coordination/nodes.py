@@ -33,7 +33,7 @@ class Nodes:
         self._all = select(table.c.worker_id, table.c.consumers).order_by(table.c.worker_id)
 
     def limit_idleness(self, connection: Connection, seconds: float) -> None:
-        """Make the server terminate this transaction if it is idle for too long.
+        """Limit how long this transaction may be idle, and wait for a lock.
 
         Otherwise a process that was suspended, for example by SIGSTOP, would remain the leader.
         """
@@ -63,7 +63,7 @@ class Nodes:
         return connection.execute(update.values(heartbeat_at=func.clock_timestamp())).rowcount == 1
 
     def remove(self, connection: Connection, worker_id: UUID) -> None:
-        """Delete the row of a node. A foreign key takes its assignments away."""
+        """Delete the row of a node. The foreign key sets the node of its assignments to NULL."""
         connection.execute(self._table.delete().where(self._table.c.worker_id == worker_id))
 
     def remove_silent(self, connection: Connection, seconds: float) -> dict[UUID, float]:

@@ -3,7 +3,7 @@
 The plan is
 
 - *capable*: a partition goes only to a node that has its consumer;
-- *even*: no chain of moves leads from a node to one that has at least two partitions less;
+- *even*: no chain of moves leads from a node to one that has at least two partitions fewer;
 - *sticky*: it starts from the current assignments, and moves a partition only if that makes the load more even.
 
 Evenness is that of an optimal semi-matching, which has no cost-reducing path (Harvey, Ladner, Lovász and Tamir,
@@ -84,7 +84,7 @@ def plan(
 
 
 def _evening_moves(nodes: Sequence[_Node]) -> list[_Move]:
-    """Return a chain of moves from a node to one with at least two partitions less, or no moves if there is none."""
+    """Return a chain of moves from a node to one with at least two partitions fewer, or no moves if there is none."""
     by_load = sorted(nodes, key=lambda node: node.load)
     for start in reversed(by_load):
         if start.load < by_load[0].load + 2:
@@ -97,7 +97,7 @@ def _evening_moves(nodes: Sequence[_Node]) -> list[_Move]:
                 if target.worker_id not in arrivals and (moved := source.best_for(target)) is not None:
                     arrivals[target.worker_id] = (moved, source, target)
                     reached.append(target)
-                    # Of nodes with equal load, the nearest. A node with more load would have to pass a partition on.
+                    # End at the node with the lowest load, and among equal loads at the nearest.
                     end = min(end, target, key=lambda node: node.load)
                 if end.load == by_load[0].load:
                     return _chain_to(end, arrivals)

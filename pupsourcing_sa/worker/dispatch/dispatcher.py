@@ -15,8 +15,8 @@ A notification, a listener that connects or loses its connection, and `stop` end
 - A wake-up is cleared *before* a poll begins. A notification that arrives during the poll causes another one, because
   the first may have begun before that commit. All notifications of one interval cause one poll, and there are at most
   100 polls per second.
-- A notification can arrive while an older append in flight holds back the stable position. The event that caused the
-  notification is then the last position, so the dispatcher is behind until the stable position reaches it.
+- A notification can arrive while an older append in flight holds back the stable position. The event that caused it is
+  then above the stable position, so the dispatcher is behind until the stable position reaches the event.
 - Some events arrive without a notification: from a store without a channel, over a connection that is dead without an
   error, or through a pooler that cannot LISTEN. The dispatcher finds them after reconcile_interval. It then does not
   rely on the listener until the next notification.
@@ -77,7 +77,7 @@ def interval_after(interval: float, *, has_news: bool, is_settled: bool, config:
     Args:
         interval: the interval before this poll.
         has_news: the poll found something, or a wake-up caused it.
-        is_settled: everything that can happen will be notified.
+        is_settled: a notification will announce every new event.
         config: the worker's settings.
     """
     if is_settled:
@@ -93,7 +93,7 @@ class Dispatcher(Service):
     Args:
         execution: runs the polls and opens the listener's connection. With two slots, neither waits for the other.
         store: the log. If it has a ``notify_channel``, the dispatcher listens on it, unless the settings say ``poll``.
-        stable: where to publish.
+        stable: receives the stable position.
         config: the worker's settings.
         worker_id: the node, for logs and hooks.
         hooks: receive polls, stalls, and the listener's connections.
@@ -184,7 +184,7 @@ class Dispatcher(Service):
                 connection = connection_of(session, self._store.tables.events)
                 limit_transaction(connection, self._config.heartbeat_timeout / 2, "lock_timeout")
             found = _read_positions(session, self._store)
-            # Publish from here: the processors need not wait for the end of this transaction.
+            # Publish now, so that the processors do not wait for the end of this transaction.
             loop.call_soon_threadsafe(self._stable.publish, found.stable, found.server_identity)
             session.commit()  # after a ROLLBACK psycopg would forget its prepared statements
             return found
@@ -226,7 +226,7 @@ class Dispatcher(Service):
 
         appends = await self._execution("pupsourcing-dispatcher", read)
         holders = [append.to_dict() for append in appends if append.mark <= position]
-        if not holders:  # the transaction has just ended; the next poll sees that
+        if not holders:  # the transaction has just ended, which the next poll notices
             return
         now = time.monotonic()
         details = {"position": position, "seconds": self._stall.seconds(now), "holders": holders}

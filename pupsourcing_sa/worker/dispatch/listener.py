@@ -99,8 +99,7 @@ class Listener(Service):
     def finish_poll(self, *, has_grown: bool) -> None:
         """Note that the poll succeeded, and count consecutive surprises.
 
-        A surprise is a log that has grown without a notification: none since this poll began, and none between the
-        beginnings of the last poll and this one.
+        A surprise is growth of the log without a notification since the previous successful poll began.
         """
         before, self._wake_ups_before = self._wake_ups_before, self._wake_ups_at_begin
         if self._wake_ups != before or not self._is_listening:

@@ -1,4 +1,4 @@
-"""A connection that LISTENs: opened by a session's execution, then read by the event loop, for each driver.
+"""A connection that LISTENs, for each driver: an execution opens it, then the event loop reads it.
 
 The connection comes from the engine's pool, with everything that the application has set up for its connections. It is
 detached from the pool at once: it never goes back, and the pool may open another one in its place.
@@ -38,7 +38,7 @@ class Notifications(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connection without waiting for the server, and call nothing from now on."""
+        """Close the connection without waiting for the server. No callback is called afterwards."""
 
 
 class _ConnectionLost(ConnectionError):
@@ -52,7 +52,7 @@ def open_notifications(engine: Engine, channel: str) -> Notifications:
     """Open a connection that listens. No notification after that is lost.
 
     Args:
-        engine: where to connect. The engine of an ``AsyncEngine`` needs its greenlet.
+        engine: the engine that connects. The engine of an ``AsyncEngine`` needs its greenlet.
         channel: name of the channel, not quoted.
 
     Raises:
@@ -80,7 +80,8 @@ class _Psycopg:
 
     def __init__(self, driver_connection: Any) -> None:
         self._pgconn = driver_connection.pgconn
-        self._owner = driver_connection  # it would warn if it were garbage-collected while open
+        # Keep the connection: psycopg warns if it is garbage-collected while open.
+        self._owner = driver_connection
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def listen(self, connection: Connection, channel: str) -> None:
@@ -127,19 +128,19 @@ class _Asyncpg:
     def listen(self, _: Connection, channel: str) -> None:
         from sqlalchemy.util import await_only  # needs greenlet, as asyncpg under SQLAlchemy does
 
-        await_only(self._connection.add_listener(channel, self._hear))
+        await_only(self._connection.add_listener(channel, self._on_notification))
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
         if self._connection.is_closed():
             raise _ConnectionLost
         self._notified, self._lost = notified, lost
-        self._connection.add_termination_listener(self._end)
+        self._connection.add_termination_listener(self._on_termination)
 
-    def _hear(self, *_: object) -> None:
+    def _on_notification(self, *_: object) -> None:
         if self._notified is not None:
             self._notified()
 
-    def _end(self, _: object) -> None:
+    def _on_termination(self, _: object) -> None:
         if self._lost is not None:
             self._lost(_ConnectionLost())
 

@@ -6,7 +6,7 @@ __all__ = ["StallMonitor"]
 
 
 class StallMonitor:
-    """Decides when to report that the stable position does not reach the last position.
+    """Monitor that decides when to report that the stable position does not reach the last position.
 
     Args:
         seconds: time without progress after which a stall is reported, and the interval between two reports.
@@ -20,7 +20,7 @@ class StallMonitor:
         self._reported_at: float | None = None
 
     def is_due(self, position: int, last: int, now: float) -> bool:
-        """Note the current positions. Return True if a stall has to be reported."""
+        """Note the current positions. Return True if a stall is due for a report."""
         if position > self._position or position >= last:
             self._position, self._since = position, now
             return False

@@ -38,7 +38,7 @@ class Greenlets:
         for engine in {bind for bind in binds if isinstance(bind, AsyncEngine)}:
             try:
                 await with_timeout(shutdown.CLOSE_SECONDS, engine.dispose())
-            except TimeoutError:  # asyncpg waits for an answer of the server, which may be gone
+            except TimeoutError:  # asyncpg waits for a server that may be gone
                 await engine.dispose(close=False)
 
 
@@ -59,7 +59,7 @@ def _bound(session: AsyncSession, handler: Callable[[Any, Any], Any]) -> Callabl
 
 @contextmanager
 def _cancellable() -> Iterator[None]:
-    """Deliver a cancellation that the handler has requested for its own task before the handler returns.
+    """Deliver a cancellation that the handler requested for its own task, before the handler returns.
 
     Otherwise it would arrive at the next await of the worker, and would not count as a failure of the handler.
     """

@@ -1,4 +1,4 @@
-"""Handlers: coroutine functions, plain functions, and those that would do nothing."""
+"""Kinds of handlers: coroutine functions, plain functions, and functions that would do nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def refuse_awaitable(handler: object, result: object) -> None:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise TypeError(f"{handler!r} returned an awaitable, but is no coroutine function. Declare it with async def")
+        raise TypeError(
+            f"{handler!r} returned an awaitable, but is not a coroutine function. Declare it with async def"
+        )
 
 
 def is_coroutine_function(handler: object) -> bool:

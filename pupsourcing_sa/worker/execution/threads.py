@@ -67,7 +67,8 @@ async def _in_thread(name: str, call: Callable[[], _T]) -> _T:
         failure: BaseException | None = None
         try:
             result = context.run(call)
-        except StopIteration as error:  # such as from a hook of the pool; a future refuses it and would never be done
+        except StopIteration as error:
+            # A hook of the pool may raise it. A future refuses it, and would never be done.
             failure = RuntimeError("database work raised StopIteration")
             failure.__cause__ = error
         except BaseException as error:

@@ -26,7 +26,7 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 
 
 class Outage:
-    """Count consecutive failures of an operation that is retried, and log their beginning and end.
+    """Counter of consecutive failures of a retried operation. It logs the first failure and the recovery.
 
     Args:
         failing: message of the first failure.

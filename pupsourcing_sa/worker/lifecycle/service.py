@@ -9,12 +9,13 @@ Node, drain, dispatcher, listener and processor are services::
      ▼        start()      ▼         the body returns soon         │
     stopped ──────────▶ stopping ──────────────────────────────────┘
 
-- `start` runs the body in a task of its own and returns that task. A service starts once.
+- `start` runs the body in a new task and returns that task. A service starts once.
 - `stop` asks the body to return. It returns at once. It may be called at any time and any number of times, from the
   event loop. A service that was stopped before its start never runs its body.
-- Cancelling the task ends the body at any of its awaits, without its orderly part: a node leaves its batches behind.
+- Cancelling the task ends the body at its current await. The body skips its orderly part: a node does not wait for its
+  batches.
 - However the body ends, it leaves nothing behind: no task, no timer, no open connection. A thread that waits in a
-  database driver cannot be ended. Its result is thrown away, and it closes its own connection when the driver returns.
+  database driver cannot be ended. Its result is discarded, and it closes its own connection when the driver returns.
 
 A subclass writes the body, `_run`. Every wait of the body ends when `stopping` is set; where that takes more than
 `wait_for_event`, `with_timeout` or `_unless_stopped`, the subclass extends `stop`. The body owns the tasks that it

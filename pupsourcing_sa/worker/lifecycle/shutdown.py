@@ -16,7 +16,7 @@ The timeline after SIGTERM, SIGINT or ``Worker.stop()``. T is ``WorkerConfig.shu
     T + 15        NODE_KILL: the supervisor kills a node that has not ended.
     T + 17        SUPERVISOR_EXIT: the supervisor ends itself.
 
-A second signal ends the process at once. PostgreSQL rolls back what a process that ends has not committed.
+A second signal ends the process at once. PostgreSQL then rolls back its open transactions.
 
 The worst case, for a server that stops answering: each wait may take CANCEL more, because a driver may need to be
 cancelled twice (see `cancel_all`)::
@@ -64,5 +64,5 @@ LAST_LOG_SECONDS: Final = 1.0
 EXIT_SECONDS: Final = 5.0
 #: Time after ``shutdown_timeout`` at which the supervisor kills a node.
 NODE_KILL_SECONDS: Final = 15.0
-#: Time after that at which the supervisor ends itself.
+#: Time after `NODE_KILL_SECONDS` at which the supervisor ends itself.
 SUPERVISOR_EXIT_SECONDS: Final = 2.0

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, for a worker that runs in a process of its own.
+"""SIGINT and SIGTERM, for a worker that owns its process.
 
 ::
 
@@ -53,7 +53,7 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float) -> Itera
         watchdog.start()
         stop()
 
-    # asyncio's own signal handlers would have to wait for a handler that blocks the event loop.
+    # Not asyncio's signal handlers: they could not run while a coroutine handler blocks the event loop.
     for number in _SIGNALS:
         before[number] = signal.signal(number, handle)
     try:
@@ -61,7 +61,7 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float) -> Itera
     finally:
         watchdog.cancel()
         for number, handler in before.items():
-            if handler is not None:  # None: it was not installed from Python, and Python cannot restore it
+            if handler is not None:  # Python cannot restore a handler that was not installed from Python
                 signal.signal(number, handler)
 
 
@@ -70,7 +70,7 @@ def limit_exit(
 ) -> threading.Timer:
     """Start a timer that ends the process, and return the timer, which can be cancelled.
 
-    At exit Python waits for the threads of executors without a limit, and work that a handler began may hang there.
+    At exit, Python waits for the threads of executors without a limit, and a handler's work may hang there.
     """
     timer = _timer(seconds, message)
     timer.start()

@@ -53,7 +53,7 @@ async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
 
     One cancellation is not enough when the server does not answer. psycopg then connects to the server to cancel the
     query, and waits for the query to end: 5 s for each, and without a limit in older versions (its issue 1371). asyncpg
-    waits without a limit if the former hangs (its issue 1326). Both close the connection at once when they are
+    waits without a limit if that connection hangs (its issue 1326). Both close the connection at once when they are
     cancelled a second time.
     """
     is_cancelled = False

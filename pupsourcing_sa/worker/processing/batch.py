@@ -20,8 +20,8 @@ and re-reading the position under that lock::
 - A batch that does not commit leaves nothing: neither writes nor a moved checkpoint.
 - A frozen process keeps the lock until its connection ends. When it resumes, its connection is closed and its batch is
   rolled back. See `pupsourcing_sa.worker.processing.lock_watch`.
-- ``move`` refuses if the row is not locked by this transaction any longer: a handler may have executed ROLLBACK.
-- What a process remembers of its last batch counts only if the checkpoint is where that batch left it.
+- ``move`` refuses if this transaction no longer holds the lock: a handler may have executed ROLLBACK.
+- A process remembers how far it has scanned. It uses this only if the checkpoint is where its last batch left it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ class BatchRequest:
         server_identity: the server and database of ``up_to``; ``None`` to trust that it is the session's.
         max_events: maximum number of events. An event that has failed before is handled alone.
         window: maximum number of positions to read. A gap in the log that follows them counts as read.
-        checkpoint_threshold: number of positions without events of the scope over which the checkpoint moves.
-        ends_at: time at which to commit the events that are handled by then; a ``handle_batch`` has all events by then.
+        checkpoint_threshold: number of positions without events of the scope after which the checkpoint moves.
+        ends_at: time after which no other event is handled, and the batch commits. A ``handle_batch`` gets all events
+            at once, so it does not apply.
         ignore_retry_time: retry a failing event before its time.
     """
 
@@ -112,7 +113,7 @@ class BatchTransaction:
 
         Raises:
             BatchFailed: from the exception of the handler.
-            BatchInterrupted: from an exception of the handler or the commit that is not the fault of the events.
+            BatchInterrupted: from an exception of the handler or the commit that no event caused.
             BatchCommitted: from a `HandlerTransactionError`: the handler has committed.
             PartitionParkedError: the partition is parked.
             RetryLater: the next event has failed, and its next attempt is not due.
@@ -170,7 +171,7 @@ class BatchTransaction:
         up_to = min(request.up_to, after + request.window)
         events = store.reader.page(session, self._context.scope, after, up_to, limit)
         if not events and up_to < request.up_to:
-            # The next event may be far behind, as in a log that was adopted with its positions.
+            # The next event may be far ahead, as in a log that was adopted with its positions.
             up_to = store.reader.end_of_gap(session, up_to, request.up_to)
         end = max(after, up_to) if len(events) < limit else events[-1].global_position
         return _Page(events, end, here)
@@ -183,7 +184,7 @@ class BatchTransaction:
         request: BatchRequest,
         progress: BatchProgress,
     ) -> int:
-        """Pass the events to the handler and flush its writes. Return the number of events that it got."""
+        """Pass the events to the handler and flush its writes. Return the number of handled events."""
         session, subscription = transaction.session, self._context.subscription
         progress.events = page.events
         try:
@@ -193,15 +194,15 @@ class BatchTransaction:
                     guard.check()
                 else:
                     assert subscription.handle is not None
-                    self._handle_each(bind(subscription.handle), guard, request, progress)
+                    self._handle_one_by_one(bind(subscription.handle), guard, request, progress)
                 session.flush()
-        except BaseException as error:  # also pytest's failures; the exit of a handler is not the exit of the worker
+        except BaseException as error:  # SystemExit of a handler must not end the worker, nor must a failure of pytest
             if is_for_worker(error, self._context.is_aborted):
                 raise
             raise_outcome(error, transaction, progress, is_moved=False)
         return len(progress.events)
 
-    def _handle_each(
+    def _handle_one_by_one(
         self,
         call: Callable[[PersistedEvent], None],
         guard: HandlerGuard,

@@ -1,4 +1,4 @@
-"""Catching up: which log line is due about the distance between a partition and the log. Pure: time is a parameter.
+"""Catch-up: the log messages of a partition that is behind the log. Pure: the time is a parameter.
 
 ::
 
@@ -10,7 +10,7 @@
       │                                  │
       └── has been behind for 30 s ──────┘
 
-A stream of events that the partition keeps up with is silent.
+A partition that keeps up with new events logs nothing.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class CheckpointStatements:
     """
 
     def __init__(self, tables: WorkerTables) -> None:
-        #: Executes the statements of every batch past Core, which would take as long for them as the server.
+        #: Executes the statements of every batch without Core, which would take as long as the server.
         self.compiled = CompiledStatements()
         table = self._table = tables.consumer_checkpoints
         self._own_name = bindparam("own_consumer", type_=Text()), bindparam("own_partition", type_=Integer())

@@ -34,7 +34,7 @@ class LockedCheckpoint(NamedTuple):
         retry_after: seconds until the next attempt is due, by the database's clock; 0 if it is due, or nothing fails.
         transaction: id of the transaction that has the lock.
         server_identity: the server and database of the row, as `LogPositions.server_identity`.
-        table: oid of the row's table. Its name may come to mean another table.
+        table: oid of the row's table. The table's name may mean another table later.
     """
 
     position: int
@@ -121,11 +121,10 @@ class Checkpoint:
             return self.connection(session).scalar(self._statements.read, self._own) or 0
 
     def move(self, session: Session, position: int, locked: LockedCheckpoint) -> None:
-        """Move the checkpoint in the transaction that locked it, and clear what is recorded of a failure.
+        """Move the checkpoint in the transaction that locked it, and clear the recorded failure.
 
         Raises:
-            HandlerTransactionError: the row is not locked by this transaction any longer, or its name has come to mean
-                another table.
+            HandlerTransactionError: this transaction no longer holds the lock, or the table's name means another table.
         """
         name = f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r}"
         parameters = self._own | {
@@ -145,7 +144,7 @@ class Checkpoint:
             ) from error
         if not is_moved:
             raise HandlerTransactionError(
-                f"{name} is not locked by this transaction any longer. A handler ended the transaction by executing "
+                f"{name} is no longer locked by this transaction. A handler ended the transaction by executing "
                 "COMMIT or ROLLBACK, or changed search_path or the schema_translate_map so that the name means another "
                 "table, or the row was deleted. Remove the statement, or change the setting back before the handler "
                 "returns"

@@ -1,7 +1,7 @@
-"""Diagnosis: from the exception that ended a batch to the outcome that says what to do about it.
+"""Diagnosis: the translation of an exception that ended a batch into an outcome.
 
-`pupsourcing_sa.worker.classification` decides which failures count. The server answers two questions first. Is the
-connection lost? The driver may not know it yet. Has the handler committed the transaction?
+`pupsourcing_sa.worker.classification` decides which failures count. Before that, the server is asked if the connection
+is lost, because the driver may not know it yet. It is also asked if the handler has committed the transaction.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LockedTransaction:
     def was_committed(self) -> bool:
         """Roll back, and return True if the handler had committed. Return False if the server does not answer."""
         try:
-            self.session.reset()  # in its present state it may refuse to execute anything
+            self.session.reset()  # after an error it may refuse to execute anything
             return self.checkpoint.is_committed(self.session, self.locked)
         except Exception:  # the reason why the batch failed is more important, and few handlers commit
             return False
@@ -74,8 +74,8 @@ def raise_outcome(
         error: the exception.
         transaction: the transaction of the batch.
         progress: the events of the batch, and the current one.
-        is_moved: the checkpoint was moved. The transaction that moves it has it locked, so that the handler cannot have
-            committed before.
+        is_moved: the checkpoint was moved. The transaction then still held the lock, so the handler cannot have
+            committed it.
     """
     events, failed = progress.events, progress.current
     kind = classify(error, is_connection_lost=is_connection_lost(transaction.connection))

@@ -1,4 +1,4 @@
-"""The drain of a partition: process everything up to a position, and end.
+"""The drain of a partition: it processes everything up to a position, then ends.
 
 Unlike a processor, it raises the failures of handlers and counts none of them. It belongs to no node. If another
 process runs the partition, the drain waits until that process has reached the position.
@@ -29,7 +29,7 @@ __all__ = ["DrainProcessor"]
 class DrainProcessor(Service):
     """The service that processes one partition up to a position.
 
-    Its task raises `PartitionParkedError` if the partition is parked, and what a handler raised.
+    Its task raises `PartitionParkedError` if the partition is parked, and the exception of a handler.
 
     Args:
         context: the partition.
@@ -59,7 +59,7 @@ class DrainProcessor(Service):
                 if await self._is_retried(error):
                     continue
                 failure = error
-            # Raised outside of the block above, which would become part of the traceback.
+            # Raise outside of the except block, whose exception would become the context.
             if failure is not None:
                 raise self._unwrapped(failure)
             if not has_lock:
@@ -73,7 +73,7 @@ class DrainProcessor(Service):
         return await self._context.execution(self.name, lambda session, _: read(session))
 
     async def _is_retried(self, error: Exception) -> bool:
-        """Reduce the next batch if that may help; return True if it does, or a race was lost."""
+        """Return True if another batch may succeed. Reduce that batch if it helps."""
         if is_lost_race(error):
             if isinstance(error, BatchInterrupted):
                 self._turns.narrow(error)
@@ -92,7 +92,7 @@ class DrainProcessor(Service):
         cause = error.__cause__
         if not isinstance(error, BatchError) or cause is None:
             return error
-        if isinstance(cause, asyncio.CancelledError):  # raised by a task, it would mean that the task was cancelled
+        if isinstance(cause, asyncio.CancelledError):  # a task that raises it would count as cancelled
             consumer = self._context.subscription.name
             cancelled = RuntimeError(f"the handler of consumer {consumer!r} was cancelled")
             cancelled.__cause__ = cause

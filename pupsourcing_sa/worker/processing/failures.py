@@ -14,9 +14,9 @@ lost race                 nothing                       the first delay        W
                                                                                row, INFO when it is over
 ========================  ============================  =====================  ====================================
 
-The row counts the attempts of all processes. An event whose handler ends the connection each time is shown in the row
-although it is not counted: another process would not know about it otherwise. A handler that commits is not retried,
-because that would apply the event twice.
+The row counts the attempts of all processes. An event whose handler ends the connection each time is shown in the row,
+so that other processes know about it, but it is not counted. A handler that commits is not retried, because that would
+apply the event twice.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Failures:
         self._lost_races = 0
         self._unrecorded = 0  # failed attempts at an event that the table does not have
         self._interruptions = 0  # of batches that had events, outages only
-        self._shown = 0  # of these, when the event was last shown in the table
+        self._shown = 0  # interruptions when the event was last shown in the table
 
     # -- failures of an event ----------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class HandlerGuard:
         consumer: name of the consumer, for messages.
 
     Raises:
-        HandlerTransactionError: on leaving, the transaction is not what it was.
+        HandlerTransactionError: at the end, the handler has ended the transaction, or tried to.
     """
 
     __slots__ = ("_consumer", "_refusal", "_session", "_transaction")
@@ -79,7 +79,7 @@ class HandlerGuard:
 
 
 def is_for_worker(error: BaseException, is_aborted: Callable[[], bool]) -> bool:
-    """Return True if an exception that leaves a handler ends the worker's own work, and is no failure of the handler.
+    """Return True if an exception that leaves a handler belongs to the worker, and is not a failure of the handler.
 
     These are Ctrl-C and the end of a coroutine, which reach only a thread with an event loop; the end of a greenlet;
     and the cancellation of the batch by the worker. ``SystemExit`` is a failure of the handler.

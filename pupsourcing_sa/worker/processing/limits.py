@@ -18,9 +18,9 @@ from pupsourcing_sa.worker.processing.outcomes import BatchError, BatchResult
 
 __all__ = ["BatchLimits", "checkpoint_delay", "checkpoint_threshold", "limit_after"]
 
-#: Positions that a batch reads at most, so that a rare scope does not scan the whole log in one transaction.
+#: Maximum number of positions that a batch reads, so that a rare scope does not scan the whole log in one transaction.
 _WINDOW: Final = 100_000
-#: Over positions without events of the scope, the checkpoint moves after this number of positions, or of seconds.
+#: The checkpoint moves past positions without events of the scope after this number of positions, or of seconds.
 _IDLE_POSITIONS: Final = 10_000
 _IDLE_SECONDS: Final = 5.0
 
@@ -64,9 +64,10 @@ class BatchLimits:
         return replace(self, limit=limit_after(len(error.events), error.failed))
 
     def shrunk(self) -> BatchLimits:
-        """Return the limits after a statement of the worker timed out: it was reading, as the others find one row.
+        """Return the limits after a statement of the worker timed out.
 
-        The events are large, or the scope is rare, and the role has a ``statement_timeout``.
+        It was the statement that reads events, because the others find one row. The events are large, or the scope is
+        rare, and the role has a ``statement_timeout``.
         """
         return self if self.is_smallest else replace(self, divisor=self.divisor * 2)
 
@@ -93,7 +94,7 @@ def limit_after(events: int, failed: int | None) -> int:
 
 
 def checkpoint_threshold(idle_seconds: float) -> int:
-    """Return the number of positions without events of the scope over which the checkpoint moves.
+    """Return the number of positions without events of the scope after which the checkpoint moves.
 
     Args:
         idle_seconds: seconds since the checkpoint moved.
@@ -102,7 +103,7 @@ def checkpoint_threshold(idle_seconds: float) -> int:
 
 
 def checkpoint_delay(last: BatchResult, idle_seconds: float) -> float | None:
-    """Return the seconds until the checkpoint is due over positions without events; ``None`` if there are none.
+    """Return the seconds until the checkpoint moves past positions without events; ``None`` if there are none.
 
     Args:
         last: result of the last batch.

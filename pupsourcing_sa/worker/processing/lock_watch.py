@@ -1,4 +1,4 @@
-"""The lock watch: finds the transaction that has a checkpoint locked, and ends it if its node is dead.
+"""The lock watch: finds the transaction that has a checkpoint locked, and terminates it if its node is dead.
 
 A batch takes the lock with SKIP LOCKED. Only if another transaction has it does the owner of the partition ask which
 one, every ``max_poll_interval``. A batch that gets its lock asks nothing::
@@ -69,8 +69,8 @@ class HolderQuery:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
-    # The statements are built on first use, and most processors never use them. Building takes milliseconds. For all
-    # processors that start at once, on the event loop, that could delay the heartbeat until the node is presumed dead.
+    # The statements are built on first use, and most processors never use them. Building takes milliseconds. If all
+    # processors did it at the start, on the event loop, the node might send no heartbeat and be presumed dead.
 
     @cached_property
     def _locks(self) -> Select[Any]:
@@ -106,7 +106,7 @@ class HolderQuery:
 
 
 class LockTimer:
-    """Timer that says when to warn of a lock: once per transaction. Pure: the time is a parameter.
+    """Timer that decides when to warn of a lock: once per transaction. Pure: the time is a parameter.
 
     Args:
         seconds: time that a transaction may have the lock.
@@ -120,7 +120,7 @@ class LockTimer:
         self._was_reported = False  # of any transaction since the checkpoint was free
 
     def overdue(self, transaction: str, now: float) -> float | None:
-        """Note the holder, and return the seconds since it was seen first if a warning is due.
+        """Note the holder. If a warning is due, return the seconds since the holder was first seen.
 
         Args:
             transaction: the holder; the empty string if it is unknown.
@@ -135,7 +135,7 @@ class LockTimer:
         return seconds
 
     def has_ended(self) -> bool:
-        """Note that the checkpoint is free, and return True if a warning has ended by that."""
+        """Note that the checkpoint is free. Return True if a warning about its lock was logged."""
         was_reported, self._was_reported = self._was_reported, False
         self._transaction = None
         return was_reported

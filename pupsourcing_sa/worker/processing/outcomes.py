@@ -68,7 +68,7 @@ class BatchError(Exception):
 
     @property
     def is_isolated(self) -> bool:
-        """True if a smaller batch would not tell more about which event fails."""
+        """True if the failing event is known to be the first of the batch."""
         return self.failed == 0 or (self.failed is None and len(self.events) == 1)
 
 
@@ -77,13 +77,13 @@ class BatchFailed(BatchError):
 
 
 class BatchInterrupted(BatchError):
-    """The batch was rolled back for a reason that is not the fault of its events."""
+    """The batch was rolled back for a reason that no event caused."""
 
 
 class BatchCommitted(BatchError):
     """A handler committed the transaction past SQLAlchemy, and the checkpoint has not moved.
 
-    The cause is a `HandlerTransactionError`. To run the batch again would apply its events twice.
+    The cause is a `HandlerTransactionError`. Another run of the batch would apply its events twice.
     """
 
 

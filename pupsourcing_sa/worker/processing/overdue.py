@@ -1,8 +1,7 @@
-"""The overdue monitor: reports a batch that does not end, while it runs.
+"""The overdue monitor: reports a batch that takes too long, while it runs.
 
-The thread or greenlet that runs a batch writes down where it is, and never reads the time: one assignment per event. A
-timer on the event loop reads it, once per ``stall_warning``. A coroutine that blocks the event loop blocks the timer as
-well.
+The thread or greenlet of a batch assigns its progress once per event, and never reads the time. A timer on the event
+loop reads the progress once per ``stall_warning``. A coroutine that blocks the event loop also blocks the timer.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class BatchProgress:
 
 
 class OverdueMonitor:
-    """Reports batches that run for too long, each once.
+    """Monitor that reports batches that run for too long, each once.
 
     Args:
         seconds: time that a batch may take.

@@ -19,13 +19,13 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 class _Running(NamedTuple):
     processor: Processor
     task: asyncio.Task[None]
-    began_at: int  # position of the checkpoint
+    start_position: int  # of the checkpoint, from the table
 
     @property
     def state(self) -> PartitionState:
-        """The state that the processor knows; before its first batch has ended, the one that the table had."""
+        """The state that the processor knows. Until its first batch ends, the position is the one from the table."""
         state = self.processor.state
-        return state._replace(position=max(state.position, self.began_at))
+        return state._replace(position=max(state.position, self.start_position))
 
 
 class ProcessorPool:
@@ -66,7 +66,7 @@ class ProcessorPool:
         its row only for the next event, or the next attempt.
 
         Args:
-            wanted: the partitions to run, in the state that the table has.
+            wanted: the partitions to run, with their states in the table.
             known: the result of `states` before the table was read; empty if no processor is running.
         """
         for partition in self._running.keys() - wanted.keys():
@@ -110,7 +110,7 @@ class ProcessorPool:
         details = self._details | {"processor": task.get_name()}
         if task.cancelled():
             if not self._is_aborted():
-                # A handler may have its own task cancelled after it has returned.
+                # Other code may cancel the handler's task after the handler has returned.
                 _logger.error("processor was cancelled, but not by the worker", extra=details)
         elif (error := task.exception()) is not None:
             _logger.error("processor failed", exc_info=error, extra=details)

@@ -19,8 +19,7 @@
                             ├─ a handler has committed: park the partition ──────────────┤
                             └─ the partition is parked, or the worker stops ─────────────┴──▶ end
 
-The table has what is known of a failing event. The next process that runs the partition retries it alone, when it is
-due.
+The table records the failing event. The next process that runs the partition retries it alone when it is due.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ class Processor(Service):
             return None
         except RetryLater as early:
             self._is_waiting = self._failures.is_recorded
-            # No longer than that, whatever the clock of the database says.
+            # Limit the delay, because the database's clock may jump.
             return min(early.seconds, self._context.config.max_retry_delay)
         except BatchFailed as failure:
             return await self._failed(failure)
