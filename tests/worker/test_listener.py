@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from socket import socketpair
 from typing import Any
 
 import psycopg
@@ -15,7 +17,12 @@ from pupsourcing_sa import EventStore, EventTables
 from pupsourcing_sa.telemetry import NO_TELEMETRY
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.dispatch.listener import Listener, _Handover
-from pupsourcing_sa.worker.dispatch.notifications import UnsupportedDriverError, open_notifications
+from pupsourcing_sa.worker.dispatch.notifications import (
+    Notifications,
+    UnsupportedDriverError,
+    _Psycopg,
+    open_notifications,
+)
 from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout, kinds
 from tests.fix_store import make_tables
 from tests.waiting import wait_until
@@ -123,20 +130,24 @@ class TestNotifications:
             lookout.arrives(1)
 
 
+def make_listener(cls: type[Listener] = Listener) -> Listener:
+    return cls(
+        CHANNEL,
+        execution=None,  # type: ignore[arg-type]
+        store=EventStore(EventTables()),
+        config=WorkerConfig(),
+        wake=lambda: None,
+        worker_id="w1",
+        hooks=NO_TELEMETRY,
+    )
+
+
 class TestReliability:
     """Of a listener, judged after each look; without a database."""
 
     @pytest.fixture
     def listener(self) -> Listener:
-        listener = Listener(
-            CHANNEL,
-            execution=None,  # type: ignore[arg-type]
-            store=EventStore(EventTables()),
-            config=WorkerConfig(),
-            wake=lambda: None,
-            worker_id="w1",
-            hooks=NO_TELEMETRY,
-        )
+        listener = make_listener()
         listener._established()
         self.look(listener, has_grown=True)  # since it did not listen
         assert listener.is_reliable
@@ -219,7 +230,7 @@ class TestLoss:
         assert [record.getMessage() for record in lost] == [
             "lost the notification connection; polling until it is back"
         ] * 3
-        assert all(record.error for record in lost)
+        assert all(record.exc_info is None and record.error for record in lost)  # one line each
 
     def test_commits_are_found_by_polling_until_it_listens_again(self, engine: Engine, kind: str):
         with Lookout(engine, kind, **POLL | {"retry_delay": 60.0, "max_retry_delay": 60.0}) as lookout:
@@ -289,6 +300,56 @@ class TestLoss:
         assert caplog.messages == ["driver does not support notifications; polling"]
         assert caplog.records[0].driver == "carrier pigeons"
         own.dispose()
+
+
+class LostConnection:
+    """Stands in for psycopg's connection, and for that of libpq: lost before it starts, or when it is read."""
+
+    def __init__(self, *, is_lost_at_start: bool) -> None:
+        self.pgconn = self
+        self.is_lost_at_start = is_lost_at_start
+        self.reading, self.writing = socketpair()
+        self.writing.close()  # so that there is something to read: the end of file
+
+    @property
+    def socket(self) -> int:
+        if self.is_lost_at_start:
+            raise psycopg.OperationalError("the connection is lost")
+        return self.reading.fileno()
+
+    def consume_input(self) -> None:
+        raise psycopg.OperationalError("consuming input failed: server closed the connection\n\tThis probably means …")
+
+    def finish(self) -> None:
+        self.reading.close()
+
+
+class LostListener(Listener):
+    """A listener on a connection of psycopg that is lost at once, without an SQLSTATE."""
+
+    is_lost_at_start = False
+
+    async def _open(self) -> Notifications:
+        return _Psycopg(LostConnection(is_lost_at_start=self.is_lost_at_start))
+
+    def _lost(self, error: Exception) -> float:
+        self.stopping.set()
+        return super()._lost(error)
+
+
+@pytest.mark.parametrize(
+    ("is_lost_at_start", "reason"),
+    [(True, "the connection is lost"), (False, "consuming input failed: server closed the connection")],
+)
+def test_a_lost_connection_is_logged_in_one_line_whatever_the_driver_says(
+    is_lost_at_start: bool, reason: str, caplog: pytest.LogCaptureFixture
+):
+    listener = make_listener(LostListener)
+    listener.is_lost_at_start = is_lost_at_start
+    asyncio.run(listener._run())
+    assert caplog.messages == ["lost the notification connection; polling until it is back"]
+    (record,) = caplog.records
+    assert (record.exc_info, record.error) == (None, f"ConnectionError: {reason}")
 
 
 class Connection:

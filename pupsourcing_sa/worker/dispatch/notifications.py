@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, Engine
 
 __all__ = ["Notifications", "UnsupportedDriverError", "open_notifications"]
+
+#: asyncpg reports the loss of a connection without a reason.
+_CLOSED: Final = "the server closed the connection"
 
 
 class UnsupportedDriverError(Exception):
@@ -31,21 +34,14 @@ class Notifications(Protocol):
 
         Args:
             notified: called after one or more notifications.
-            lost: called once if the connection is lost.
+            lost: called once if the connection is lost, with a `ConnectionError` that has the driver's message.
 
         Raises:
-            Exception: the connection is lost already.
+            ConnectionError: the connection is lost already.
         """
 
     def close(self) -> None:
         """Close the connection without waiting for the server. No callback is called afterwards."""
-
-
-class _ConnectionLost(ConnectionError):
-    """The server has closed the connection."""
-
-    def __init__(self) -> None:
-        super().__init__("the server closed the connection")
 
 
 def open_notifications(engine: Engine, channel: str) -> Notifications:
@@ -93,7 +89,11 @@ class _Psycopg:
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
         self._notified, self._lost = notified, lost
-        loop, self._socket = asyncio.get_running_loop(), self._pgconn.socket
+        try:
+            self._socket = self._pgconn.socket
+        except Exception as error:
+            raise ConnectionError(str(error)) from error
+        loop = asyncio.get_running_loop()
         loop.add_reader(self._socket, self._read)
         self._loop = loop
 
@@ -104,8 +104,12 @@ class _Psycopg:
             while self._pgconn.notifies() is not None:
                 has_notification = True
         except Exception as error:
+            # libpq may notice the end of the connection before it reads why. The error then has no SQLSTATE, so that
+            # nothing but this place knows that it is a lost connection.
+            lost = ConnectionError(str(error))
+            lost.__cause__ = error
             self.close()
-            self._lost(error)
+            self._lost(lost)
         else:
             if has_notification:
                 self._notified()
@@ -132,7 +136,7 @@ class _Asyncpg:
 
     def start(self, notified: Callable[[], None], lost: Callable[[Exception], None]) -> None:
         if self._connection.is_closed():
-            raise _ConnectionLost
+            raise ConnectionError(_CLOSED)
         self._notified, self._lost = notified, lost
         self._connection.add_termination_listener(self._on_termination)
 
@@ -142,7 +146,7 @@ class _Asyncpg:
 
     def _on_termination(self, _: object) -> None:
         if self._lost is not None:
-            self._lost(_ConnectionLost())
+            self._lost(ConnectionError(_CLOSED))
 
     def close(self) -> None:
         self._notified = self._lost = None
