@@ -3,7 +3,7 @@
 ::
 
     PupsourcingError
-     ├── AppendError                       nothing of the append was written
+     ├── AppendError                       no event was appended
      │    ├── NoEventsError                (also a ValueError) the append has no events
      │    ├── OptimisticConcurrencyError   the aggregate is not at the expected version
      │    ├── DuplicateEventError          an event id is in the log already
@@ -224,8 +224,8 @@ class PartitionParkedError(PupsourcingError):
 class HandlerTransactionError(PupsourcingError):
     """A handler committed or rolled back its session, which only the worker may do.
 
-    The worker rolls back the batch and counts a failure. A handler that executes ``COMMIT`` past the session cannot be
-    rolled back. In that case the worker parks the partition, and the message explains what to do.
+    The worker rolls back the batch and counts a failure. A handler that executes ``COMMIT`` as SQL has already
+    committed its changes. In that case the worker parks the partition, and the message explains how to continue.
     """
 
 

@@ -116,7 +116,7 @@ def import_events(
     return total
 
 
-def _append(session: Session, store: EventStore, batch: list[tuple[int, str | bytes]], next_line: int) -> None:
+def _append(session: Session, store: EventStore, batch: list[tuple[int, str | bytes]], first_line: int) -> None:
     number = batch[0][0]
     events: list[tuple[int, Event]] = []
     neighbours: list[tuple[int, Event]] = []
@@ -124,18 +124,18 @@ def _append(session: Session, store: EventStore, batch: list[tuple[int, str | by
         for number, line in batch:
             events.append((number, parse_event(line)))
         # Adjacent events of one aggregate are one append. Larger appends would change the order of the log.
-        for _, run in groupby(events, key=lambda line: (line[1].aggregate_type, line[1].aggregate_id)):
-            neighbours = list(run)
+        for _, group in groupby(events, key=lambda pair: (pair[1].aggregate_type, pair[1].aggregate_id)):
+            neighbours = list(group)
             number = neighbours[0][0]
             store.append(session, AnyVersion(), [event for _, event in neighbours])
     except TablesMissingError:
         raise
     except DuplicateEventError as error:
         number = next(number for number, event in neighbours if event.event_id in error.event_ids)
-        raise ImportFailed(number, next_line, str(error)) from error
+        raise ImportFailed(number, first_line, str(error)) from error
     except (TypeError, ValueError, PupsourcingError) as error:
-        raise ImportFailed(number, next_line, str(error)) from error
+        raise ImportFailed(number, first_line, str(error)) from error
     except DBAPIError as error:
         if is_outage(error):
             raise
-        raise ImportFailed(number, next_line, str(error.orig)) from error
+        raise ImportFailed(number, first_line, str(error.orig)) from error

@@ -125,7 +125,7 @@ def _is_explained_by_message(error: Exception) -> bool:
 
 
 def _is_of_output(error: BrokenPipeError) -> bool:
-    """Return True if printing failed, and not a connection to the database or a handler."""
+    """Return True if printing failed, rather than a handler or a connection to the database."""
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None:
         frames = frames.tb_next

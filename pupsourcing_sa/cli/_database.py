@@ -89,7 +89,7 @@ def wrong_names_refused() -> Iterator[None]:
 
 @contextmanager
 def missing_tables_explained() -> Iterator[None]:
-    """Add to the message for missing tables that the command gets their names from its options.
+    """Extend the message for missing tables: this command takes their names as options.
 
     Raises:
         TablesMissingError: with the longer message.

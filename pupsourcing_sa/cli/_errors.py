@@ -11,7 +11,7 @@ __all__ = ["UsageError", "fail", "usage_message"]
 
 
 class UsageError(click.ClickException):
-    """A mistake in the command line or in what it refers to. The message contains the remedy.
+    """A mistake in the command line, the environment or the application. The message contains the remedy.
 
     A `click.UsageError` would also get a line that refers to ``--help``.
     """

@@ -50,7 +50,7 @@ A bad line ends the import, and no event of its batch is appended. The message n
     examples=["pupsourcing-sa import events.jsonl", "zcat events.jsonl.gz | pupsourcing-sa import -"],
     exit_status={
         0: "every event was appended",
-        1: "failure; batches before it are appended",
+        1: "failure; earlier batches are appended",
         2: "wrong usage",
     },
 )

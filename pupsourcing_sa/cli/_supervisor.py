@@ -130,7 +130,7 @@ class Supervisor:
             await wait_for_event(self._ending, delay)
 
     async def _run_once(self, number: int) -> bool:
-        """Run a process to its end. Return True if it had settled."""
+        """Run a process until it ends. Return True if it had settled."""
         try:
             node = self._nodes[number] = _Node(number, self._command)
         except OSError:  # no memory or no descriptors are left

@@ -20,7 +20,7 @@ _NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
 @final
 class Event(EncodedEvent):
-    """An event to append: what happened to which aggregate.
+    """An event to append: something that happened to an aggregate.
 
     Args:
         aggregate_type: kind of the aggregate, such as ``"User"``.

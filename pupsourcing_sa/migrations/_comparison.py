@@ -44,7 +44,7 @@ def setup(plugin: Plugin) -> None:
     plugin.add_autogenerate_comparator(
         _skip_serial_default, "column", "server_default", qualifier="postgresql", priority=DispatchPriority.FIRST
     )
-    # Last, because it revises what other comparators have found.
+    # Run last, because this revises the findings of other comparators.
     plugin.add_autogenerate_comparator(
         _compare_logs, "schema", "pupsourcing_sa", qualifier="postgresql", priority=DispatchPriority.LAST
     )

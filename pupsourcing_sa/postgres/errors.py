@@ -78,7 +78,7 @@ def raise_translated(error: DBAPIError, *tables: Table) -> None:
         elsewhere = ", or not in this search_path" if any(table.schema is None for table in tables) else ""
         raise TablesMissingError(
             f"there is no table {names} in the database{elsewhere}: run your migrations, such as `alembic upgrade "
-            "head`. If your tables have other names or another schema, pass these to EventTables and WorkerTables"
+            "head`. If your tables have other names or another schema, pass them to EventTables and WorkerTables"
         ) from error
     if state == _READ_ONLY:
         raise TransactionRequiredError(

@@ -170,8 +170,9 @@ def _raise_too_long(error: DBAPIError, appends: Sequence[Append]) -> None:
     # Lengths are not checked before an append, because a value that compresses well may be longer.
     sizes: list[tuple[int, int, str, Append]] = []
     for append in appends:
-        type_, id_ = len(append.aggregate_type.encode()), len(append.aggregate_id.encode())
-        sizes.append((type_ + id_, max(type_, id_), "aggregate_id" if id_ >= type_ else "aggregate_type", append))
+        type_size, id_size = len(append.aggregate_type.encode()), len(append.aggregate_id.encode())
+        longer = "aggregate_id" if id_size >= type_size else "aggregate_type"
+        sizes.append((type_size + id_size, max(type_size, id_size), longer, append))
         for event in append.events:
             size = len((event.correlation_id or "").encode())
             sizes.append((size, size, "correlation_id", append))

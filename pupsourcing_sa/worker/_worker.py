@@ -43,9 +43,9 @@ class Worker:
     when two workers run the same consumer.
 
     Args:
-        session_factory: the application's ``sessionmaker`` or ``async_sessionmaker``. With the former, handlers are
-            functions and run in threads. With the latter, they may be coroutine functions, which get an
-            ``AsyncSession``.
+        session_factory: the application's ``sessionmaker`` or ``async_sessionmaker``. With a ``sessionmaker``, handlers
+            are functions and run in threads. With an ``async_sessionmaker``, they may be coroutine functions, which get
+            an ``AsyncSession``.
         store: the log to follow.
         consumers: one or more consumers with different names.
         tables: the tables of checkpoints and nodes; by default those with the default names in the schema of the log.

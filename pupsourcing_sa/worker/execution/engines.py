@@ -18,7 +18,7 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> None:
     """Refuse engines that cannot give each session a connection to PostgreSQL. Nothing is sent to the database.
 
-    Warn if the pool is smaller than ``wanted``: when batches have all connections, the node cannot send heartbeats.
+    Warn if the pool is smaller than ``wanted``: when batches use all connections, the node cannot send heartbeats.
     Other nodes then presume it dead, and terminate those batches.
 
     Args:

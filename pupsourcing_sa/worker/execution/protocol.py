@@ -1,7 +1,7 @@
 """The protocol of executions, which run the worker's database work.
 
 The services of the worker are coroutines. Their database work is plain functions over a ``Session``, written once. An
-execution opens a session, runs such a function with it, and closes the session, which rolls back what is not committed.
+execution opens a session, runs such a function with it, and closes the session, which rolls back uncommitted changes.
 There are two: threads for a ``sessionmaker``, and SQLAlchemy's greenlets for an ``async_sessionmaker``.
 """
 

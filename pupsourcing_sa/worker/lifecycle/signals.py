@@ -34,7 +34,7 @@ def handling_signals(stop: Callable[[], None], shutdown_timeout: float) -> Itera
 
     Two things can keep a worker from stopping: a coroutine handler that blocks the event loop, and a driver that rolls
     back on a connection whose other end has vanished. A watchdog then ends the process, like a crash: the server rolls
-    back what is not committed.
+    back uncommitted changes.
 
     Args:
         stop: called at the first signal.

@@ -141,7 +141,7 @@ class Failures:
             self._context.hooks.event("worker.recovered", **self._details, failures=failures)
 
     def _or_unrecorded(self, recorded: Failure | None) -> Failure:
-        """Return what the table has or, if it has nothing, what this process has counted."""
+        """Return the recorded failure. If none was recorded, return the count of this process."""
         if recorded is None:
             self._unrecorded += 1
             return Failure(self._unrecorded, self._delay(self._unrecorded))
@@ -210,7 +210,7 @@ class Failures:
     # ----------------------------------------------------------------------------------------------------------
 
     async def _write(self, error: BatchError, record: Callable[..., Failure | None]) -> Failure | None:
-        """Write to the checkpoint's row. Return what it has now; ``None`` if it does not have this failure."""
+        """Write the failure to the checkpoint's row and return it; ``None`` if it was not recorded."""
         position, worker_id = error.event.global_position, self._context.worker_id
         text = "".join(traceback.format_exception(error.__cause__))
 

@@ -32,7 +32,7 @@ class BatchLimits:
     Attributes:
         batch_size: maximum number of events, by the consumer's or the worker's settings.
         limit: maximum number of events after failures; at most ``batch_size``.
-        divisor: reduces both what is read and what is handled, after a statement has timed out.
+        divisor: divides the number of positions and of events, after a statement has timed out.
     """
 
     batch_size: int

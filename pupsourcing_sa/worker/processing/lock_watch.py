@@ -10,8 +10,8 @@ one, every ``max_poll_interval``. A batch that gets its lock asks nothing::
     unknown: several transactions share the lock, or it was     the same, without a name
     taken under a savepoint that is released
 
-**Why dead nodes hold locks.** A node that is frozen, or whose host has lost its power, in the middle of a batch leaves
-its transaction open on the server and the row locked, until TCP gives up. The leader removes the node because its
+**Why dead nodes hold locks.** A node may freeze, or its host may lose power, in the middle of a batch. Its transaction
+then stays open on the server and keeps the row locked until TCP gives up. The leader removes the node because its
 heartbeats are missing, and its partitions get another owner, which finds the row locked::
 
     holder    lock, as "pupsourcing-sa <its id>" ── handler … frozen
