@@ -12,7 +12,7 @@ import click
 from sqlalchemy import MetaData, NullPool
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
-from pupsourcing_sa._checks import MAX_SECONDS
+from pupsourcing_sa._checks import MAX_BIGINT, MAX_SECONDS
 from pupsourcing_sa.cli._console import open_console, write
 from pupsourcing_sa.cli._database import (
     STORE_TABLES,
@@ -65,7 +65,7 @@ always reported. The tables show how far each partition is behind, what fails an
     "--max-lag-events",
     group="Problems to report",
     metavar="N",
-    type=whole_number(0),
+    type=whole_number(0, MAX_BIGINT - 1),
     help="A partition that is more than N events behind.",
     default_text="not reported",
 )

@@ -150,7 +150,7 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as plain values for JSON: times in ISO 8601, durations in seconds, ids as strings."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = _plain(asdict(self) | {"head": self.head})
         return plain
 
 

@@ -258,7 +258,8 @@ def test_the_driver_of_the_application_does_not_matter(command: Command, group: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-lag-events", "-1"], "--max-lag-events: must be a whole number, 0 or more, not -1"),
+        (["--max-lag-events", "-1"], "--max-lag-events: must be from 0 to 9,223,372,036,854,775,806, not -1"),
+        (["--max-lag-events", str(2**63)], "--max-lag-events: must be from 0 to"),
         (["--max-lag-events", "x"], "--max-lag-events: must be a whole number, not 'x'"),
         (
             ["--max-lag-seconds", "nan"],

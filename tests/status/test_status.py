@@ -142,6 +142,7 @@ class TestReading:
 
         plain = json.loads(json.dumps(status.to_dict()))
         assert plain["taken_at"] == status.taken_at.isoformat()
+        assert plain["last_position"] == plain["head"] == status.head == status.last_position
         assert plain["nodes"][0]["worker_id"] in {str(alive), str(silent)}
         assert plain["consumers"][2]["partitions"][1]["failing"]["event_id"] == str(retried.event_id)
 

@@ -55,3 +55,17 @@ def test_only_an_unexpected_error_has_a_traceback_and_only_once(caplog: pytest.L
     for _ in range(2):
         it.failed(ZeroDivisionError("division by zero"))
     assert [record.exc_info is not None for record in caplog.records] == [True, False]
+
+
+def test_another_error_during_an_outage_is_logged(caplog: pytest.LogCaptureFixture):
+    it = outage()
+    for _ in range(2):
+        for error in (REFUSED, REFUSED, ZeroDivisionError("division by zero"), REFUSED, KeyError("a second one")):
+            it.failed(error)
+        it.over()
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.error for record in warnings] == [
+        "psycopg.OperationalError: connection refused",
+        "ZeroDivisionError: division by zero",
+    ] * 2
+    assert [record.exc_info is not None for record in warnings] == [False, True] * 2

@@ -7,6 +7,9 @@
        ▲                             │  ▲───────┘
        └─────────────────────────────┘
               over(): INFO
+
+A failure during the outage is silent unless it is the first one that is no lost connection: after "connection refused",
+"permission denied" is news.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class Outage:
         is_each_logged: bool = False,
     ) -> None:
         self.failures = 0
+        self._has_traceback = False  # the log has the traceback of an unexpected error of this outage
         self._failing = failing
         self._recovered = recovered
         self._details = details
@@ -65,18 +69,19 @@ class Outage:
         """
         self.failures += 1
         delay = delay_after(self.failures, first=self._first_delay, max_delay=self._max_delay, jitter=random.random())
-        if self.failures == 1 or self._is_each_logged:
-            is_unexpected = self.failures == 1 and not (is_outage(error) or isinstance(error, OSError))
+        is_news = not (self._has_traceback or is_outage(error) or isinstance(error, OSError))
+        if is_news or self.failures == 1 or self._is_each_logged:
+            self._has_traceback |= is_news
             _logger.warning(
                 self._failing,
-                exc_info=error if is_unexpected else None,
+                exc_info=error if is_news else None,
                 extra={**self._details, "error": first_line(error), "retry_after": delay},
             )
         return delay
 
     def over(self) -> int:
         """Note a success, and return the number of failures before it."""
-        failures, self.failures = self.failures, 0
+        failures, self.failures, self._has_traceback = self.failures, 0, False
         if failures and self._recovered is not None:
             _logger.info(self._recovered, extra={**self._details, "failures": failures})
         return failures
