@@ -119,7 +119,7 @@ class TestOutage:
             lookout.arrives(2)
             wait_until(lambda: "stable position is readable again" in messages())
         counts = Counter(messages())
-        # asyncpg, unlike psycopg, tells a refused connection from a lost one by its SQLSTATE, which is news.
+        # asyncpg, unlike psycopg, has an SQLSTATE for the refused connection, so this error is news.
         assert counts.pop("cannot read the stable position; will retry") <= (2 if kind == "asyncpg" else 1)
         assert counts == {"stable position is readable again": 1}
         assert {record.worker for record in caplog.records if record.name == "pupsourcing_sa.worker"} == {"w1"}
