@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
@@ -87,15 +88,16 @@ class Node(Service):
         super().stop()
 
     async def _run(self) -> None:
-        try:
-            started = await self._unless_stopped(self._start())
-            if started is not None:
-                with self._node_run.announced():
+        with ExitStack() as announced:  # until the node has left, which may be logged, too
+            try:
+                started = await self._unless_stopped(self._start())
+                if started is not None:
+                    announced.enter_context(self._node_run.announced())
                     await self._work(*started)
-        finally:
-            if self._may_have_joined:
-                self._membership.abandon_join()
-                await self._coordinate(self._membership.leave, shutdown.LEAVE_SECONDS)
+            finally:
+                if self._may_have_joined:
+                    self._membership.abandon_join()
+                    await self._coordinate(self._membership.leave, shutdown.LEAVE_SECONDS)
 
     async def _start(self) -> tuple[LogPositions, dict[Partition, PartitionState]]:
         """Read the positions and join. Retry through an outage.

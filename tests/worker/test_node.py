@@ -333,3 +333,16 @@ def test_a_stop_during_the_start_begins_no_batch(fleet: Fleet, monkeypatch: pyte
     monkeypatch.setattr(Node, "_start", start_and_stop)
     worker.run()
     assert fleet.seen("all") == []
+
+
+def test_a_worker_has_stopped_when_its_node_has_left(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
+    staying, leaving = fleet.worker(fleet.see("all", partitions=2)), fleet.worker(fleet.see("all", partitions=2))
+    fleet.start(staying)
+    thread = fleet.start(leaving)
+    fleet.wait(lambda: len(set(fleet.query("SELECT worker_id FROM consumer_assignments"))) == 2)
+    leaving.stop()
+    thread.join(patiently(20))
+    of_it = [record.getMessage() for record in caplog.records if getattr(record, "worker", None) == str(leaving.id)]
+    assert "partitions assigned" in of_it
+    assert of_it[-1] == "worker stopped"
