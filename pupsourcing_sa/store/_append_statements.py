@@ -84,9 +84,9 @@ class _Bytes(LargeBinary):
 def _given(name: str, **columns: Any) -> TableValuedAlias:
     """Return a table with the rows of a JSON array, which is the parameter ``name``.
 
-    One text for all rows is a third faster than an array per column: psycopg's work for each value of an array is most
-    of the client's cost of an append. In the JSON, payloads would be twice as large. They are sent as one value of
-    bytes instead, and each event has a range of it.
+    One text for all rows is a third faster than an array per column. Most of the client's cost of an append would be
+    psycopg's work for each value of an array. In the JSON, payloads would be twice as large. They are sent as one value
+    of bytes instead, and each event has a range of it.
     """
     rows = func.json_to_recordset(cast(parameter(name, Text()), JSON))
     valued = rows.table_valued(*(column(key, type_) for key, type_ in columns.items()))

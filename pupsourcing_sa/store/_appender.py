@@ -131,7 +131,8 @@ class Appender:
             undone = stream_parameter((number, appends[number - 1]) for number in written)
             try:
                 connection.execute(self._statements.undo, {"streams": undone})
-            except BaseException:  # such as Ctrl-C: heads that were not restored must not be committed
+            except BaseException:
+                # Even after Ctrl-C, heads that were not restored must not be committed.
                 connection.invalidate()
                 raise
         actual = {}

@@ -124,10 +124,10 @@ class ReadStatements:
         Without aggregate types, it reads and filters a range of the primary key. With a correlation id, it reads and
         filters the index on (correlation_id, global_position), which has few entries per id.
 
-        With aggregate types, it reads a page of positions for each type by the index (aggregate_type, global_position),
-        merges these pages, and looks up the rows of the resulting page. The cost is at most the number of types times
-        the limit, even if the types make up most of the log. With ``= ANY``, the planner would have to choose between
-        filtering the whole log and sorting all events of the types.
+        With aggregate types, it reads a page of positions for each type by the index (aggregate_type, global_position).
+        It merges these pages, and looks up the rows of the resulting page. The cost is at most the number of types
+        times the limit, even if the types make up most of the log. With ``= ANY``, the planner would have to choose
+        between filtering the whole log and sorting all events of the types.
 
         Two details ensure this plan for a prepared statement, whose values the planner does not know. The range
         compares pairs, which only this index supports. For a range of positions, the planner would filter the log by

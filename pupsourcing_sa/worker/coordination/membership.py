@@ -81,7 +81,8 @@ class Membership:
         self._details = {"worker": str(worker_id)}
         self._last_beat = clock()
         self._last_plan = clock()
-        self._may_remove_from = clock()  # silence before that may be due to an outage
+        #: Silence of other nodes before this time may be due to an outage.
+        self._may_remove_from = clock()
         self._is_leaving = False
 
     @property

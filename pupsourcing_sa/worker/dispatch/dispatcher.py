@@ -186,7 +186,8 @@ class Dispatcher(Service):
             found = _read_positions(session, self._store)
             # Publish now, so that the processors do not wait for the end of this transaction.
             loop.call_soon_threadsafe(self._stable.publish, found.stable, found.server_identity)
-            session.commit()  # after a ROLLBACK psycopg would forget its prepared statements
+            # Commit, because psycopg forgets its prepared statements after a ROLLBACK.
+            session.commit()
             return found
 
         with self._hooks.span("worker.look") as data:

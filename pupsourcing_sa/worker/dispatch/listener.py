@@ -15,8 +15,8 @@ The listener also wakes the dispatcher when it enters *listening* or *waiting*. 
 that were committed before LISTEN took effect, and it polls at short intervals while nothing listens.
 
 A notification carries no data. PostgreSQL delivers it after the commit has become visible. The listener cannot notice a
-notification that is never delivered, for example because the network is gone without an error, or because a pooler has
-lent the connection to another client. The dispatcher notices that the log has grown without one.
+notification that is never delivered: the network may be gone without an error, or a pooler may have lent the connection
+to another client. The dispatcher notices that the log has grown without one.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def open_notifications(engine: Engine, channel: str) -> Notifications:
     connection = engine.connect()
     notifications = kind(connection.connection.driver_connection)
     try:
-        connection.detach()  # first, so that a connection that listens never gets into the pool
+        # Detach first, so that a listening connection never returns to the pool.
+        connection.detach()
         notifications.listen(connection, channel)
     except BaseException:
         # Connection.close() would roll back first. When that is cancelled, it leaves a detached connection open.

@@ -65,7 +65,8 @@ def _cancellable() -> Iterator[None]:
     """
     try:
         yield
-    except (Exception, asyncio.CancelledError):  # not GreenletExit, after which nothing can be awaited
+    # Not GreenletExit, because nothing can be awaited after it.
+    except (Exception, asyncio.CancelledError):
         _await_cancellation()
         raise
     _await_cancellation()

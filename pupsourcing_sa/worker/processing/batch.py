@@ -137,7 +137,8 @@ class BatchTransaction:
         except Exception as error:
             if not handled:
                 raise
-            raise_outcome(error, transaction, progress, is_moved=is_moved)  # such as a deferred constraint
+            # The commit may fail, too, for example on a deferred constraint.
+            raise_outcome(error, transaction, progress, is_moved=is_moved)
         return BatchResult(scanned, position, handled, locked.attempts, page.server_identity)
 
     def _lock(self, session: Session, request: BatchRequest) -> LockedCheckpoint | None:
@@ -196,7 +197,8 @@ class BatchTransaction:
                     assert subscription.handle is not None
                     self._handle_one_by_one(bind(subscription.handle), guard, request, progress)
                 session.flush()
-        except BaseException as error:  # SystemExit of a handler must not end the worker, nor must a failure of pytest
+        # BaseException, because sys.exit() in a handler must not end the worker. A failure of pytest must not, either.
+        except BaseException as error:
             if is_for_worker(error, self._context.is_aborted):
                 raise
             raise_outcome(error, transaction, progress, is_moved=False)
@@ -215,7 +217,8 @@ class BatchTransaction:
             progress.current = number
             call(event)
             check()
-            if clock() >= ends_at or is_stopping():  # the worker stops before it aborts
+            # This does not check is_aborted, because the worker stops before it aborts.
+            if clock() >= ends_at or is_stopping():
                 progress.events = progress.events[: number + 1]
                 break
         progress.current = None

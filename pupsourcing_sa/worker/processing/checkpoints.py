@@ -97,7 +97,8 @@ class Checkpoint:
         """
         locked = self._try_lock(session, worker_id)
         if locked is None and self._is_created(session):
-            session.commit()  # the holder of a row that is not committed cannot be found
+            # Commit, because other nodes cannot find the holder of an uncommitted row.
+            session.commit()
             locked = self._try_lock(session, worker_id)
         return locked
 

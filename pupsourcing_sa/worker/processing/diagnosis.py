@@ -44,7 +44,7 @@ class LockedTransaction:
         try:
             self.session.reset()  # after an error it may refuse to execute anything
             return self.checkpoint.is_committed(self.session, self.locked)
-        except Exception:  # the reason why the batch failed is more important, and few handlers commit
+        except Exception:  # the failure of the batch matters more, and few handlers commit
             return False
 
 
@@ -57,8 +57,9 @@ def is_connection_lost(connection: Connection) -> bool:
     try:
         connection.scalar(select(1))
     except DBAPIError as error:
-        return error.connection_invalidated  # otherwise the transaction has failed
-    except OSError:  # raised by asyncpg
+        # If the connection is valid, only the transaction has failed.
+        return error.connection_invalidated
+    except OSError:  # asyncpg raises it
         return True
     except Exception:
         return connection.invalidated

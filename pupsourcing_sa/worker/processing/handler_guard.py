@@ -56,13 +56,15 @@ class HandlerGuard:
 
     def check(self) -> None:
         """Raise `HandlerTransactionError` if the handler has ended the transaction, or tried to."""
-        if self._refusal is not None:  # the handler has swallowed it
+        # The handler may have caught the refusal.
+        if self._refusal is not None:
             raise self._refusal
         if not self._transaction.is_active:
             raise self._ended()
 
     def _refuse(self, session: Session) -> None:
-        if session.in_nested_transaction():  # the release of a savepoint, which is allowed
+        # A handler may release a savepoint.
+        if session.in_nested_transaction():
             return
         self._refusal = HandlerTransactionError(
             f"the handler of consumer {self._consumer!r} called commit(). The worker commits the handler's writes "
@@ -102,7 +104,8 @@ def _is_worker_cancelling(is_aborted: Callable[[], bool]) -> bool:
     except RuntimeError:  # a thread without an event loop
         return False
     if task is None or not task.cancelling():
-        return False  # something that the handler waits for was cancelled
+        # Something that the handler waits for was cancelled, and not the task.
+        return False
     if is_aborted():
         return True
     # A task that still counts as cancelled would end the task groups and timeouts of the next attempt in error.

@@ -117,7 +117,8 @@ class LockTimer:
         self._transaction: str | None = None
         self._since = 0.0
         self._is_reported = False
-        self._was_reported = False  # of any transaction since the checkpoint was free
+        #: True if a warning was logged since the checkpoint was last free.
+        self._was_reported = False
 
     def overdue(self, transaction: str, now: float) -> float | None:
         """Note the holder. If a warning is due, return the seconds since the holder was first seen.

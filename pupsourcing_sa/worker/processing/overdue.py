@@ -36,7 +36,8 @@ class BatchProgress:
 
     def details(self) -> dict[str, Any]:
         """Return the current event, or the first and the last position of the batch, for a log record."""
-        events, current = self.events, self.current  # the thread may write them at any time
+        # The thread may write them at any time, so read each only once.
+        events, current = self.events, self.current
         if not events:
             return {}
         if current is None:

@@ -19,7 +19,8 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 class _Running(NamedTuple):
     processor: Processor
     task: asyncio.Task[None]
-    start_position: int  # of the checkpoint, from the table
+    #: Position of the checkpoint in the table when the processor was started.
+    start_position: int
 
     @property
     def state(self) -> PartitionState:
@@ -61,9 +62,9 @@ class ProcessorPool:
     def adjust(self, wanted: Mapping[Partition, PartitionState], known: Mapping[Partition, PartitionState]) -> None:
         """Run these partitions and no others.
 
-        A processor that has ended, because its partition was parked or its task was cancelled, is replaced. So is one
-        whose checkpoint an operator has moved back, or whose ``retry_at`` an operator has cleared: the processor reads
-        its row only for the next event, or the next attempt.
+        This replaces a processor that has ended, because its partition was parked or its task was cancelled. It also
+        replaces one whose checkpoint an operator has moved back, or whose ``retry_at`` an operator has cleared. Such a
+        processor would read its row only for the next event, or for the next attempt.
 
         Args:
             wanted: the partitions to run, with their states in the table.

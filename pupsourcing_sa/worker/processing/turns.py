@@ -135,7 +135,8 @@ class Turns:
         bind: BindHandler,
     ) -> bool:
         """Run the batches of a turn, in its thread or greenlet."""
-        if self._is_stopping():  # the turn has waited for a slot
+        # The worker may have been stopped while the turn waited for a slot.
+        if self._is_stopping():
             raise ShuttingDown
         context, clock = self._context, self._context.clock
         ends_at = clock() + _TURN_SECONDS
@@ -163,7 +164,8 @@ class Turns:
                 turn.failures = max(turn.failures or 0, result.failures)
             if result.scanned >= up_to or self._is_stopping() or clock() >= ends_at:
                 return True
-            session.reset()  # the next batch gets a session without instances and transaction
+            # The next batch needs a session without instances and without a transaction.
+            session.reset()
 
     def _report_catch_up(self, up_to: int) -> None:
         scanned = self.state.last.scanned
