@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
+from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.errors import DuplicateEventError, ImportFailed, PupsourcingError, TablesMissingError
 from pupsourcing_sa.event import Event
 from pupsourcing_sa.expected import AnyVersion
@@ -57,8 +58,7 @@ def parse_event(line: str | bytes) -> Event:
         raise ValueError(f"not JSON: {error}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error}") from None
-    if not isinstance(fields, dict):
-        raise TypeError(f"an event must be a JSON object, not {type(fields).__name__}")
+    check_type("an event", fields, dict, "a JSON object")
     unknown = sorted(fields.keys() - _FIELDS.keys())
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r}; the fields are {', '.join(_FIELDS)}")

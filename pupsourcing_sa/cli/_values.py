@@ -1,4 +1,8 @@
-"""Types of the values that options and environment variables have."""
+"""Types of the values that options and environment variables have.
+
+They parse text that a user wrote, and click begins their messages with the name of the option or variable. Arguments
+of Python functions are checked by `pupsourcing_sa._checks`, and so are the parsed settings of a worker.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class LogReader:
         """Return the events of one aggregate; see `EventStore.read_aggregate_stream`."""
         lowest = from_version or 0
         highest = MAX_BIGINT if to_version is None else to_version
-        if lowest > highest or "\0" in aggregate_type or "\0" in aggregate_id:
+        if lowest > highest or _cannot_exist(aggregate_type, aggregate_id):
             return Stream(aggregate_type, aggregate_id, ())
         parameters: dict[str, Any] = {"stream_type": aggregate_type, "stream_id": aggregate_id}
         parameters |= {"from_version": lowest, "to_version": highest, "limit": MAX_BIGINT if limit is None else limit}
@@ -88,7 +88,7 @@ class LogReader:
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
         """Return the current version of an aggregate; see `EventStore.aggregate_version`."""
-        if "\0" in aggregate_type or "\0" in aggregate_id:
+        if _cannot_exist(aggregate_type, aggregate_id):
             return 0
         parameters = {"stream_type": aggregate_type, "stream_id": aggregate_id}
         with self._connection(session) as connection:
@@ -223,3 +223,8 @@ class LogReader:
     def _connection(self, session: SyncSession) -> Iterator[Connection]:
         with translated(self._tables.events, self._tables.aggregate_heads):
             yield connection_of(session, self._tables.events)
+
+
+def _cannot_exist(aggregate_type: str, aggregate_id: str) -> bool:
+    """Return True if no log can have this aggregate: PostgreSQL refuses NUL characters, even as parameters."""
+    return "\0" in aggregate_type or "\0" in aggregate_id

@@ -74,11 +74,9 @@ class Worker:
                 import greenlet  # noqa: F401 - SQLAlchemy 2.0 reports that it is missing only when it is used
             except ImportError as error:
                 raise MissingExtraError("greenlet", "asyncio") from error
-        elif not isinstance(session_factory, sessionmaker):
-            raise TypeError(
-                "session_factory must be a sessionmaker or an async_sessionmaker, "
-                f"not {type(session_factory).__name__}; write sessionmaker(engine)"
-            )
+        else:
+            expected = "a sessionmaker or an async_sessionmaker"
+            check_type("session_factory", session_factory, sessionmaker, expected, "; write sessionmaker(engine)")
         check_type("store", store, (EventStore, AsyncEventStore), "an EventStore")
         check_type("tables", tables, (WorkerTables, NoneType), "WorkerTables")
         check_type("config", config, (WorkerConfig, NoneType), "a WorkerConfig")
