@@ -40,7 +40,9 @@ def _problem(error: click.UsageError, context: click.Context) -> str:
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"missing argument {error.param.human_readable_name}"
     if isinstance(error, click.BadParameter) and error.param is not None:
-        return f"{_source(error.param, context)}: {error.message}"
+        # click's message for a boolean lists ten spellings, and an empty one first.
+        message = "must be 0 or 1" if isinstance(error.param.type, click.types.BoolParamType) else error.message
+        return f"{_source(error.param, context)}: {message}"
     return error.message
 
 

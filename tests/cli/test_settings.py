@@ -115,7 +115,7 @@ def test_a_switch():
         assert discover(discover=text) is expected
     wrong = worker(discover="maybe")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("pupsourcing-sa: environment variable PUPSOURCING_DISCOVER: 'maybe' is not a valid")
+    assert wrong.stderr.startswith("pupsourcing-sa: environment variable PUPSOURCING_DISCOVER: must be 0 or 1\n")
 
 
 def test_a_node_gets_the_command_line_of_its_supervisor():
