@@ -59,7 +59,7 @@ def sql(schema: str | None, only: str | None, payload: str | None, guarded: bool
     unused = {"store": worker, "worker": store}.get(only or "")
     if unused:
         option = next(iter(unused)).replace("_", "-")
-        raise UsageError(f"--{option} is about tables that --only {only} leaves out. Leave out one of the two")
+        raise UsageError(f"--{option} applies to tables that --only {only} leaves out. Remove one of the two")
     if payload is not None:
         store["payload"] = _PAYLOADS[payload]
     metadata = MetaData()

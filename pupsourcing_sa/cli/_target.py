@@ -108,7 +108,9 @@ def _attribute(module: Any, module_name: str, attribute: str) -> Any:
 
 def _call(function: Any, target: str) -> Any:
     if inspect.iscoroutinefunction(function):
-        raise UsageError(f"{target} must not be a coroutine function. A Worker creates its event loop itself")
+        raise UsageError(
+            f"{target} must not be a coroutine function. Declare it with def: the Worker creates its own event loop"
+        )
     try:
         inspect.signature(function).bind()
     except TypeError as error:

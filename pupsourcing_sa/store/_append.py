@@ -116,7 +116,7 @@ def _json_text(event: Event) -> str:
     except ValueError as error:
         raise ValueError(f"payload of event {event.event_id} must be JSON for a JSONB column: {error}") from None
     if has_nul(text):
-        raise ValueError(f"payload of event {event.event_id} has a NUL character, which JSONB cannot store")
+        raise ValueError(f"payload of event {event.event_id} has a NUL character, which JSONB cannot store; remove it")
     return text
 
 

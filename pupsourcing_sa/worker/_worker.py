@@ -256,7 +256,7 @@ def _listed(consumers: Iterable[Consumer | BatchConsumer]) -> Iterable[Consumer 
 def _checked(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscription, ...]:
     subscriptions = sorted(map(Subscription.of, consumers), key=lambda subscription: subscription.name)
     if not subscriptions:
-        raise ValueError("consumers must not be empty")
+        raise ValueError("consumers must not be empty; pass at least one consumer")
     names = [subscription.name for subscription in subscriptions]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
@@ -266,6 +266,6 @@ def _checked(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscripti
         if not is_async and is_coroutine_function(subscription.handle_batch or subscription.handle):
             raise TypeError(
                 f"the handler of consumer {subscription.name!r} is a coroutine function, which needs an "
-                "async_sessionmaker"
+                "async_sessionmaker; pass one as session_factory, or declare the handler with def"
             )
     return tuple(subscriptions)

@@ -127,8 +127,8 @@ def test_the_message_names_the_mistake(target: str, message: str, capsys: pytest
         ("myapp.jobs:leave", "myapp.jobs:leave() failed: SystemExit: 3", "raise SystemExit(3)"),
         (
             "myapp.jobs:make_empty",
-            "myapp.jobs:make_empty() failed: ValueError: consumers must not be empty",
-            'raise ValueError("consumers must not be empty")',
+            "myapp.jobs:make_empty() failed: ValueError: consumers must not be empty; pass at least one consumer",
+            'raise ValueError("consumers must not be empty; pass at least one consumer")',
         ),
         ("myapp.jobs:failing", "looking for 'failing' in module 'myapp.jobs' failed: RuntimeError: no luck", "raise "),
     ],

@@ -93,9 +93,12 @@ class TestSQL:
         ("arguments", "message"),
         [
             (["--schema", ""], "schema must be a schema name of 1 to 63 bytes"),
-            (["--only", "store", "--worker-nodes", "n"], "--worker-nodes is about tables that --only store leaves out"),
-            (["--only", "worker", "--payload", "jsonb"], "--payload is about tables that --only worker leaves out"),
-            (["--only", "worker", "--guarded"], "--guarded is about tables that --only worker leaves out"),
+            (
+                ["--only", "store", "--worker-nodes", "n"],
+                "--worker-nodes applies to tables that --only store leaves out",
+            ),
+            (["--only", "worker", "--payload", "jsonb"], "--payload applies to tables that --only worker leaves out"),
+            (["--only", "worker", "--guarded"], "--guarded applies to tables that --only worker leaves out"),
             (["--events", ""], "events must be a table name of 1 to 63 bytes"),
             (["--events", "same", "--aggregate-heads", "same"], "must be different tables, not both 'same'"),
         ],

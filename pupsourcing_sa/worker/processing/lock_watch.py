@@ -1,7 +1,7 @@
 """The lock watch: finds the transaction that has a checkpoint locked, and terminates it if its node is dead.
 
-A batch takes the lock with SKIP LOCKED. Only if another transaction has it does the owner of the partition ask which
-one, every ``max_poll_interval``. A batch that gets its lock asks nothing::
+A batch takes the lock with SKIP LOCKED. If another transaction has it, the owner of the partition asks which one, every
+``max_poll_interval``. A batch that gets its lock asks nothing::
 
     holder of the lock                                          what the owner of the partition does
     a dead node: its row in worker_nodes is gone                terminates its backend at once
@@ -20,7 +20,7 @@ heartbeats are missing, and its partitions get another owner, which finds the ro
     owner                                                                                            lock …
 
 While it holds a checkpoint, a transaction has the name of its node as ``application_name``. Only transactions with such
-a name are terminated, so a drain, which belongs to no node, never is. A node that resumes finds its connection closed,
+a name are terminated. A drain has none, because it belongs to no node. A node that resumes finds its connection closed,
 and its batch has written nothing.
 """
 
