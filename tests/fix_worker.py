@@ -33,7 +33,7 @@ from tests.fix_store import make_async_engine, make_event
 from tests.prepared_schemas import prepare
 from tests.waiting import patiently, wait_until
 
-__all__ = ["INSERT", "Fleet", "Recorder"]
+__all__ = ["INSERT", "Fleet", "Recorder", "stop_after_start"]
 
 INSERT = text("INSERT INTO seen (consumer, position) VALUES (:consumer, :position)")
 
@@ -57,6 +57,18 @@ WORKER_NAMES: dict[str, dict[str, str]] = {
 
 #: The driver, and whether it is asynchronous.
 KINDS = {"sync": ("psycopg", False), "async": ("psycopg", True), "asyncpg": ("asyncpg", True)}
+
+
+def stop_after_start(monkeypatch: pytest.MonkeyPatch, runner: type[Any]) -> None:
+    """Stop a node or a drain when it has started, and its processors are not created yet."""
+    start = runner._start
+
+    async def start_and_stop(self: Any) -> Any:
+        started = await start(self)
+        self.stop()
+        return started
+
+    monkeypatch.setattr(runner, "_start", start_and_stop)
 
 
 class Recorder:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import ClauseElement, Connection, CursorResult, Executable, func, select, true
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pupsourcing_sa.errors import TransactionRequiredError
 
+if TYPE_CHECKING:
+    # sqlalchemy.ext.asyncio needs greenlet, an optional dependency.
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+    AsyncSessionArgument: TypeAlias = AsyncSession | async_scoped_session[Any] | AsyncConnection
+
 __all__ = [
     "UNBUFFERED",
     "SyncSession",
+    "async_session_of",
     "connection_of",
     "driver_rows",
     "fetched",
@@ -48,6 +55,24 @@ def connection_of(session: SyncSession, clause: ClauseElement) -> Connection:
     elif type(session).__name__ == "Engine":
         hint = "; use engine.begin() as connection"
     raise TypeError(f"session must be a Session or a Connection, not {type(session).__name__}{hint}")
+
+
+def async_session_of(session: AsyncSessionArgument, alternative: str) -> AsyncSession | AsyncConnection:
+    """Return the object whose ``run_sync`` runs a method with the session or the connection.
+
+    Args:
+        session: the first argument of the caller's method.
+        alternative: end of the message to a caller with a ``Session`` or a ``Connection``.
+    """
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if not isinstance(session, (AsyncSession, AsyncConnection)):
+        raise TypeError(
+            f"session must be an AsyncSession or an AsyncConnection, not {type(session).__name__}; {alternative}"
+        )
+    return session
 
 
 def require_transaction(connection: Connection) -> None:

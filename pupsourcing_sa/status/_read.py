@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from sqlalchemy import Connection, Row
 
 from pupsourcing_sa._checks import MAX_BIGINT, check_int, check_seconds, check_type
-from pupsourcing_sa.postgres.connections import SyncSession, connection_of
+from pupsourcing_sa.postgres.connections import SyncSession, async_session_of, connection_of
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.lock_holders import holder_of
 from pupsourcing_sa.status._statements import StatusStatements
@@ -21,9 +21,7 @@ from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-
-    _AsyncSession: TypeAlias = AsyncSession | async_scoped_session[Any] | AsyncConnection
+    from pupsourcing_sa.postgres.connections import AsyncSessionArgument
 
 __all__ = ["HEARTBEAT_TIMEOUT", "LAG_LIMIT", "read_status", "read_status_async"]
 
@@ -108,7 +106,7 @@ def read_status(
 
 
 async def read_status_async(
-    session: _AsyncSession,
+    session: AsyncSessionArgument,
     store: EventStore | AsyncEventStore,
     tables: WorkerTables | None = None,
     *,
@@ -116,15 +114,7 @@ async def read_status_async(
     lag_limit: int = LAG_LIMIT,
 ) -> Status:
     """Return the status as `read_status` does, for an ``AsyncSession`` or an ``AsyncConnection``."""
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-
-    if isinstance(session, async_scoped_session):
-        session = session()
-    if not isinstance(session, (AsyncSession, AsyncConnection)):
-        raise TypeError(
-            f"session must be an AsyncSession or an AsyncConnection, not {type(session).__name__}; "
-            "use read_status for a Session or a Connection"
-        )
+    session = async_session_of(session, "use read_status for a Session or a Connection")
     return await session.run_sync(read_status, store, tables, heartbeat_timeout=heartbeat_timeout, lag_limit=lag_limit)
 
 

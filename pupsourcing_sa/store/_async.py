@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
+from pupsourcing_sa.postgres.connections import async_session_of
 from pupsourcing_sa.store._sync import EventStore
 from pupsourcing_sa.store.positions import BlockingAppend
 from pupsourcing_sa.tables import EventTables
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-
-    _Session: TypeAlias = AsyncSession | async_scoped_session[Any] | AsyncConnection
+    from pupsourcing_sa.postgres.connections import AsyncSessionArgument as _Session
 
 __all__ = ["AsyncEventStore"]
 
@@ -175,15 +174,7 @@ class AsyncEventStore:
 
 
 async def _run(session: _Session, method: Callable[..., _T], *args: Any, **kw: Any) -> _T:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-
-    if isinstance(session, async_scoped_session):
-        session = session()
-    if not isinstance(session, (AsyncSession, AsyncConnection)):
-        raise TypeError(
-            f"session must be an AsyncSession or an AsyncConnection, not {type(session).__name__}; "
-            "EventStore is the store for Session and Connection"
-        )
+    session = async_session_of(session, "EventStore is the store for Session and Connection")
     return await session.run_sync(method, *args, **kw)
 
 

@@ -10,11 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, AsyncEventStore, PersistedEvent, consumer
-from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker import Worker
 from pupsourcing_sa.worker._drain import Drain
 from tests.fix_store import make_async_engine, make_event
-from tests.fix_worker import Fleet
+from tests.fix_worker import Fleet, stop_after_start
 
 
 def test_it_processes_all_there_is_and_returns(both_fleets: Fleet):
@@ -126,16 +125,8 @@ def test_what_is_no_exception_is_raised_as_well(both_fleets: Fleet):
 
 
 def test_a_stop_during_the_start_begins_no_batch(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
-    """The stop arrives when the start is done, and the processors are not created yet."""
     fleet.append(1)
     worker = fleet.worker(fleet.see("all"))
-    start = Drain._start
-
-    async def start_and_stop(drain: Drain) -> LogPositions:
-        positions = await start(drain)
-        drain.stop()
-        return positions
-
-    monkeypatch.setattr(Drain, "_start", start_and_stop)
+    stop_after_start(monkeypatch, Drain)
     worker.drain()
     assert fleet.seen("all") == []

@@ -20,7 +20,7 @@ from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.worker._node import Node
 from tests.fix_network import Proxy, worker_with
 from tests.fix_store import wait_until_blocked
-from tests.fix_worker import INSERT, Fleet, Recorder
+from tests.fix_worker import INSERT, Fleet, Recorder, stop_after_start
 from tests.waiting import patiently
 
 
@@ -320,17 +320,9 @@ def test_processes_forked_after_the_worker_was_made_are_nodes_of_their_own(sync_
 
 
 def test_a_stop_during_the_start_begins_no_batch(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
-    """The stop arrives when the node has joined, and its processors are not created yet."""
     fleet.append(1)
     worker = fleet.worker(fleet.see("all"))
-    start = Node._start
-
-    async def start_and_stop(node: Node) -> Any:
-        started = await start(node)
-        node.stop()
-        return started
-
-    monkeypatch.setattr(Node, "_start", start_and_stop)
+    stop_after_start(monkeypatch, Node)
     worker.run()
     assert fleet.seen("all") == []
 
