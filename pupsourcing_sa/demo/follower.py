@@ -19,7 +19,7 @@ PARENT: Final = "PUPSOURCING_DEMO_PID"
 def worker() -> Worker:
     """Return the application's worker. It stops when the process of the demo has ended."""
     node = app.worker()
-    # Not getppid(): if the demo has already ended, it returns another process.
+    # Not getppid(): if the demo has already ended, it returns the id of another process.
     parent = int(os.environ[PARENT])
     threading.Thread(target=_stop_without, args=(parent, node), name="parent-watch", daemon=True).start()
     return node

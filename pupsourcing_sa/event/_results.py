@@ -55,7 +55,7 @@ class AppendResult:
     global_positions: tuple[int, ...]
     from_version: int
     to_version: int
-    # Not compared: the result of a retry with idempotent=True has the events of the log here, and equals the first one.
+    # Not compared, so that the result of an idempotent retry, which has the events of the log here, equals the first.
     _appended: tuple[Event | PersistedEvent, ...] = field(compare=False)
 
     @cached_property

@@ -20,7 +20,7 @@ HOLDER_COLUMNS: Final = (
     ACTIVITY.c.application_name,
     func.coalesce(ACTIVITY.c.state, case((PREPARED.c.gid.is_not(None), constant("prepared")))).label("state"),
     (func.clock_timestamp() - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
-    # Where this role lacks the privilege, the view has no state, and an English notice in place of the query.
+    # If this role lacks the privilege, the state is NULL and the query is an English notice.
     case((ACTIVITY.c.state.is_not(None), ACTIVITY.c.query)).label("query"),
 )
 

@@ -86,9 +86,9 @@ def read_status(
     with translated(*tables.tables):
         node_rows = connection.execute(statements.nodes).all()
         partition_rows = connection.execute(statements.partitions, {"max_counted": lag_limit + 1}).all()
-        # Read the log after the checkpoints, because both advance meanwhile. A checkpoint never exceeds the position
-        # that was issued last when it was read, and later statements see the same position or a higher one. Only a
-        # restart or a restore of the log breaks this rule.
+        # Read the log after the checkpoints, because both advance meanwhile. A checkpoint never exceeds the last
+        # position issued when the checkpoint was read, and later statements see the same position or a higher one. Only
+        # a restart or a restore of the log breaks this rule.
         log = connection.execute(statements.log, {"stable": stable}).one()
         locks = _read_locks(connection, statements)
     nodes = tuple(_node(row, heartbeat_timeout) for row in node_rows)

@@ -150,7 +150,7 @@ class Worker:
             StablePositionError: the database cannot report the stable position, for example because it is a standby.
             TypeError: all sessions share one connection, because of a ``StaticPool`` or a bind to a ``Connection``.
         """
-        # Around the event loop, so that signals are handled from its first moment to its last.
+        # Handle signals around the event loop, from its first moment to its last.
         with handling_signals(self.stop, self.config.shutdown_timeout):
             _run_in_new_loop(self._main(drain=False, owns_loop=True), "serve()")
 

@@ -80,7 +80,7 @@ class Listener(Service):
             max_delay=config.max_retry_delay,
         )
         self._is_listening = False
-        # Wake-ups so far, and how many of them came before this poll and before the last successful one began.
+        # Number of wake-ups: now, when this poll began, and when the last successful poll began.
         self._wake_ups = 0
         self._wake_ups_at_begin = 0
         self._wake_ups_before = 0

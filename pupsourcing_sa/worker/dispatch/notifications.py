@@ -105,8 +105,8 @@ class _Psycopg:
             while self._pgconn.notifies() is not None:
                 has_notification = True
         except Exception as error:
-            # libpq may notice the end of the connection before it reads why. The error then has no SQLSTATE, so that
-            # nothing but this place knows that it is a lost connection.
+            # libpq may notice the end of the connection before it reads the reason. The error then has no SQLSTATE, and
+            # only this code knows that the connection is lost.
             lost = ConnectionError(str(error))
             lost.__cause__ = error
             self.close()

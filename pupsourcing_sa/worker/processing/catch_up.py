@@ -22,7 +22,7 @@ __all__ = ["CATCHING_UP", "CAUGHT_UP", "CatchUp"]
 CATCHING_UP: Final = "consumer is catching up"
 CAUGHT_UP: Final = "consumer has caught up"
 
-#: Seconds between two lines of a busy consumer.
+#: Seconds between two messages of a partition that is behind.
 _INTERVAL: Final = 30.0
 
 

@@ -44,8 +44,8 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 
 #: Upper limit of the delay after an outage, in seconds, so that batches run again soon after it ends.
 _MAX_OUTAGE_DELAY: Final = 2.0
-#: After this number of batches in a row that were interrupted at their events, one of the events is suspected and
-#: searched for. Most outages interrupt a batch before it has events.
+#: After this number of consecutive batches that were interrupted while they had events, one of the events is suspected,
+#: and the next batches search for it. Most outages interrupt a batch before it has events.
 _SUSPICIOUS: Final = 3
 #: After this number, an event that was handled alone is shown in the checkpoint's row.
 _SHOWN: Final = 5
@@ -73,7 +73,7 @@ class Failures:
             first_delay=context.config.retry_delay,
             max_delay=min(context.config.max_retry_delay, _MAX_OUTAGE_DELAY),
         )
-        # All of these are numbers in a row.
+        # All of these count consecutive occurrences.
         self._lost_races = 0
         self._unrecorded = 0  # failed attempts at an event that the table does not have
         self._interruptions = 0  # of batches that had events, outages only
