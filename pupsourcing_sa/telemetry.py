@@ -108,7 +108,7 @@ class Hooks:
             span = self._telemetry.span(name, data)
             span.__enter__()
         except Exception:
-            _failed(name)
+            _log_failure(name)
             yield data
             return
         try:
@@ -124,7 +124,7 @@ class Hooks:
             try:
                 self._telemetry.event(name, self._common | data)
             except Exception:
-                _failed(name)
+                _log_failure(name)
 
     def _leave(self, name: str, span: AbstractContextManager[Any], error: BaseException | None) -> None:
         try:
@@ -132,10 +132,10 @@ class Hooks:
         except Exception as raised:
             # A generator-based context manager raises the operation's own exception again.
             if raised is not error:
-                _failed(name)
+                _log_failure(name)
 
 
-def _failed(name: str) -> None:
+def _log_failure(name: str) -> None:
     _logger.exception("telemetry failed; the worker continues", extra={"hook": name})
 
 

@@ -48,13 +48,15 @@ def concurrent_indexes(context: MigrationContext, revision: Any, directives: lis
     from alembic.util import rev_id
 
     for script in list(directives):
-        existing = _own_tables(context) - set(_created(script.upgrade_ops, context))
+        existing = _own_tables(context) - set(_created_tables(script.upgrade_ops, context))
         upgrades = _take_indexes(script.upgrade_ops, existing, context)
         downgrades = _take_indexes(script.downgrade_ops, existing, context)
         last, message = script, script.message
         for title, names in _revisions(upgrades):
-            upgrade = UpgradeOps([_block(operation for operation in upgrades if _name(operation) in names)])
-            downgrade = DowngradeOps([_block(operation for operation in downgrades if _name(operation) in names)])
+            upgrade = UpgradeOps([_concurrent_block(operation for operation in upgrades if _name(operation) in names)])
+            downgrade = DowngradeOps(
+                [_concurrent_block(operation for operation in downgrades if _name(operation) in names)]
+            )
             if script.upgrade_ops.is_empty():
                 script.upgrade_ops, script.downgrade_ops = upgrade, downgrade
                 continue
@@ -75,7 +77,7 @@ def _own_tables(context: MigrationContext) -> set[TableKey]:
     }
 
 
-def _created(container: OpContainer, context: MigrationContext) -> Iterator[TableKey]:
+def _created_tables(container: OpContainer, context: MigrationContext) -> Iterator[TableKey]:
     from alembic.operations.ops import CreateTableOp
 
     for operation in container.ops:
@@ -121,7 +123,7 @@ def _name(operation: _IndexOp) -> _IndexName:
     return operation.schema, str(operation.index_name)
 
 
-def _block(operations: Iterable[_IndexOp]) -> AutocommitBlockOp:
+def _concurrent_block(operations: Iterable[_IndexOp]) -> AutocommitBlockOp:
     from alembic.operations.ops import ExecuteSQLOp
 
     from pupsourcing_sa.migrations._operations import AutocommitBlockOp

@@ -81,7 +81,7 @@ class _Bytes(LargeBinary):
         return None
 
 
-def _given(name: str, **columns: Any) -> TableValuedAlias:
+def _json_rows(name: str, **columns: Any) -> TableValuedAlias:
     """Return a table with the rows of a JSON array, which is the parameter ``name``.
 
     One text for all rows is a third faster than an array per column. Most of the client's cost of an append would be
@@ -93,7 +93,7 @@ def _given(name: str, **columns: Any) -> TableValuedAlias:
     return valued.render_derived(name=f"given_{name}", with_types=True)
 
 
-def _is_of(row: FromClause, given: FromClause) -> ColumnElement[bool]:
+def _is_same_aggregate(row: FromClause, given: FromClause) -> ColumnElement[bool]:
     """Return a condition: the row belongs to the given aggregate."""
     return and_(row.c.aggregate_type == given.c.stream_type, row.c.aggregate_id == given.c.stream_id)
 
@@ -180,10 +180,10 @@ class AppendStatements:
         and `undo` must restore them.
         """
         events, heads, mark = self._events, self._heads, low_water_mark(self._events)
-        wanted = select(_given("streams", **_STREAM_COLUMNS)).cte("pupsourcing_wanted")
+        wanted = select(_json_rows("streams", **_STREAM_COLUMNS)).cte("pupsourcing_wanted")
         conflict = (
             select(wanted.c.count)
-            .select_from(wanted.outerjoin(heads, _is_of(heads, wanted)))
+            .select_from(wanted.outerjoin(heads, _is_same_aggregate(heads, wanted)))
             .where(wanted.c.expected != func.coalesce(heads.c.aggregate_version, 0))
         )
         fits = select(true().label("fits")).where(mark.c.is_taken, ~exists(conflict)).cte("pupsourcing_fits")
@@ -213,7 +213,7 @@ class AppendStatements:
         )
         head = (
             select(wanted, written_heads.c.aggregate_version)
-            .join_from(wanted, written_heads, _is_of(written_heads, wanted))
+            .join_from(wanted, written_heads, _is_same_aggregate(written_heads, wanted))
             .cte("pupsourcing_written_heads")
         )
         as_expected = func.coalesce(head.c.expected + head.c.count, head.c.aggregate_version)
@@ -234,15 +234,15 @@ class AppendStatements:
             .cte("pupsourcing_written_events")
         )
         return select(head.c.stream, head.c.aggregate_version, written.c.global_position).select_from(
-            head.outerjoin(written, _is_of(written, head))
+            head.outerjoin(written, _is_same_aggregate(written, head))
         )
 
     @cached_property
     def undo(self) -> Delete:
         """Restore the heads that `many` has written and still locks, by their primary key."""
         heads = self._heads
-        given = select(_given("streams", **_STREAM_COLUMNS)).cte("pupsourcing_given")
-        is_given = _is_of(heads, given)
+        given = select(_json_rows("streams", **_STREAM_COLUMNS)).cte("pupsourcing_given")
+        is_given = _is_same_aggregate(heads, given)
         lowered = (
             heads.update()
             .where(is_given, heads.c.aggregate_version > given.c.count)
@@ -262,7 +262,7 @@ class AppendStatements:
 
     def _given_events(self) -> TableValuedAlias:
         payload: dict[str, Any] = {"payload": JSON} if self._has_json_payload else {"start": Integer, "size": Integer}
-        return _given("events", **_EVENT_COLUMNS, **payload)
+        return _json_rows("events", **_EVENT_COLUMNS, **payload)
 
     def _insert_events(
         self,

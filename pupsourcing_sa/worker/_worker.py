@@ -92,8 +92,8 @@ class Worker:
             raise ValueError("dispatcher='notify' needs notifications; write EventStore(notify_channel=\"…\")")
         self.tables = tables or WorkerTables(schema=self.store.tables.events.schema)
         self._session_factory = session_factory
-        self._consumers = tuple(_listed(consumers))
-        self._subscriptions = _checked(self._consumers, is_async=is_async)
+        self._consumers = tuple(_require_iterable(consumers))
+        self._subscriptions = _subscriptions_of(self._consumers, is_async=is_async)
         self._telemetry = telemetry
         # Guards the next three. It is reentrant because a signal handler may call stop() while its thread has the lock.
         self._lock = threading.RLock()
@@ -128,7 +128,7 @@ class Worker:
         successor = Worker(
             self._session_factory,
             self.store,
-            [*self._consumers, *_listed(more_consumers)],
+            [*self._consumers, *_require_iterable(more_consumers)],
             tables=self.tables,
             config=config or self.config,
             telemetry=self._telemetry,
@@ -247,13 +247,13 @@ def _run_in_new_loop(main: Coroutine[Any, Any, None], in_loop: str) -> None:
     asyncio.run(main)
 
 
-def _listed(consumers: Iterable[Consumer | BatchConsumer]) -> Iterable[Consumer | BatchConsumer]:
+def _require_iterable(consumers: Iterable[Consumer | BatchConsumer]) -> Iterable[Consumer | BatchConsumer]:
     if isinstance(consumers, (str, bytes)) or not isinstance(consumers, Iterable):
         raise TypeError(f"consumers must be a list of consumers, not {type(consumers).__name__}; write [consumer]")
     return consumers
 
 
-def _checked(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscription, ...]:
+def _subscriptions_of(consumers: Iterable[object], *, is_async: bool) -> tuple[Subscription, ...]:
     subscriptions = sorted(map(Subscription.of, consumers), key=lambda subscription: subscription.name)
     if not subscriptions:
         raise ValueError("consumers must not be empty; pass at least one consumer")

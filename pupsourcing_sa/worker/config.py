@@ -18,17 +18,17 @@ __all__ = ["WorkerConfig"]
 _Class = TypeVar("_Class", bound=type)
 
 
-def _about(group: str, help: str, **more: Any) -> dict[str, Any]:  # noqa: A002 - the word that users of click know
+def _setting_metadata(group: str, help: str, **more: Any) -> dict[str, Any]:  # noqa: A002 - the word that users of click know
     """Return the metadata of a setting: its group in ``--help``, its text, and the largest value or the choices."""
     return {"group": group, "help": help, **more}
 
 
 def _count(group: str, help: str) -> dict[str, Any]:  # noqa: A002
-    return _about(group, help, max=MAX_INTEGER)
+    return _setting_metadata(group, help, max=MAX_INTEGER)
 
 
 def _seconds(group: str, help: str) -> dict[str, Any]:  # noqa: A002
-    return _about(group, help, max=MAX_SECONDS)
+    return _setting_metadata(group, help, max=MAX_SECONDS)
 
 
 def _documented(cls: _Class) -> _Class:
@@ -82,7 +82,7 @@ class WorkerConfig:
     )
     dispatcher: Literal["poll", "notify"] | None = field(
         default=None,
-        metadata=_about(
+        metadata=_setting_metadata(
             "Finding new events",
             "poll checks the log at intervals. notify also listens on the store's notify_channel, on a connection "
             "that must not go through PgBouncer. The default is notify if the store has a channel, otherwise poll.",

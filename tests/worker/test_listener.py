@@ -159,7 +159,7 @@ class TestReliability:
             listener._notified()
         listener.finish_poll(has_grown=has_grown)
 
-    def test_a_notified_event_is_no_surprise(self, listener: Listener):
+    def test_a_notified_event_is_announced_growth(self, listener: Listener):
         for _ in range(3):
             listener._notified()
             self.look(listener, has_grown=True)
@@ -184,7 +184,7 @@ class TestReliability:
         self.look(listener, has_grown=True)
         assert listener.is_reliable
 
-    def test_a_surprise_counts_until_there_is_a_notification(self, listener: Listener):
+    def test_unannounced_growth_counts_until_there_is_a_notification(self, listener: Listener):
         self.look(listener, has_grown=False)
         for has_grown in (True, False, False):
             self.look(listener, has_grown=has_grown)
@@ -193,7 +193,7 @@ class TestReliability:
         self.look(listener, has_grown=False)
         assert listener.is_reliable
 
-    def test_a_quiet_log_is_no_surprise(self, listener: Listener):
+    def test_a_quiet_log_has_not_grown(self, listener: Listener):
         for _ in range(3):
             self.look(listener, has_grown=False)
         assert listener.is_reliable
@@ -266,7 +266,7 @@ class TestLoss:
         assert len(caplog.messages) == 1
 
     @pytest.mark.parametrize("kind", kinds("sync"))
-    def test_after_a_surprise_it_polls_until_there_is_a_notification(self, engine: Engine, kind: str):
+    def test_after_unannounced_growth_it_polls_until_there_is_a_notification(self, engine: Engine, kind: str):
         settings = {"poll_interval": 0.01, "max_poll_interval": 0.05, "reconcile_interval": 0.5}
         with Lookout(engine, kind, **settings) as lookout:
             lookout.listens()

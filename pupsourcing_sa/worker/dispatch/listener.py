@@ -84,31 +84,31 @@ class Listener(Service):
         self._wake_ups = 0
         self._wake_ups_at_begin = 0
         self._wake_ups_before = 0
-        self._surprises = 0
+        self._unannounced_growths = 0
         self._has_warned = False
 
     @property
     def is_reliable(self) -> bool:
         """True if commits are notified, as far as the listener can know."""
-        return self._is_listening and not self._surprises
+        return self._is_listening and not self._unannounced_growths
 
     def begin_poll(self) -> None:
         """Note that the dispatcher begins a poll."""
         self._wake_ups_at_begin = self._wake_ups
 
     def finish_poll(self, *, has_grown: bool) -> None:
-        """Note that the poll succeeded, and count consecutive surprises.
+        """Note that the poll succeeded, and count consecutive polls with unannounced growth.
 
-        A surprise is growth of the log without a notification since the previous successful poll began.
+        Growth of the log is unannounced if no notification came since the previous successful poll began.
         """
         before, self._wake_ups_before = self._wake_ups_before, self._wake_ups_at_begin
         if self._wake_ups != before or not self._is_listening:
-            self._surprises = 0
+            self._unannounced_growths = 0
         elif has_grown:
-            self._surprises += 1
-            # The notification of a first surprise may still be on its way. Warn once for each connection: the events
-            # may come from stores without a channel.
-            if self._surprises == 2 and not self._has_warned:
+            self._unannounced_growths += 1
+            # After the first such poll, the notification may still be on its way. Warn once for each connection: the
+            # events may come from stores without a channel.
+            if self._unannounced_growths == 2 and not self._has_warned:
                 self._has_warned = True
                 _logger.warning("events arrive without notifications; polling", extra=self._details)
 

@@ -30,7 +30,7 @@ class Greenlets:
 
     async def __call__(self, name: str, work: Work[_T]) -> _T:
         async with self._slots, self._factory() as session:
-            result: _T = await session.run_sync(in_session, work, partial(_bound, session))
+            result: _T = await session.run_sync(in_session, work, partial(_bind_handler, session))
             return result
 
     async def close(self) -> None:
@@ -42,7 +42,7 @@ class Greenlets:
                 await engine.dispose(close=False)
 
 
-def _bound(session: AsyncSession, handler: Callable[[Any, Any], Any]) -> Callable[[Any], None]:
+def _bind_handler(session: AsyncSession, handler: Callable[[Any, Any], Any]) -> Callable[[Any], None]:
     if is_coroutine_function(handler):
 
         def call(argument: Any) -> None:

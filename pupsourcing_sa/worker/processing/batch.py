@@ -158,16 +158,16 @@ class BatchTransaction:
         store = self._context.store
         log = connection_of(session, store.tables.events)
         # A session may have the log in another database than the checkpoint.
-        is_same = log is self._checkpoint.connection(session)
-        here = locked.server_identity if is_same else store.reader.server_identity(session)
-        if request.server_identity not in (None, here):
+        is_same_database = log is self._checkpoint.connection(session)
+        server_identity = locked.server_identity if is_same_database else store.reader.server_identity(session)
+        if request.server_identity not in (None, server_identity):
             raise StablePositionError(
                 "the stable position belongs to another server or database: the server has been restarted, or another "
                 "one has taken its place. Read the stable position again"
             )
         last = request.last
-        is_last_ours = last.checkpoint == locked.position and last.server_identity == here
-        after = last.scanned if is_last_ours else locked.position
+        can_continue = last.checkpoint == locked.position and last.server_identity == server_identity
+        after = last.scanned if can_continue else locked.position
         limit = request.max_events if locked.failed_position is None else 1
         up_to = min(request.up_to, after + request.window)
         events = store.reader.page(session, self._context.scope, after, up_to, limit)
@@ -175,7 +175,7 @@ class BatchTransaction:
             # The next event may be far ahead, as in a log that was adopted with its positions.
             up_to = store.reader.end_of_gap(session, up_to, request.up_to)
         end = max(after, up_to) if len(events) < limit else events[-1].global_position
-        return _Page(events, end, here)
+        return _Page(events, end, server_identity)
 
     def _handle(
         self,
