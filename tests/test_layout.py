@@ -40,6 +40,30 @@ def test_no_package_imports_a_private_module_of_another_one() -> None:
     assert violations == []
 
 
+#: Attributes of Python and SQLAlchemy that begin with an underscore.
+FOREIGN = {"_exit", "_fields", "_get_running_loop", "_max_overflow", "_replace"}
+
+
+def test_no_package_uses_a_private_attribute_of_another_one() -> None:
+    """An attribute ``_name`` of another object is one that a module of the same package defines."""
+    defined: dict[Path, set[str]] = {}
+    used: list[tuple[str, Path, str]] = []
+    for module, path in _modules():
+        names = defined.setdefault(path.parent, set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+                if isinstance(node.ctx, ast.Store):
+                    names.add(node.attr)
+                elif not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                    used.append((module, path.parent, node.attr))
+    violations = [(module, name) for module, package, name in used if name not in defined[package] | FOREIGN]
+    assert violations == []
+
+
 def test_no_file_outgrows_its_idea() -> None:
     lengths = {module: len(path.read_text().splitlines()) for module, path in _modules()}
     assert [module for module, length in lengths.items() if length > MAX_LINES] == sorted(LONG_FILES)

@@ -59,8 +59,8 @@ class Event(EncodedEvent):
         "correlation_id",
         "causation_id",
         "created_at",
-        "_metadata_json",
-        "_rest_json",
+        "metadata_json",
+        "append_json",
     )
     __slots__ = _state
 
@@ -74,8 +74,9 @@ class Event(EncodedEvent):
     correlation_id: str | None
     causation_id: str | None
     created_at: datetime
-    _metadata_json: str | None
-    _rest_json: str
+    #: The metadata as JSON, and the end of the JSON object that an append sends for this event. They are for the store.
+    metadata_json: str | None
+    append_json: str
 
     def __init__(
         self,
@@ -125,9 +126,8 @@ class Event(EncodedEvent):
         set_slot(self, "causation_id", causation_id)
         set_slot(self, "created_at", created_at)
         metadata_json = None if metadata is _NO_METADATA else encode_metadata(metadata)
-        set_slot(self, "_metadata_json", metadata_json)
-        # The end of the JSON object that an append sends for this event. It is encoded once, even if the append is
-        # retried.
+        set_slot(self, "metadata_json", metadata_json)
+        # It is encoded once, even if the append is retried.
         rest = f'"event_id":"{event_id}","event_type":{quote_json(event_type)},"event_version":{event_version},'
         if trace_id is not None:
             check_text("trace_id", trace_id, is_optional=True)
@@ -140,12 +140,12 @@ class Event(EncodedEvent):
             rest += f'"causation_id":{quote_json(causation_id)},'
         if metadata_json is not None:
             rest += f'"metadata":{metadata_json},'
-        set_slot(self, "_rest_json", f'{rest}"created_at":"{timestamp}"}}')
+        set_slot(self, "append_json", f'{rest}"created_at":"{timestamp}"}}')
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """The metadata as the log will return it; read-only."""
-        return self._decoded_metadata(self._metadata_json)
+        return self._decoded_metadata(self.metadata_json)
 
     def json(self) -> Any:
         """Decode the payload as JSON. Each call returns a new value."""

@@ -53,8 +53,12 @@ class PersistedEvent(EncodedEvent):
         set_slot(self, "_row", _row(Event(**event), global_position, aggregate_version))
 
     @classmethod
-    def _from_row(cls, row: _Row) -> Self:
-        """Wrap a row that a statement of the store returned, which has the columns of `_row`."""
+    def from_row(cls, row: _Row) -> Self:
+        """Wrap a row that a statement of the store returned. This is for the library's reader.
+
+        Args:
+            row: the values in the order of the properties below; ids and times in PostgreSQL's binary format.
+        """
         event = cls.__new__(cls)
         _set_row(event, row)
         return event
@@ -62,7 +66,7 @@ class PersistedEvent(EncodedEvent):
     @classmethod
     def _from_event(cls, event: Event, global_position: int, aggregate_version: int) -> Self:
         """Return the event as the log holds it after it was appended."""
-        return cls._from_row(_row(event, global_position, aggregate_version))
+        return cls.from_row(_row(event, global_position, aggregate_version))
 
     @property
     def global_position(self) -> int:
@@ -109,7 +113,8 @@ class PersistedEvent(EncodedEvent):
         return self._row[10]
 
     @property
-    def _metadata_json(self) -> str | None:
+    def metadata_json(self) -> str | None:
+        """The metadata as JSON. It is for the store."""
         return self._row[11]
 
     @property
@@ -144,7 +149,7 @@ class PersistedEvent(EncodedEvent):
         )
 
 
-#: Setting the slot by its descriptor is faster than object.__setattr__, which would be most of the cost of _from_row.
+#: Setting the slot by its descriptor is faster than object.__setattr__, which would be most of the cost of from_row.
 _set_row = PersistedEvent.__dict__["_row"].__set__
 
 
@@ -161,6 +166,6 @@ def _row(event: Event, global_position: int, aggregate_version: int) -> _Row:
         event.trace_id,
         event.correlation_id,
         event.causation_id,
-        event._metadata_json,
+        event.metadata_json,
         ((event.created_at - _EPOCH) // _MICROSECOND).to_bytes(8, "big", signed=True),
     )

@@ -82,13 +82,13 @@ def event_parameters(appends: Sequence[Append], *, has_json_payload: bool) -> di
         for stream, append in enumerate(appends, 1):
             for event in append.events:
                 start = f'{{"stream":{stream},"number":{len(rows) + 1},"payload":{_json_text(event)},'
-                rows.append(start + event._rest_json)
+                rows.append(start + event.append_json)
         return {"events": f"[{','.join(rows)}]"}
     payloads: list[bytes] = []
     offset = 1
     for stream, append in enumerate(appends, 1):
         for event in append.events:
-            payload, rest = event.payload, event._rest_json
+            payload, rest = event.payload, event.append_json
             size = len(payload)
             rows.append(f'{{"stream":{stream},"number":{len(rows) + 1},"start":{offset},"size":{size},{rest}')
             payloads.append(payload)

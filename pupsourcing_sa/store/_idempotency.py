@@ -45,7 +45,7 @@ def _is_same(event: Event, persisted: PersistedEvent, *, has_json_payload: bool)
         is_same_payload = event.payload == persisted.payload
     return (
         is_same_payload
-        and _canonical(event._metadata_json) == _canonical(persisted._metadata_json)
+        and _canonical(event.metadata_json) == _canonical(persisted.metadata_json)
         and all(getattr(event, name) == getattr(persisted, name) for name in _COMPARED)
     )
 

@@ -60,7 +60,7 @@ class LogReader:
         parameters |= {"from_version": lowest, "to_version": highest, "limit": MAX_BIGINT if limit is None else limit}
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.aggregate_stream(backwards=backwards), parameters)
-        return Stream(aggregate_type, aggregate_id, tuple(map(PersistedEvent._from_row, rows)))
+        return Stream(aggregate_type, aggregate_id, tuple(map(PersistedEvent.from_row, rows)))
 
     def iterate_stream(
         self,
@@ -98,7 +98,7 @@ class LogReader:
         """Return the events that have one of these ids, in the log's order."""
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.by_id, {"event_ids": list(event_ids)})
-        return list(map(PersistedEvent._from_row, rows))
+        return list(map(PersistedEvent.from_row, rows))
 
     # -- the log -----------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class LogReader:
             parameters["partitions"], parameters["partition"] = scope.partitions, scope.partition
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.page(scope, backwards=backwards), parameters)
-        return list(map(PersistedEvent._from_row, rows))
+        return list(map(PersistedEvent.from_row, rows))
 
     def iterate(
         self, session: SyncSession, scope: Scope, after: int, up_to: int | None, page_size: int
