@@ -6,7 +6,7 @@
      ├── AppendError                       no event was appended
      │    ├── NoEventsError                (also a ValueError) the append has no events
      │    ├── OptimisticConcurrencyError   the aggregate is not at the expected version
-     │    ├── DuplicateEventError          an event id is in the log already
+     │    ├── DuplicateEventError          an event id is in the log already, or twice in one append
      │    ├── KeyTooLongError              (also a ValueError) a type or id is too long for an index entry
      │    ├── StaleHeadsError              the log has events that are missing in aggregate_heads
      │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only

@@ -8,7 +8,7 @@ The timeline after SIGTERM, SIGINT or ``Worker.stop()``. T is ``WorkerConfig.shu
     T         batches that still run are rolled back: ROLL_BACK, then they are cancelled and left behind.
               The node deletes its row: LEAVE. An async engine closes its connections: CLOSE.
     T + 4.5   the worker has stopped, even when the server answers nothing.
-    T + 5     WATCHDOG: a worker that has not stopped ends its process, with status 1.
+    T + 5     WATCHDOG: after a signal, a worker that has not stopped ends its process, with status 1.
 
     The command ``pupsourcing-sa worker`` and its supervisor (``--processes``) add:
 
@@ -56,7 +56,8 @@ ROLL_BACK_SECONDS: Final = 1.0
 LEAVE_SECONDS: Final = 1.5
 #: Time for an async engine to close its connections.
 CLOSE_SECONDS: Final = 1.0
-#: Time after ``shutdown_timeout`` at which a worker that has not stopped ends its process.
+#: Time after ``shutdown_timeout`` at which a worker that has not stopped ends its process. A signal or the supervisor
+#: starts this timer; ``Worker.stop()`` does not, because the caller owns the process.
 WATCHDOG_SECONDS: Final = 5.0
 #: Time to log why the process ends. The log may be a full pipe whose reader hangs.
 LAST_LOG_SECONDS: Final = 1.0

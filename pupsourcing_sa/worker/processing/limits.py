@@ -2,11 +2,13 @@
 
 ::
 
-    event                                     limit                 positions read at once
+    event                                     limit                 divisor
     a handler failed, or a race was lost      see `limit_after`     unchanged
-    a statement of the worker timed out       halved                halved
-    a batch with events was committed         doubled               doubled
-    a batch without events was committed      unchanged             doubled
+    a statement of the worker timed out       unchanged             doubled
+    a batch with events was committed         doubled               halved
+    a batch without events was committed      unchanged             halved
+
+The divisor divides both the limit of events and the number of positions to read.
 """
 
 from __future__ import annotations
