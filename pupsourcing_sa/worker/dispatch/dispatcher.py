@@ -11,7 +11,7 @@ position in the log. The interval until the next poll depends on them::
 
 A notification, a listener that connects or loses its connection, and `stop` end the interval early. No wake-up is lost:
 
-- The first poll after LISTEN takes effect begins after it. It sees everything that was committed before.
+- The first poll after LISTEN takes effect sees everything that was committed before.
 - A wake-up is cleared *before* a poll begins. A notification that arrives during the poll causes another one, because
   the first may have begun before that commit. All notifications of one interval cause one poll, and there are at most
   100 polls per second.
@@ -22,10 +22,11 @@ A notification, a listener that connects or loses its connection, and `stop` end
   rely on the listener until the next notification.
 
 Each poll also reads the server's identity, which is published with the position. A server that takes over, such as a
-promoted standby that lacks the last commits, has other appends in flight. A position of the former server means nothing
-there, even if it was higher, and no batch on the new server begins with it.
+promoted standby that lacks the last commits, has other appends in flight. A position of the former server is not valid
+there, even if it is higher, so no batch on the new server begins with it.
 
-A stable position that stays below the last position for stall_warning is reported with the transactions that hold it.
+If the stable position stays below the last position for stall_warning, the dispatcher reports the transactions that
+hold it back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Turns: batches of one partition that follow one another in one session, before other partitions get the slot.
 
 A turn runs in a thread or a greenlet while the partition's loop waits for it. No attribute has two writers. The turn
-takes the state of the partition along and replaces it after each batch. The loop takes it back when the turn has ended,
-even when it has ended with an exception.
+gets the state of the partition and replaces it after each batch. The loop takes the state back when the turn has ended,
+even with an exception.
 """
 
 from __future__ import annotations
