@@ -1,4 +1,4 @@
-"""Log messages: README and docs quote them as they are in the code, and the reference lists all of the worker."""
+"""Log messages: README and docs quote them as they are in the code, and the reference lists them all."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def test_the_reference_lists_the_messages_of_the_worker():
     """It also lists messages that are not constants in the call of the logger; these exist somewhere in the package."""
     documented = {(row[1], row[0].strip("`")) for row in rows("worker.md", "message")}
     assert set(logged_in(ROOT / "pupsourcing_sa" / "worker")) <= documented
+    assert {message for _, message in documented} <= strings_of_the_package()
+
+
+def test_the_reference_lists_the_messages_of_the_supervisor():
+    documented = {(row[1], row[0].strip("`")) for row in rows("worker.md", "supervisor's message")}
+    logged = set(logged_in(ROOT / "pupsourcing_sa" / "cli"))
+    assert {("error" if level == "exception" else level, message) for level, message in logged} <= documented
     assert {message for _, message in documented} <= strings_of_the_package()
 
 
