@@ -113,7 +113,7 @@ class TestMove:
         found = checkpoint.lock(session)
         assert found is not None
         session.commit()
-        with pytest.raises(HandlerTransactionError, match='partition 3 of consumer "it\'s" is not locked'):
+        with pytest.raises(HandlerTransactionError, match='partition 3 of consumer "it\'s" is no longer locked'):
             checkpoint.move(session, 5, found)
         assert checkpoint.read(session) == 0
 
