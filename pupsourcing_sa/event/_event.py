@@ -74,8 +74,9 @@ class Event(EncodedEvent):
     correlation_id: str | None
     causation_id: str | None
     created_at: datetime
-    #: The metadata as JSON, and the end of the JSON object that an append sends for this event. They are for the store.
+    #: The metadata as JSON, for the store.
     metadata_json: str | None
+    #: The end of the JSON object that an append sends for this event, for the store.
     append_json: str
 
     def __init__(

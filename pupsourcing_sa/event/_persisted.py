@@ -54,7 +54,7 @@ class PersistedEvent(EncodedEvent):
 
     @classmethod
     def from_row(cls, row: _Row) -> Self:
-        """Wrap a row that a statement of the store returned. This is for the library's reader.
+        """Wrap a row that a statement of the store returned. Only this library calls it.
 
         Args:
             row: the values in the order of the properties below; ids and times in PostgreSQL's binary format.
@@ -114,7 +114,7 @@ class PersistedEvent(EncodedEvent):
 
     @property
     def metadata_json(self) -> str | None:
-        """The metadata as JSON. It is for the store."""
+        """The metadata as JSON, for the store."""
         return self._row[11]
 
     @property

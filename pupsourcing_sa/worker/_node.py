@@ -88,7 +88,8 @@ class Node(Service):
         super().stop()
 
     async def _run(self) -> None:
-        with ExitStack() as announced:  # until the node has left, which may be logged, too
+        # Log the stop after the node has left, because leaving may log messages, too.
+        with ExitStack() as announced:
             try:
                 started = await self._unless_stopped(self._start())
                 if started is not None:

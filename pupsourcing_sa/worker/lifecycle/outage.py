@@ -8,8 +8,8 @@
        └─────────────────────────────┘
               over(): INFO
 
-A failure during the outage is silent unless it is the first one that is no lost connection: after "connection refused",
-"permission denied" is news.
+A later failure is silent unless it is the first unexpected one. For example, "permission denied" is logged after
+"connection refused".
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _logger = logging.getLogger("pupsourcing_sa.worker")
 
 
 class Outage:
-    """Counter of consecutive failures of a retried operation. It logs the first failure and the recovery.
+    """Counter of consecutive failures of a retried operation. It logs the first failure, the first unexpected error,
+    and the recovery.
 
     Args:
-        failing: message of the first failure.
+        failing: message of a failure.
         recovered: message of the first success after failures; without one the caller logs it.
         details: data of the log messages.
         first_delay: delay after the first failure, in seconds; it doubles with each failure, with jitter.
@@ -54,7 +55,8 @@ class Outage:
         is_each_logged: bool = False,
     ) -> None:
         self.failures = 0
-        self._has_traceback = False  # the log has the traceback of an unexpected error of this outage
+        #: True if the traceback of an unexpected error of this outage was logged.
+        self._has_traceback = False
         self._failing = failing
         self._recovered = recovered
         self._details = details
@@ -65,7 +67,7 @@ class Outage:
     def failed(self, error: BaseException) -> float:
         """Count the failure, and return the seconds until the next attempt.
 
-        A lost connection is logged in one line, any other error with its traceback.
+        A lost connection is logged in one line, and the first other error of the outage with its traceback.
         """
         self.failures += 1
         delay = delay_after(self.failures, first=self._first_delay, max_delay=self._max_delay, jitter=random.random())
