@@ -9,8 +9,8 @@ column of the table before it leaves the span. Names are stable: they never chan
 ==========================  =======================================  ==================================================
 span                        data on entering                         added on leaving
 ==========================  =======================================  ==================================================
-``worker.batch``            ``consumer``, ``partition``              ``events``, ``position``
-``worker.rebalance``                                                 ``is_leader``, ``nodes``, ``moved``
+``worker.batch``            ``consumer``, ``partition``              ``events``, ``position``; neither if locked out
+``worker.rebalance``                                                 ``is_leader``; if True, ``nodes``, ``moved``
 ``worker.look``                                                      ``position``: the stable position
 ==========================  =======================================  ==================================================
 

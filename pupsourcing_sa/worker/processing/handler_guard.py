@@ -83,8 +83,9 @@ class HandlerGuard:
 def is_for_worker(error: BaseException, is_aborted: Callable[[], bool]) -> bool:
     """Return True if an exception that leaves a handler belongs to the worker, and is not a failure of the handler.
 
-    These are Ctrl-C and the end of a coroutine, which reach only a thread with an event loop; the end of a greenlet;
-    and the cancellation of the batch by the worker. ``SystemExit`` is a failure of the handler.
+    These are Ctrl-C and the end of a coroutine in a thread with an event loop, the end of a greenlet, and the
+    cancellation of the batch by the worker. A handler that raises ``KeyboardInterrupt`` in another thread, or
+    ``SystemExit``, has failed.
 
     Args:
         error: the exception.
@@ -98,7 +99,7 @@ def is_for_worker(error: BaseException, is_aborted: Callable[[], bool]) -> bool:
 
 
 def _is_worker_cancelling(is_aborted: Callable[[], bool]) -> bool:
-    """Return True if the worker cancels the current task; withdraw the requests of a handler that cancels it."""
+    """Return True if the worker cancels the current task. Withdraw cancellations that a handler requested."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # a thread without an event loop
