@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, inspect
+from sqlalchemy import Column, Index, Integer, MetaData, Table, inspect
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.schema import BLANK_SCHEMA
 
@@ -54,6 +54,16 @@ def test_a_naming_convention_names_them():
         "events_aggregate_type_global_position_idx",  # the convention does not say anything about indexes
         "events_correlation_id_global_position_idx",
     }
+
+
+def test_the_recommended_naming_convention_names_indexes():
+    metadata = MetaData(naming_convention={"ix": "ix_%(column_0_label)s", "pk": "pk_%(table_name)s"})
+    assert {index.name for index in EventTables(metadata).events.indexes} == {
+        "ix_events_aggregate_type",
+        "ix_events_correlation_id",
+    }
+    by_class = MetaData(naming_convention={Index: "ix_%(column_0_label)s"})
+    assert "ix_shop_events_aggregate_type" in names(EventTables(by_class, schema="shop").events)
 
 
 def test_a_naming_convention_that_wants_a_name_gets_one():

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Column, ForeignKeyConstraint, Index, MetaData, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.schema import SchemaItem
+from sqlalchemy.sql.schema import DEFAULT_NAMING_CONVENTION
 
 from pupsourcing_sa._checks import MAX_NAME_BYTES
 
@@ -37,14 +38,15 @@ class Naming:
     """Names for constraints and indexes of one table, unless the ``MetaData`` has a naming convention for them."""
 
     def __init__(self, metadata: MetaData, table: str) -> None:
-        self._convention: Mapping[Any, Any] = metadata.naming_convention
+        # Without a naming convention of the application, every MetaData has this default, which names indexes only. An
+        # application that chooses the same text has a dict of its own.
+        is_chosen = metadata.naming_convention is not DEFAULT_NAMING_CONVENTION
+        self._convention: Mapping[Any, Any] = metadata.naming_convention if is_chosen else {}
         self._table = table
 
     def __call__(self, kind: str, kind_class: type[SchemaItem], suffix: str) -> str | None:
         convention = self._convention.get(kind, self._convention.get(kind_class))
-        # Every MetaData has this convention by default.
-        is_default = kind == "ix" and convention == "ix_%(column_0_label)s"
-        if convention is None or is_default or "%(constraint_name)s" in str(convention):
+        if convention is None or "%(constraint_name)s" in str(convention):
             return bounded_name(self._table, suffix)
         return None
 

@@ -349,7 +349,7 @@ class TestConstraints:
 
     def test_names_of_a_convention_that_are_too_long(self, engine: Engine) -> None:
         """SQLAlchemy shortens them in its own way, and the store recognises the result."""
-        convention = {"uq": "uq_%(table_name)s_%(column_0_N_name)s"}
+        convention = {"uq": "uq_%(table_name)s_%(column_0_N_name)s", "ix": "ix_%(column_0_label)s"}
         tables = EventTables(MetaData(naming_convention=convention), events=self._NAME)
         create(engine, tables)
         autogenerate = Autogenerate(engine, tables.metadata)
