@@ -109,3 +109,45 @@ def test_mistakes_are_named():
     ]:
         with pytest.raises(error, match=message):
             consumer(**given)(lambda session, event: None)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "option"),
+    [
+        ("aggregate_type", "aggregate_types"),
+        ("agregate_types", "aggregate_types"),
+        ("aggregateTypes", "aggregate_types"),
+        ("event_type", "event_types"),
+        ("event_tpyes", "event_types"),
+        ("partition", "partitions"),
+        ("n_partitions", "partitions"),
+        ("BATCH_SIZE", "batch_size"),
+        ("batchsize", "batch_size"),
+        ("max_attempt", "max_attempts"),
+        ("max_atempts", "max_attempts"),
+        ("handle_batches", "handle_batch"),
+    ],
+)
+@pytest.mark.parametrize("place", ["class", "object"])
+def test_a_misspelt_option_is_refused(attribute, option, place):
+    class OrderView:
+        name = "order_view"
+        aggregate_types = None  # a base class may have defaults
+
+        def handle(self, session, event): ...
+
+    view = OrderView()
+    setattr(OrderView if place == "class" else view, attribute, None)
+    with pytest.raises(TypeError, match=f"'order_view' has an attribute '{attribute}'.* rename it to '{option}'"):
+        Subscription.of(view)
+
+
+def test_other_attributes_belong_to_the_application():
+    class OrderView:
+        name = "order_view"
+        aggregate_ids = event_ids = attempts = batches = batch = handler = handle_event = partition_key = None
+        _event_type = _max_attempts = None
+
+        def handle(self, session, event): ...
+
+    assert Subscription.of(OrderView()).scope == Scope()

@@ -16,6 +16,8 @@ Optional attributes of a consumer:
 ``max_attempts``     number of failed attempts at an event after which its partition is parked, that is, paused until an
                      operator intervenes; by default the worker retries the event until it succeeds
 ===================  =================================================================================================
+
+An attribute with a similar name, such as ``aggregate_type``, is refused.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,10 @@ __all__ = ["Subscription"]
 
 _MAX_NAME_LENGTH: Final = 255
 _MAX_PARTITIONS: Final = 2**15
+
+_OPTIONS: Final = ("aggregate_types", "event_types", "partitions", "handle_batch", "batch_size", "max_attempts")
+#: difflib's similarity of a near miss. ``n_partitions`` is a near miss; ``aggregate_ids`` and ``attempts`` are not.
+_NEAR_MISS: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,12 @@ class Subscription:
         """Check a consumer and return its subscription.
 
         Raises:
-            TypeError: it has no name or no handler, or an attribute has the wrong type.
+            TypeError: it has no name or no handler, an attribute has the wrong type, or the name of an option is
+                misspelt.
             ValueError: an attribute has an invalid value.
         """
         name = _name_of(consumer)
+        _refuse_near_misses(consumer, name)
         handle, handle_batch = _handlers_of(consumer, name)
         scope = Scope.of(
             aggregate_types=getattr(consumer, "aggregate_types", None),
@@ -73,6 +80,28 @@ def _name_of(consumer: object) -> str:
             f"the name of a consumer must have 1 to {_MAX_NAME_LENGTH} printable characters, not {name!r:.80}"
         )
     return name
+
+
+def _refuse_near_misses(consumer: object, name: str) -> None:
+    """Refuse a misspelt option. Without its option, a consumer could get the whole log.
+
+    Names with a leading underscore are private to the application.
+    """
+    options = {_letters(option): option for option in _OPTIONS}
+    for attribute in dir(consumer):
+        if attribute.startswith("_") or attribute in _OPTIONS:
+            continue
+        similar = difflib.get_close_matches(_letters(attribute), options, n=1, cutoff=_NEAR_MISS)
+        if similar:
+            option = options[similar[0]]
+            raise TypeError(
+                f"consumer {name!r} has an attribute {attribute!r}, which is not an option; rename it to {option!r}, "
+                f"or to '_{attribute}' if it is your own"
+            )
+
+
+def _letters(attribute: str) -> str:
+    return attribute.replace("_", "").lower()
 
 
 def _handlers_of(consumer: object, name: str) -> tuple[Any, Any]:
