@@ -2,6 +2,9 @@
 
 Each raises ``TypeError`` or ``ValueError``. The message begins with the argument's name, says what is accepted and ends
 with the value, or the type, that was passed.
+
+Checks of numbers and texts return the value without its subclass. Drivers, ``format()`` and comparisons treat the value
+of a subclass differently: psycopg sends the name of an ``(int, Enum)``, not its value.
 """
 
 from __future__ import annotations
@@ -42,32 +45,37 @@ def check_type(name: str, value: object, types: Any, expected: str, hint: str = 
         raise TypeError(f"{name} must be {expected}, not {type(value).__name__}{hint}")
 
 
-def check_int(
-    name: str, value: object, *, minimum: int = 0, maximum: int = MAX_BIGINT, is_optional: bool = False
-) -> None:
-    """Refuse a value that is not an int in this range. A bool is refused; ``None`` is accepted if it is optional."""
-    if value is None and is_optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int{' or None' if is_optional else ''}, not {type(value).__name__}")
+def check_int(name: str, value: Any, *, minimum: int = 0, maximum: int = MAX_BIGINT, is_optional: bool = False) -> Any:
+    """Return the value as a plain int in this range. A bool is refused; ``None`` is accepted if it is optional."""
+    if type(value) is not int:
+        if value is None and is_optional:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an int{' or None' if is_optional else ''}, not {type(value).__name__}")
+        value = int.__int__(value)
     if not minimum <= value <= maximum:
         raise ValueError(f"{name} must be between {minimum} and {maximum}, not {value}")
+    return value
 
 
-def check_seconds(name: str, value: object) -> None:
-    """Refuse a value that is not a positive, finite number of seconds."""
+def check_seconds(name: str, value: object) -> int | float:
+    """Return the value as a plain int or float: a positive, finite number of seconds."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    value = int.__int__(value) if isinstance(value, int) else float.__float__(value)
     if not 0 < value <= MAX_SECONDS:  # False for NaN
         raise ValueError(f"{name} must be greater than 0 and at most {MAX_SECONDS:,} seconds, not {value}")
+    return value
 
 
-def check_text(name: str, value: object, *, is_optional: bool = False) -> None:
-    """Refuse a value that a TEXT column cannot store. An optional argument may be ``None`` or empty."""
-    if value is None and is_optional:
-        return
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+def check_text(name: str, value: Any, *, is_optional: bool = False) -> Any:
+    """Return the value as a plain str that a TEXT column can store. An optional one may be ``None`` or empty."""
+    if type(value) is not str:
+        if value is None and is_optional:
+            return None
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+        value = str.__str__(value)
     if not value and not is_optional:
         raise ValueError(f"{name} must not be empty")
     if "\0" in value:
@@ -77,14 +85,17 @@ def check_text(name: str, value: object, *, is_optional: bool = False) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} cannot be encoded as UTF-8: {error}") from None
+    return value
 
 
-def check_name(name: str, value: object, kind: str = "name") -> None:
-    """Refuse a value that is not a PostgreSQL identifier, or that PostgreSQL would truncate."""
+def check_name(name: str, value: object, kind: str = "name") -> str:
+    """Return the value as a plain str: a PostgreSQL identifier that PostgreSQL does not truncate."""
     check_type(name, value, str, "a str")
     assert isinstance(value, str)
+    value = str.__str__(value)
     if not value or "\0" in value or len(value.encode()) > MAX_NAME_BYTES:
         raise ValueError(f"{name} must be a {kind} of 1 to {MAX_NAME_BYTES} bytes, not {value!r}")
+    return value
 
 
 def check_names(name: str, values: object) -> tuple[str, ...] | None:
@@ -97,6 +108,5 @@ def check_names(name: str, values: object) -> tuple[str, ...] | None:
     for value in values:
         if not isinstance(value, str):
             raise TypeError(f"{name} must contain str only, not {type(value).__name__}")
-        check_text(name, value, is_optional=True)
-        names.add(value)
+        names.add(check_text(name, value, is_optional=True))
     return tuple(sorted(names)) or None

@@ -72,7 +72,7 @@ class Exact(_Expectation):
     version: int
 
     def __post_init__(self) -> None:
-        check_int("version", self.version)
+        object.__setattr__(self, "version", check_int("version", self.version))
 
     def __repr__(self) -> str:
         return f"Exact({self.version})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum, IntEnum
 
 import pytest
 
@@ -66,6 +67,42 @@ def test_other_values_are_refused(check, value, options, error, message):
     with pytest.raises(error) as caught:
         check("n", value, **options)
     assert str(caught.value).startswith(message)
+
+
+class Number(int, Enum):
+    TWO = 2
+
+
+class Size(IntEnum):
+    TWO = 2
+
+
+class Kind(str, Enum):  # noqa: UP042
+    USER = "user"
+
+
+class Duration(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "plain"),
+    [
+        (check_int, Number.TWO, 2),
+        (check_int, Size.TWO, 2),
+        (check_seconds, Number.TWO, 2),
+        (check_seconds, Duration(1.5), 1.5),
+        (check_text, Kind.USER, "user"),
+        (check_name, Kind.USER, "user"),
+        (check_names, [Kind.USER, "user"], ("user",)),
+    ],
+)
+def test_values_of_subclasses_are_returned_without_them(check, value, plain):
+    checked = check("n", value)
+    assert checked == plain
+    assert type(checked) is type(plain)
+    if isinstance(checked, tuple):
+        assert {type(name) for name in checked} == {str}
 
 
 def test_a_type_is_named_with_a_hint():

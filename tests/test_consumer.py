@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from enum import Enum
+
 import pytest
 
 from pupsourcing_sa import Consumer, consumer
@@ -34,6 +36,20 @@ def test_batch_size_and_attempts():
     assert (found.batch_size, found.max_attempts) == (2**31 - 1, 5)
     found = Subscription.of(consumer("count")(lambda session, event: None))
     assert (found.batch_size, found.max_attempts) == (None, None)
+
+
+def test_values_of_subclasses_become_plain_values():
+    class Name(str, Enum):  # noqa: UP042
+        COUNT = "count"
+
+    class Number(int, Enum):
+        TWO = 2
+
+    options = {"partitions": Number.TWO, "batch_size": Number.TWO, "max_attempts": Number.TWO}
+    found = Subscription.of(consumer(Name.COUNT, **options)(lambda session, event: None))
+    assert (found.name, found.scope.partitions, found.batch_size, found.max_attempts) == ("count", 2, 2, 2)
+    assert type(found.name) is str
+    assert {type(found.scope.partitions), type(found.batch_size), type(found.max_attempts)} == {int}
 
 
 def test_any_object_with_a_name_and_a_handler_is_a_consumer():

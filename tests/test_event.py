@@ -3,6 +3,8 @@ from __future__ import annotations
 import pickle
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum, IntEnum
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -98,6 +100,116 @@ class TestRefusals:
 
     def test_a_backslash_before_u0000_is_no_nul(self):
         assert make_event(metadata={"a": "\\u0000"}).metadata == {"a": "\\u0000"}
+
+
+class Kind(str, Enum):  # noqa: UP042
+    USER = "user"
+
+
+class NulKind(str, Enum):  # noqa: UP042
+    BAD = "a\0"
+
+    def __contains__(self, text):
+        return False
+
+
+class Version(int, Enum):
+    TWO = 2
+
+
+class Level(IntEnum):
+    TWO = 2
+
+
+class Moment(datetime):
+    """A datetime like those of pendulum: its differences and its text are its own."""
+
+    def __sub__(self, other):
+        raise AssertionError
+
+    def astimezone(self, tz=None):
+        raise AssertionError
+
+    def isoformat(self, sep="T", timespec="auto"):
+        return "a moment"
+
+
+class FineMoment(datetime):
+    """A datetime like those of pandas: it has nanoseconds."""
+
+    def __eq__(self, other):
+        return isinstance(other, FineMoment)
+
+    __hash__ = datetime.__hash__
+
+
+class NotATime(datetime):
+    year = float("nan")
+
+
+class Id(uuid.UUID):
+    def __str__(self):
+        return "an id"
+
+
+class Bytes(bytes):
+    def __bytes__(self):
+        return self
+
+
+class TestSubclasses:
+    """Values of subclasses become plain values when the event is built."""
+
+    @pytest.mark.parametrize("make", [Event, persisted], ids=["Event", "PersistedEvent"])
+    @pytest.mark.parametrize(
+        ("field", "value", "plain"),
+        [
+            *((name, Kind.USER, "user") for name in ("aggregate_type", "aggregate_id", "event_type")),
+            *((name, Kind.USER, "user") for name in ("trace_id", "correlation_id", "causation_id")),
+            ("event_version", Version.TWO, 2),
+            ("event_version", Level.TWO, 2),
+            ("event_id", Id(int=7), uuid.UUID(int=7)),
+            ("payload", Bytes(b"a"), b"a"),
+            ("created_at", Moment(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC), datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)),
+        ],
+    )
+    def test_each_field(self, make, field, value, plain):
+        event = make(**EVERYTHING | {field: value})
+        assert type(getattr(event, field)) is type(plain)
+        assert getattr(event, field) == plain
+        assert event == make(**EVERYTHING | {field: plain})
+
+    @pytest.mark.parametrize(
+        ("field", "value", "plain"),
+        [
+            ("event_version", Version.TWO, 2),
+            ("event_id", Id(int=7), uuid.UUID(int=7)),
+            ("created_at", Moment(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)),
+        ],
+    )
+    def test_what_the_store_sends_has_the_plain_value(self, field, value, plain):
+        assert Event(**EVERYTHING | {field: value}).append_json == Event(**EVERYTHING | {field: plain}).append_json
+
+    @pytest.mark.parametrize("field", ["global_position", "aggregate_version"])
+    def test_positions_and_versions(self, field):
+        assert type(getattr(persisted(**{field: Version.TWO}), field)) is int
+
+    @pytest.mark.parametrize("fold", [0, 1])
+    def test_the_time_zone_and_the_fold_are_kept(self, fold):
+        berlin = ZoneInfo("Europe/Berlin")
+        event = make_event(created_at=Moment(2026, 10, 25, 2, 30, fold=fold, tzinfo=berlin))
+        assert event.created_at.tzinfo is berlin
+        assert event.created_at.fold == fold
+        assert f"T0{fold}:30:00+00:00" in event.append_json
+
+    @pytest.mark.parametrize("moment", [FineMoment(2026, 1, 1, tzinfo=UTC), NotATime(2026, 1, 1), Moment(2026, 1, 1)])
+    def test_a_time_that_no_datetime_equals_is_refused(self, moment):
+        with pytest.raises(ValueError, match="^created_at must "):
+            make_event(created_at=moment)
+
+    def test_methods_of_the_subclass_do_not_pass_a_check(self):
+        with pytest.raises(ValueError, match="^aggregate_id must not contain NUL"):
+            make_event(NulKind.BAD)
 
 
 class TestDefaults:

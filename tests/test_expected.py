@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from enum import Enum
 from typing import get_args
 
 import pytest
@@ -33,6 +34,15 @@ def test_they_can_be_copied_pickled_and_printed(expected):
 def test_an_impossible_version(version, error):
     with pytest.raises(error, match="^version must be"):
         Exact(version)
+
+
+def test_a_version_of_a_subclass_becomes_an_int():
+    class Version(int, Enum):
+        TWO = 2
+
+    assert Exact(Version.TWO) == Exact(2)
+    assert type(Exact(Version.TWO).version) is int
+    assert repr(Exact(Version.TWO)) == "Exact(2)"
 
 
 def test_the_union():

@@ -41,7 +41,8 @@ class Scope:
         Raises:
             TypeError, ValueError: an argument is invalid; the message names it.
         """
-        check_text("correlation_id", correlation_id, is_optional=True)
         return cls(
-            check_names("aggregate_types", aggregate_types), check_names("event_types", event_types), correlation_id
+            check_names("aggregate_types", aggregate_types),
+            check_names("event_types", event_types),
+            check_text("correlation_id", correlation_id, is_optional=True),
         )

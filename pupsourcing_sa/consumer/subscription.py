@@ -75,6 +75,7 @@ def _name_of(consumer: object) -> str:
     name = getattr(consumer, "name", None)
     if not isinstance(name, str):
         raise TypeError(f"{consumer!r} is not a consumer: it needs a name; decorate a function with @consumer('name')")
+    name = str.__str__(name)
     if not name.strip() or not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
         raise ValueError(
             f"the name of a consumer must have 1 to {_MAX_NAME_LENGTH} printable characters, not {name!r:.80}"
@@ -136,5 +137,7 @@ def _integer(
 ) -> int | _Default:
     """Return an attribute that must be an integer of at least 1; ``None`` is allowed if it is the default."""
     value = getattr(consumer, attribute, default)
-    check_int(f"{attribute} of consumer {name!r}", value, minimum=1, maximum=maximum, is_optional=default is None)
-    return value
+    checked: int | _Default = check_int(
+        f"{attribute} of consumer {name!r}", value, minimum=1, maximum=maximum, is_optional=default is None
+    )
+    return checked

@@ -39,6 +39,9 @@ class Event(EncodedEvent):
         TypeError: an argument has the wrong type. The message names the argument.
         ValueError: an argument cannot be stored. The message names the argument.
 
+    Values of subclasses, such as members of an ``(int, Enum)``, become values of the types above. Microseconds are the
+    unit of ``created_at``; a subclass of datetime with a finer time is refused.
+
     Events are immutable and hashable. Two events are equal if their values are.
 
     >>> event = Event(
@@ -94,28 +97,39 @@ class Event(EncodedEvent):
         causation_id: str | None = None,
         created_at: datetime | None = None,
     ) -> None:
-        check_text("aggregate_type", aggregate_type)
-        check_text("aggregate_id", aggregate_id)
-        check_text("event_type", event_type)
-        check_int("event_version", event_version, minimum=1, maximum=MAX_INTEGER)
+        aggregate_type = check_text("aggregate_type", aggregate_type)
+        aggregate_id = check_text("aggregate_id", aggregate_id)
+        event_type = check_text("event_type", event_type)
+        event_version = check_int("event_version", event_version, minimum=1, maximum=MAX_INTEGER)
         if event_id is None:
             event_id = uuid7()
-        else:
+        elif type(event_id) is not UUID:
             check_type("event_id", event_id, UUID, "a uuid.UUID")
+            event_id = UUID(int=event_id.int)
         if created_at is None:
             created_at = datetime.now(UTC)
         else:
-            check_type("created_at", created_at, datetime, "a datetime")
+            if type(created_at) is not datetime:
+                check_type("created_at", created_at, datetime, "a datetime")
+                created_at = _plain_datetime(created_at)
             if created_at.utcoffset() is None:
                 raise ValueError("created_at must have a time zone, such as datetime.UTC")
         try:
             timestamp = created_at.astimezone(UTC).isoformat()
         except OverflowError:
             raise ValueError(f"created_at must be between the years 1 and 9999 in UTC, not {created_at}") from None
-        if isinstance(payload, (bytes, bytearray, memoryview)):
-            payload = bytes(payload)
-        else:
-            payload = encode_json("payload", payload).encode()
+        if type(payload) is not bytes:
+            if isinstance(payload, (bytes, bytearray, memoryview)):
+                # bytes() alone may return an instance of a subclass.
+                payload = bytes(memoryview(payload))
+            else:
+                payload = encode_json("payload", payload).encode()
+        if trace_id is not None:
+            trace_id = check_text("trace_id", trace_id, is_optional=True)
+        if correlation_id is not None:
+            correlation_id = check_text("correlation_id", correlation_id, is_optional=True)
+        if causation_id is not None:
+            causation_id = check_text("causation_id", causation_id, is_optional=True)
         set_slot(self, "aggregate_type", aggregate_type)
         set_slot(self, "aggregate_id", aggregate_id)
         set_slot(self, "event_type", event_type)
@@ -131,13 +145,10 @@ class Event(EncodedEvent):
         # It is encoded once, even if the append is retried.
         rest = f'"event_id":"{event_id}","event_type":{quote_json(event_type)},"event_version":{event_version},'
         if trace_id is not None:
-            check_text("trace_id", trace_id, is_optional=True)
             rest += f'"trace_id":{quote_json(trace_id)},'
         if correlation_id is not None:
-            check_text("correlation_id", correlation_id, is_optional=True)
             rest += f'"correlation_id":{quote_json(correlation_id)},'
         if causation_id is not None:
-            check_text("causation_id", causation_id, is_optional=True)
             rest += f'"causation_id":{quote_json(causation_id)},'
         if metadata_json is not None:
             rest += f'"metadata":{metadata_json},'
@@ -178,3 +189,25 @@ class Event(EncodedEvent):
             f"Event(aggregate_type={self.aggregate_type!r}, aggregate_id={self.aggregate_id!r}, "
             f"event_type={self.event_type!r}, event_id={str(self.event_id)!r}, payload=<{len(self.payload)} bytes>)"
         )
+
+
+def _plain_datetime(value: datetime) -> datetime:
+    """Return the equal value of datetime itself, for a value of a subclass."""
+    problem = ""
+    try:
+        plain = datetime(
+            value.year,
+            value.month,
+            value.day,
+            value.hour,
+            value.minute,
+            value.second,
+            value.microsecond,
+            value.tzinfo,
+            fold=value.fold,
+        )
+        if plain == value:
+            return plain
+    except (TypeError, ValueError, OverflowError) as error:
+        problem = f": {error}"
+    raise ValueError(f"created_at must be a time that datetime can represent, not {value!r}{problem}")

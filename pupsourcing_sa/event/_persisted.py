@@ -48,8 +48,8 @@ class PersistedEvent(EncodedEvent):
     _row: _Row
 
     def __init__(self, *, global_position: int, aggregate_version: int, **event: Any) -> None:
-        check_int("global_position", global_position, minimum=1)
-        check_int("aggregate_version", aggregate_version, minimum=1)
+        global_position = check_int("global_position", global_position, minimum=1)
+        aggregate_version = check_int("aggregate_version", aggregate_version, minimum=1)
         set_slot(self, "_row", _row(Event(**event), global_position, aggregate_version))
 
     @classmethod

@@ -75,8 +75,8 @@ def read_status(
         )
     check_type("store", store, (EventStore, AsyncEventStore), "an EventStore")
     check_type("tables", tables, (WorkerTables, NoneType), "WorkerTables")
-    check_seconds("heartbeat_timeout", heartbeat_timeout)
-    check_int("lag_limit", lag_limit, minimum=1, maximum=MAX_BIGINT - 1)
+    heartbeat_timeout = check_seconds("heartbeat_timeout", heartbeat_timeout)
+    lag_limit = check_int("lag_limit", lag_limit, minimum=1, maximum=MAX_BIGINT - 1)
     store = store.sync_store if isinstance(store, AsyncEventStore) else store
     tables = tables or WorkerTables(schema=store.tables.events.schema)
     statements = StatusStatements(store.tables, tables)

@@ -46,7 +46,7 @@ class EventStore:
             tables = EventTables()
         check_type("tables", tables, EventTables, "EventTables", "; write EventTables(metadata)")
         if notify_channel is not None:
-            check_name("notify_channel", notify_channel)
+            notify_channel = check_name("notify_channel", notify_channel)
         self.tables = tables
         self.notify_channel = notify_channel
         self.reader = LogReader(tables)
@@ -155,8 +155,9 @@ class EventStore:
             TypeError, ValueError: an argument is wrong.
             TablesMissingError: the log's tables do not exist.
         """
-        _check_range(aggregate_type, aggregate_id, from_version, to_version)
-        check_int("limit", limit, minimum=1, is_optional=True)
+        aggregate_type, aggregate_id = _check_name(aggregate_type, aggregate_id)
+        from_version, to_version = _check_range(from_version, to_version)
+        limit = check_int("limit", limit, minimum=1, is_optional=True)
         return self.reader.stream(
             session,
             aggregate_type,
@@ -183,15 +184,16 @@ class EventStore:
             session: as for `read_aggregate_stream`, like the other arguments except ``page_size``.
             page_size: number of events in memory at a time.
         """
-        _check_range(aggregate_type, aggregate_id, from_version, to_version)
-        check_int("page_size", page_size, minimum=1)
+        aggregate_type, aggregate_id = _check_name(aggregate_type, aggregate_id)
+        from_version, to_version = _check_range(from_version, to_version)
+        page_size = check_int("page_size", page_size, minimum=1)
         return self.reader.iterate_stream(
             session, aggregate_type, aggregate_id, from_version=from_version, to_version=to_version, page_size=page_size
         )
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
         """Return the current version of an aggregate, which is the number of its events, or 0 if it does not exist."""
-        _check_range(aggregate_type, aggregate_id)
+        aggregate_type, aggregate_id = _check_name(aggregate_type, aggregate_id)
         return self.reader.aggregate_version(session, aggregate_type, aggregate_id)
 
     def read_events(
@@ -229,9 +231,9 @@ class EventStore:
             TablesMissingError: the log's tables do not exist.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        check_int("after", after)
-        check_int("limit", limit, minimum=1)
-        check_int("up_to", up_to, is_optional=True)
+        after = check_int("after", after)
+        limit = check_int("limit", limit, minimum=1)
+        up_to = check_int("up_to", up_to, is_optional=True)
         end = self.reader.end(session, up_to)
         return self.reader.page(session, scope, after, end, limit, backwards=backwards)
 
@@ -255,9 +257,9 @@ class EventStore:
         The iteration ends at the stable position that it reads before the first page.
         """
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
-        check_int("after", after)
-        check_int("page_size", page_size, minimum=1)
-        check_int("up_to", up_to, is_optional=True)
+        after = check_int("after", after)
+        page_size = check_int("page_size", page_size, minimum=1)
+        up_to = check_int("up_to", up_to, is_optional=True)
         return self.reader.iterate(session, scope, after, up_to, page_size)
 
     # -- positions ---------------------------------------------------------------------------------------------
@@ -293,10 +295,15 @@ class EventStore:
         return f"EventStore({self.tables!r})"
 
 
-def _check_range(
-    aggregate_type: str, aggregate_id: str, from_version: int | None = None, to_version: int | None = None
-) -> None:
+def _check_name(aggregate_type: str, aggregate_id: str) -> tuple[str, str]:
+    # Any text may be asked for, even if no log can have it.
     check_type("aggregate_type", aggregate_type, str, "a str")
     check_type("aggregate_id", aggregate_id, str, "a str")
-    check_int("from_version", from_version, is_optional=True)
-    check_int("to_version", to_version, is_optional=True)
+    return str.__str__(aggregate_type), str.__str__(aggregate_id)
+
+
+def _check_range(from_version: int | None, to_version: int | None) -> tuple[int | None, int | None]:
+    return (
+        check_int("from_version", from_version, is_optional=True),
+        check_int("to_version", to_version, is_optional=True),
+    )

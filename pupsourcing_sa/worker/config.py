@@ -155,9 +155,9 @@ class WorkerConfig:
         for setting in fields(self):
             value = getattr(self, setting.name)
             if setting.type == "int":
-                check_int(setting.name, value, minimum=1, maximum=MAX_INTEGER)
+                object.__setattr__(self, setting.name, check_int(setting.name, value, minimum=1, maximum=MAX_INTEGER))
             elif setting.type == "float":
-                check_seconds(setting.name, value)
+                object.__setattr__(self, setting.name, check_seconds(setting.name, value))
         if self.dispatcher not in (None, "poll", "notify"):
             raise ValueError(f"dispatcher must be 'poll', 'notify' or None, not {self.dispatcher!r}")
         for lower, upper in (("poll_interval", "max_poll_interval"), ("retry_delay", "max_retry_delay")):

@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -255,6 +255,31 @@ def test_subclasses_of_the_types(transaction: Transaction):
     event = make_event(Kind.USER, aggregate_type=Kind.USER, event_type=Kind.USER, trace_id=Kind.USER)
     other = make_event(Kind.USER, aggregate_type="the value", event_version=Version.LATEST)
     assert_given_back(transaction, event, other, make_event("the value", aggregate_type="the value", event_version=1))
+
+
+class Kind(str, Enum):  # noqa: UP042
+    USER = "the value"
+
+
+class Number(int, Enum):
+    ONE = 1
+
+
+def test_members_of_enumerations_as_arguments(transaction: Transaction):
+    """psycopg would send their names."""
+    event = make_event(Kind.USER, aggregate_type=Kind.USER, event_type=Kind.USER, correlation_id=Kind.USER)
+    more = make_event(Kind.USER, aggregate_type=Kind.USER, event_version=Number.ONE)
+    first = transaction.append(NoStream(), [event])
+    second = transaction.append(Exact(Number.ONE), [more])
+    stream = transaction.read_aggregate_stream(
+        Kind.USER, Kind.USER, from_version=Number.ONE, to_version=Number.ONE, limit=Number.ONE
+    )
+    assert stream.events == first.events
+    assert (stream.aggregate_type, stream.aggregate_id) == ("the value", "the value")
+    transaction.commit()
+    assert transaction.read_events(after=Number.ONE, limit=Number.ONE) == list(second.events)
+    assert transaction.read_events(up_to=Number.ONE, aggregate_types=[Kind.USER]) == list(first.events)
+    assert transaction.read_events(event_types=[Kind.USER], correlation_id=Kind.USER) == list(first.events)
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)

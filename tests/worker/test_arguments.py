@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -140,6 +141,15 @@ def test_a_connection_without_transactions(engine: Engine, drain: bool):
 def test_settings(settings, error, message):
     with pytest.raises(error, match=message):
         WorkerConfig(**settings)
+
+
+def test_settings_of_subclasses_become_plain_values():
+    class Number(IntEnum):
+        TWO = 2
+
+    config = WorkerConfig(batch_size=Number.TWO, poll_interval=Number.TWO, max_poll_interval=2)
+    assert config == WorkerConfig(batch_size=2, poll_interval=2, max_poll_interval=2)
+    assert {type(config.batch_size), type(config.poll_interval)} == {int}
 
 
 def test_a_missing_privilege_is_an_error(engine: Engine):
