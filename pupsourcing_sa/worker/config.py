@@ -6,6 +6,7 @@ The text, the default and the range of a setting are written once, in its field.
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -38,12 +39,13 @@ def _documented(cls: _Class) -> _Class:
             textwrap.fill(
                 f"{setting.name}: {setting.metadata['help']}" + _default(setting.default),
                 width=112,
-                initial_indent=" " * 8,
-                subsequent_indent=" " * 12,
+                initial_indent=" " * 4,
+                subsequent_indent=" " * 8,
             )
             for setting in fields(cls)
         ]
-        cls.__doc__ += "\n\n    Attributes:\n" + "\n".join(entries) + "\n    "
+        # Since Python 3.13 the compiler removes the indentation of docstrings.
+        cls.__doc__ = inspect.cleandoc(cls.__doc__) + "\n\nAttributes:\n" + "\n".join(entries) + "\n"
     return cls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -47,8 +48,8 @@ def test_every_hook():
 
 def test_every_error_with_its_attributes():
     def attributes(name: str) -> list[str]:
-        text = (getattr(errors, name).__doc__ or "").partition("Attributes:")[2]
-        return re.findall(r"^ {8}(\w+):", text, re.MULTILINE)
+        text = (inspect.getdoc(getattr(errors, name)) or "").partition("Attributes:")[2]  # Python 3.13 removes indents
+        return re.findall(r"^ {4}(\w+):", text, re.MULTILINE)
 
     bases = {"AppendError", "PupsourcingError"}
     documented = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in rows("errors.md", "error")}
