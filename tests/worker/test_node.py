@@ -327,6 +327,36 @@ def test_a_stop_during_the_start_begins_no_batch(fleet: Fleet, monkeypatch: pyte
     assert fleet.seen("all") == []
 
 
+def test_a_stop_during_a_tick_begins_no_batch(fleet: Fleet):
+    """Processors stop at once, even while the tick waits for a lock."""
+    is_begun, may_end, recorder = threading.Event(), threading.Event(), Recorder()
+
+    def wait(event: PersistedEvent) -> None:
+        is_begun.set()
+        assert may_end.wait(patiently(60))
+
+    fleet.append(3)
+    worker = fleet.worker(
+        fleet.see("all", check=wait, batch_size=1), telemetry=recorder, heartbeat_interval=0.05, heartbeat_timeout=600.0
+    )
+    thread = fleet.start(worker)
+    try:
+        fleet.wait(is_begun.is_set)
+        with fleet.engine.connect() as connection:
+            connection.execute(text("LOCK TABLE worker_nodes IN ACCESS EXCLUSIVE MODE"))
+            waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'worker_nodes'::regclass"
+            fleet.wait(lambda: fleet.query(waiting) != [])
+            worker.stop()
+            fleet.wait(lambda: recorder.named("worker.revoked") != [])
+            may_end.set()
+            fleet.wait(lambda: fleet.seen("all") != [])
+    finally:
+        may_end.set()
+    thread.join(patiently(20))
+    assert not thread.is_alive()
+    assert fleet.seen("all") == [1]
+
+
 def test_a_worker_has_stopped_when_its_node_has_left(fleet: Fleet, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "pupsourcing_sa.worker")
     staying, leaving = fleet.worker(fleet.see("all", partitions=2)), fleet.worker(fleet.see("all", partitions=2))
