@@ -45,7 +45,7 @@ class Worker:
     Args:
         session_factory: the application's ``sessionmaker`` or ``async_sessionmaker``. With a ``sessionmaker``, handlers
             are functions and run in threads. With an ``async_sessionmaker``, they may be coroutine functions, which get
-            an ``AsyncSession``.
+            an ``AsyncSession``. The worker begins all transactions by itself, even with ``autobegin=False``.
         store: the log to follow.
         consumers: one or more consumers with different names.
         tables: the tables of checkpoints and nodes; by default those with the default names in the schema of the log.

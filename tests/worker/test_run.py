@@ -53,6 +53,28 @@ def test_a_stop_reaches_the_worker_that_runs_in_its_place(fleet: Fleet):
     before.replace().run()  # returns at once
 
 
+def test_sessions_without_autobegin(both_fleets: Fleet):
+    """The worker begins its transactions by itself: of nodes, batches, failures and drains."""
+    fleet, failures = both_fleets, iter([True, True])
+
+    def fail_twice(event: PersistedEvent) -> None:
+        assert not next(failures, False)
+
+    fleet.append(2)
+    consumes = fleet.see("all", check=fail_twice)
+    for is_drain in (False, True):
+        worker = fleet.worker(consumes)
+        worker._session_factory.configure(autobegin=False)
+        if is_drain:
+            fleet.append()
+            worker.drain()
+            assert fleet.seen("all") == [1, 2, 3]
+        else:
+            fleet.start(worker)
+            fleet.wait(lambda: fleet.seen("all") == [1, 2])
+            fleet.stop()
+
+
 def test_it_does_not_run_twice_at_a_time(fleet: Fleet):
     worker = fleet.worker(fleet.see("all"))
     fleet.append()

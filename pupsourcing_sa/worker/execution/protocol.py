@@ -41,9 +41,13 @@ class Execution(Protocol):
 def in_session(session: Session, work: Work[_T], bind: BindHandler) -> _T:
     """Do the work. If the connection turns out to be read-only, keep it out of the pool.
 
+    The session begins transactions by itself, even if its factory has ``autobegin=False``: the worker needs several of
+    them, and a handler works in one that the worker has begun.
+
     During a failover, the primary's name may lead to a standby. A connection made then stays connected to it, and the
     pool would hand it out again and again.
     """
+    session.autobegin = True
     try:
         return work(session, bind)
     except Exception as error:
