@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "howto" / "migrate.md"
 @contextmanager
 def granted_roles(database: Engine) -> Iterator[Callable[[str], Engine]]:
     """Create the roles of the page with their privileges; yield a function that returns the engine of a role."""
-    (grants,) = re.findall(r"^## Privileges\n.*?^```sql\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (grants,) = re.findall(r"^## Grant privileges\n.*?^```sql\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     roles = {role: f"{role}_{uuid4().hex}" for role in re.findall(r"TO (\w+);", grants)}
     with database.begin() as connection:
         for role in roles.values():
