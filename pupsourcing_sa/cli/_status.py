@@ -168,7 +168,7 @@ def _read(database_url: str | None, timeout: float, tables: tuple[EventTables, W
     """Return the status from a database that answers within the timeout."""
     url = parse_url(database_url)
     connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(timeout)}
-    engine = open_engine(url, poolclass=NullPool, connect_args=connect)
+    engine = open_engine(url, poolclass=NullPool, connect_args=connect, isolation_level="READ COMMITTED")
     with engine.connect() as connection, missing_tables_explained():
         limit_transaction(connection, timeout, "statement_timeout")
         return read_status(connection, EventStore(tables[0]), tables[1], **options)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, Text, and_, cast, exists, literal_column, or_, select
 
 from pupsourcing_sa.postgres.catalog import ACTIVITY, LOCKS, PREPARED
-from pupsourcing_sa.postgres.expressions import constant, oid_of, oid_of_database
+from pupsourcing_sa.postgres.expressions import age, constant, oid_of, oid_of_database
 from pupsourcing_sa.postgres.lock_holders import HOLDER_COLUMNS
 from pupsourcing_sa.tables import WorkerTables
 
@@ -33,6 +33,8 @@ def is_of_dead_node(tables: WorkerTables) -> ColumnElement[bool]:
 
 def checkpoint_locks(tables: WorkerTables) -> Select[Any]:
     """Return a SELECT of the locked checkpoints with their lock holders. Callers add conditions.
+
+    ``unmoved`` is the time since the checkpoint moved, in seconds: an upper bound of the lock's age.
 
     The system column ``xmax`` of a row is the id of the transaction that locks the row, or was the last to lock or
     change it. A transaction holds a lock on its own id until it ends, so a join with ``pg_locks`` finds the holder.
@@ -63,7 +65,7 @@ def checkpoint_locks(tables: WorkerTables) -> Select[Any]:
         select(
             held.c.consumer_name,
             held.c.partition,
-            held.c.updated_at,
+            age(held.c.updated_at).label("unmoved"),
             own.c.virtualtransaction.label("transaction"),
             own.c.pid,
             *HOLDER_COLUMNS,

@@ -2,16 +2,24 @@
 
 Statements are Core expressions over the tables. Their text depends on the tables and never on the data. SQLAlchemy
 therefore compiles each statement once, and the server plans it once per connection.
+
+No result depends on the settings of a session, a role or a database. psycopg receives values as text, whose form
+depends on settings: DateStyle and TimeZone for a timestamp, IntervalStyle for an interval, and extra_float_digits for a
+floating-point number. Statements therefore return `moment` and `seconds` instead.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    Dialect,
+    LargeBinary,
+    Numeric,
     String,
     Table,
     Text,
@@ -25,16 +33,21 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import OID, REGCLASS
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.visitors import InternalTraversal
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from pupsourcing_sa.postgres.catalog import DATABASES
 from pupsourcing_sa.tables.naming import dollar_quoted
 
 __all__ = [
+    "SECONDS",
+    "age",
     "constant",
+    "duration",
+    "moment",
     "oid_of",
     "oid_of_database",
     "parameter",
+    "seconds",
     "sequence_of",
     "server_identity",
 ]
@@ -47,6 +60,55 @@ def constant(value: int | str) -> ColumnElement[Any]:
 
 def parameter(name: str, type_: TypeEngine[Any]) -> BindParameter[Any]:
     return bindparam(name, type_=type_)
+
+
+#: PostgreSQL's timestamps in binary are microseconds since this moment.
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+#: The type of `seconds`: a NUMERIC on the server, a float in Python.
+SECONDS: Final[TypeEngine[float]] = Numeric(asdecimal=False)
+
+
+class _Moment(TypeDecorator[datetime]):
+    """A timestamp in PostgreSQL's binary format, as a datetime in UTC."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return _EPOCH + timedelta(microseconds=int.from_bytes(value, "big", signed=True))
+
+
+class _Duration(TypeDecorator[timedelta]):
+    """A number of seconds, as a timedelta."""
+
+    impl = SECONDS
+    cache_ok = True
+
+    def process_result_value(self, value: float | None, dialect: Dialect) -> timedelta | None:
+        return None if value is None else timedelta(seconds=value)
+
+
+def moment(timestamp: ColumnElement[Any]) -> ColumnElement[datetime]:
+    """Return a TIMESTAMPTZ such that Python gets a datetime in UTC. The statement cannot compare it."""
+    return func.timestamptz_send(timestamp, type_=_Moment())
+
+
+def seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
+    """Return the seconds of an interval."""
+    return cast(extract("epoch", interval), SECONDS)
+
+
+def duration(interval: ColumnElement[Any]) -> ColumnElement[timedelta]:
+    """Return an interval such that Python gets a timedelta."""
+    return cast(extract("epoch", interval), _Duration())
+
+
+def age(timestamp: ColumnElement[Any]) -> ColumnElement[float]:
+    """Return the seconds since a moment; 0 if a writer's clock put it in the future."""
+    return func.greatest(seconds(func.clock_timestamp() - timestamp), constant(0), type_=SECONDS)
 
 
 class _NameOf(ColumnElement[str]):

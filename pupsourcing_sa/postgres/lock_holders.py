@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Row, case, func
 
 from pupsourcing_sa.postgres.catalog import ACTIVITY, PREPARED
-from pupsourcing_sa.postgres.expressions import constant
+from pupsourcing_sa.postgres.expressions import constant, duration
 
 __all__ = ["HOLDER_COLUMNS", "LockHolder", "holder_of"]
 
@@ -19,7 +19,7 @@ HOLDER_COLUMNS: Final = (
     func.coalesce(ACTIVITY.c.usename, PREPARED.c.owner).label("user"),
     ACTIVITY.c.application_name,
     func.coalesce(ACTIVITY.c.state, case((PREPARED.c.gid.is_not(None), constant("prepared")))).label("state"),
-    (func.clock_timestamp() - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
+    duration(func.clock_timestamp() - func.coalesce(ACTIVITY.c.xact_start, PREPARED.c.prepared)).label("age"),
     # If this role lacks the privilege, the state is NULL and the query is an English notice.
     case((ACTIVITY.c.state.is_not(None), ACTIVITY.c.query)).label("query"),
 )

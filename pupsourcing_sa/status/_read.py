@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC
 from itertools import groupby
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -93,7 +92,7 @@ def read_status(
         locks = _read_locks(connection, statements)
     nodes = tuple(_node(row, heartbeat_timeout) for row in node_rows)
     return Status(
-        taken_at=log.taken_at.astimezone(UTC),
+        taken_at=log.taken_at,
         last_position=log.last_position,
         # The sequence has not issued the positions of imported events.
         last_issued=max(log.last_position, log.last_issued or 0),
@@ -143,7 +142,7 @@ def _node(row: Row[Any], heartbeat_timeout: float) -> NodeStatus:
         hostname=row.hostname,
         pid=row.pid,
         consumers=tuple(sorted(row.consumers)),
-        started_at=row.created_at.astimezone(UTC),
+        started_at=row.started_at,
         heartbeat_age=row.heartbeat_age,
         is_silent=row.heartbeat_age > heartbeat_timeout,
     )
@@ -180,7 +179,7 @@ def _failing_event(row: Row[Any]) -> FailingEvent:
         event_type=row.event_type,
         error=row.error,
         attempts=row.attempts,
-        failed_at=row.failed_at and row.failed_at.astimezone(UTC),
-        retry_at=row.retry_at and row.retry_at.astimezone(UTC),
-        parked_at=row.parked_at and row.parked_at.astimezone(UTC),
+        failed_at=row.failed_at,
+        retry_at=row.retry_at,
+        parked_at=row.parked_at,
     )

@@ -9,31 +9,22 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
-    DateTime,
-    Double,
     Select,
     and_,
     cast,
     exists,
-    extract,
     func,
     select,
     true,
 )
 
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks, is_of_node
-from pupsourcing_sa.postgres.expressions import constant, parameter, sequence_of
+from pupsourcing_sa.postgres.expressions import SECONDS, age, constant, moment, parameter, sequence_of
 from pupsourcing_sa.tables import EventTables, WorkerTables
 
 __all__ = ["StatusStatements"]
 
-_NOW: Final = func.clock_timestamp(type_=DateTime(timezone=True))
 _ABOVE_ALL: Final = constant(2**63 - 1)
-
-
-def _age(moment: ColumnElement[Any]) -> ColumnElement[float]:
-    """Return the seconds since a moment; 0 if a writer's clock put it in the future."""
-    return func.greatest(cast(extract("epoch", _NOW - moment), Double), constant(0), type_=Double)
 
 
 class StatusStatements:
@@ -53,7 +44,12 @@ class StatusStatements:
         """All nodes, oldest first. PostgreSQL scans the table, which has one row per process."""
         c = self._tables.worker_nodes.c
         return select(
-            c.worker_id, c.hostname, c.pid, c.consumers, c.created_at, _age(c.heartbeat_at).label("heartbeat_age")
+            c.worker_id,
+            c.hostname,
+            c.pid,
+            c.consumers,
+            moment(c.created_at).label("started_at"),
+            age(c.heartbeat_at).label("heartbeat_age"),
         ).order_by(c.created_at, c.worker_id)
 
     @cached_property
@@ -68,7 +64,7 @@ class StatusStatements:
         position = self._events.c.global_position
         waiting = self._age_of_first(parameter("stable", BigInteger()))
         return select(
-            _NOW.label("taken_at"),
+            moment(func.clock_timestamp()).label("taken_at"),
             func.coalesce(select(func.max(position)).scalar_subquery(), constant(0)).label("last_position"),
             func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger).label("last_issued"),
             waiting.label("waiting"),
@@ -79,16 +75,15 @@ class StatusStatements:
     def locked(self) -> Select[Any]:
         """Locked checkpoints with the lock holder, except those locked by a batch of the assigned node.
 
-        ``unmoved`` is the time since the checkpoint moved, an upper bound of the lock's age. A statement that returns
-        rows also clears this transaction's snapshot of backend activity, so that the next one reads a new one.
+        A statement that returns rows also clears this transaction's snapshot of backend activity, so that the next one
+        reads a new one.
         """
         locks = checkpoint_locks(self._tables)
         c, a = locks.selected_columns, self._tables.consumer_assignments.c
         is_owner = exists().where(
             a.consumer_name == c.consumer_name, a.partition == c.partition, is_of_node(a.worker_id)
         )
-        unmoved, cleared = _age(c.updated_at).label("unmoved"), func.pg_stat_clear_snapshot().label("cleared")
-        return locks.add_columns(unmoved, cleared).where(~is_owner)
+        return locks.add_columns(func.pg_stat_clear_snapshot().label("cleared")).where(~is_owner)
 
     @cached_property
     def partitions(self) -> Select[Any]:
@@ -129,9 +124,9 @@ class StatusStatements:
                 func.coalesce(c.attempts, constant(0)).label("attempts"),
                 c.failed_position,
                 c.error,
-                c.failed_at,
-                c.retry_at,
-                c.parked_at,
+                moment(c.failed_at).label("failed_at"),
+                moment(c.retry_at).label("retry_at"),
+                moment(c.parked_at).label("parked_at"),
             )
             .select_from(assignments.join(checkpoints, is_same, full=True))
             .cte("pupsourcing_partitions")
@@ -161,5 +156,6 @@ class StatusStatements:
 
     def _age_of_first(self, after: ColumnElement[Any], *, correlate: CTE | None = None) -> ColumnElement[Any]:
         c = self._events.c
-        first = select(_age(c.created_at)).where(c.global_position > after).order_by(c.global_position)
-        return func.coalesce(first.limit(constant(1)).correlate(correlate).scalar_subquery(), constant(0), type_=Double)
+        first = select(age(c.created_at)).where(c.global_position > after).order_by(c.global_position)
+        first = first.limit(constant(1)).correlate(correlate)
+        return func.coalesce(first.scalar_subquery(), constant(0), type_=SECONDS)

@@ -12,10 +12,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, func, text
+from sqlalchemy import Connection, Engine, func, text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, WorkerTables
+from pupsourcing_sa.worker import Status, read_status
 from tests.fix_command import COMMAND, Command
 from tests.fix_postgres import new_schema
 from tests.fix_store import make_event
@@ -80,6 +81,22 @@ def test_no_problems(command: Command, group: Group):
     (host,) = (line for line in lines if line[:1] == [short])
     assert host[1:3] == ["host", "7"]
     assert host[-2:] == ["2", "2"]
+
+
+def test_each_statement_sees_the_current_state(
+    command: Command, engine: Engine, group: Group, monkeypatch: pytest.MonkeyPatch
+):
+    levels = []
+
+    def read(connection: Connection, *arguments: Any, **options: Any) -> Status:
+        levels.append(connection.scalar(text("SHOW transaction_isolation")))
+        return read_status(connection, *arguments, **options)
+
+    monkeypatch.setattr("pupsourcing_sa.cli._status.read_status", read)
+    options = f"{engine.url.query['options']} -cdefault_transaction_isolation=serializable"
+    url = engine.url.update_query_dict({"options": options}).render_as_string(hide_password=False)
+    assert command("status", "--database-url", url).returncode == 0
+    assert levels == ["read committed"]
 
 
 def test_nothing_to_show(command: Command, group: Group):

@@ -25,10 +25,7 @@ SELECT
   locked.failed_position,
   locked.attempts,
   locked.parked_at IS NOT NULL AS anon_1,
-  GREATEST(
-    CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DOUBLE PRECISION),
-    0.0
-  ) AS greatest_1,
+  GREATEST(CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DECIMAL), 0) AS greatest_1,
   txid_current() AS txid_current_1,
   CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
     SELECT
@@ -58,10 +55,7 @@ SELECT
   locked.failed_position,
   locked.attempts,
   locked.parked_at IS NOT NULL AS anon_1,
-  GREATEST(
-    CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DOUBLE PRECISION),
-    0.0
-  ) AS greatest_1,
+  GREATEST(CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DECIMAL), 0) AS greatest_1,
   txid_current() AS txid_current_1,
   CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
     SELECT

@@ -19,7 +19,7 @@ WITH pupsourcing_locks AS MATERIALIZED (
 SELECT
   held.consumer_name,
   held.partition,
-  held.updated_at,
+  GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - held.updated_at) AS DECIMAL), 0) AS unmoved,
   own.virtualtransaction AS transaction,
   own.pid,
   pg_catalog.pg_prepared_xacts.gid,
@@ -31,7 +31,7 @@ SELECT
       pg_catalog.pg_prepared_xacts.gid IS NOT NULL
     ) THEN 'prepared' END
   ) AS state,
-  clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared) AS age,
+  CAST(EXTRACT(EPOCH FROM clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared)) AS DECIMAL) AS age,
   CASE
     WHEN (
       pg_catalog.pg_stat_activity.state IS NOT NULL
@@ -94,7 +94,7 @@ WITH pupsourcing_locks AS MATERIALIZED (
 SELECT
   held.consumer_name,
   held.partition,
-  held.updated_at,
+  GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - held.updated_at) AS DECIMAL), 0) AS unmoved,
   own.virtualtransaction AS transaction,
   own.pid,
   pg_catalog.pg_prepared_xacts.gid,
@@ -106,7 +106,7 @@ SELECT
       pg_catalog.pg_prepared_xacts.gid IS NOT NULL
     ) THEN 'prepared' END
   ) AS state,
-  clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared) AS age,
+  CAST(EXTRACT(EPOCH FROM clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared)) AS DECIMAL) AS age,
   CASE
     WHEN (
       pg_catalog.pg_stat_activity.state IS NOT NULL
@@ -172,7 +172,7 @@ WITH pupsourcing_locks AS MATERIALIZED (
 SELECT
   held.consumer_name,
   held.partition,
-  held.updated_at,
+  GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - held.updated_at) AS DECIMAL), 0) AS unmoved,
   own.virtualtransaction AS transaction,
   own.pid,
   pg_catalog.pg_prepared_xacts.gid,
@@ -184,7 +184,7 @@ SELECT
       pg_catalog.pg_prepared_xacts.gid IS NOT NULL
     ) THEN 'prepared' END
   ) AS state,
-  clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared) AS age,
+  CAST(EXTRACT(EPOCH FROM clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared)) AS DECIMAL) AS age,
   CASE
     WHEN (
       pg_catalog.pg_stat_activity.state IS NOT NULL

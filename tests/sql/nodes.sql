@@ -34,7 +34,7 @@ WITH pupsourcing_future AS (
 DELETE FROM worker_nodes
 WHERE
   worker_nodes.heartbeat_at < clock_timestamp() - '0:00:08'
-RETURNING worker_nodes.worker_id, EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS anon_1;
+RETURNING worker_nodes.worker_id, CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DECIMAL) AS anon_1;
 
 -- try_to_lead
 SELECT

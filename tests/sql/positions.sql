@@ -21,7 +21,7 @@ SELECT
       pg_catalog.pg_prepared_xacts.gid IS NOT NULL
     ) THEN 'prepared' END
   ) AS state,
-  clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared) AS age,
+  CAST(EXTRACT(EPOCH FROM clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared)) AS DECIMAL) AS age,
   CASE
     WHEN (
       pg_catalog.pg_stat_activity.state IS NOT NULL

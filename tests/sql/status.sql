@@ -19,7 +19,7 @@ WITH pupsourcing_locks AS MATERIALIZED (
 SELECT
   held.consumer_name,
   held.partition,
-  held.updated_at,
+  GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - held.updated_at) AS DECIMAL), 0) AS unmoved,
   own.virtualtransaction AS transaction,
   own.pid,
   pg_catalog.pg_prepared_xacts.gid,
@@ -31,17 +31,13 @@ SELECT
       pg_catalog.pg_prepared_xacts.gid IS NOT NULL
     ) THEN 'prepared' END
   ) AS state,
-  clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared) AS age,
+  CAST(EXTRACT(EPOCH FROM clock_timestamp() - COALESCE(pg_catalog.pg_stat_activity.xact_start, pg_catalog.pg_prepared_xacts.prepared)) AS DECIMAL) AS age,
   CASE
     WHEN (
       pg_catalog.pg_stat_activity.state IS NOT NULL
     )
     THEN pg_catalog.pg_stat_activity.query
   END AS query,
-  GREATEST(
-    CAST(EXTRACT(EPOCH FROM clock_timestamp() - held.updated_at) AS DOUBLE PRECISION),
-    0
-  ) AS unmoved,
   pg_stat_clear_snapshot() AS cleared
 FROM consumer_checkpoints AS held
 JOIN pupsourcing_locks AS own
@@ -93,7 +89,7 @@ WHERE
 
 -- log
 SELECT
-  clock_timestamp() AS taken_at,
+  timestamptz_send(clock_timestamp()) AS taken_at,
   COALESCE((
     SELECT
       MAX(events.global_position) AS max_1
@@ -103,10 +99,7 @@ SELECT
   COALESCE(
     (
       SELECT
-        GREATEST(
-          CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DOUBLE PRECISION),
-          0
-        ) AS greatest_1
+        GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DECIMAL), 0) AS greatest_1
       FROM events
       WHERE
         events.global_position > CAST(%(stable)s AS BIGINT)
@@ -124,9 +117,9 @@ SELECT
   worker_nodes.hostname,
   worker_nodes.pid,
   worker_nodes.consumers,
-  worker_nodes.created_at,
+  timestamptz_send(worker_nodes.created_at) AS started_at,
   GREATEST(
-    CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DOUBLE PRECISION),
+    CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DECIMAL),
     0
   ) AS heartbeat_age
 FROM worker_nodes
@@ -144,9 +137,9 @@ WITH pupsourcing_partitions AS (
     COALESCE(consumer_checkpoints.attempts, 0) AS attempts,
     consumer_checkpoints.failed_position AS failed_position,
     consumer_checkpoints.error AS error,
-    consumer_checkpoints.failed_at AS failed_at,
-    consumer_checkpoints.retry_at AS retry_at,
-    consumer_checkpoints.parked_at AS parked_at
+    timestamptz_send(consumer_checkpoints.failed_at) AS failed_at,
+    timestamptz_send(consumer_checkpoints.retry_at) AS retry_at,
+    timestamptz_send(consumer_checkpoints.parked_at) AS parked_at
   FROM consumer_assignments
   FULL OUTER JOIN consumer_checkpoints
     ON consumer_assignments.consumer_name = consumer_checkpoints.consumer_name
@@ -179,10 +172,7 @@ WITH pupsourcing_partitions AS (
     COALESCE(
       (
         SELECT
-          GREATEST(
-            CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DOUBLE PRECISION),
-            0
-          ) AS greatest_1
+          GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DECIMAL), 0) AS greatest_1
         FROM events
         WHERE
           events.global_position > pupsourcing_reached.position

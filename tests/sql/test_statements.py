@@ -24,7 +24,7 @@ def test_statements_are_the_same_as_in_the_golden_file(name):
 
 
 #: Words that the formatter replaces by others of the same meaning; ``name`` is the tag of a dollar-quoted string.
-REPLACED = {"integer", "timestamp", "with", "time", "zone", "now", "name"}
+REPLACED = {"integer", "timestamp", "with", "time", "zone", "now", "name", "numeric"}
 
 
 def test_formatting_keeps_every_word():

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, Integer, cast, extract, func, select
+from sqlalchemy import Connection, Integer, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pupsourcing_sa.postgres.connections import limit_transaction
-from pupsourcing_sa.postgres.expressions import oid_of
+from pupsourcing_sa.postgres.expressions import oid_of, seconds
 from pupsourcing_sa.tables import WorkerTables
 
 __all__ = ["Nodes"]
@@ -66,8 +66,8 @@ class Nodes:
         """Delete the row of a node. The foreign key sets the node of its assignments to NULL."""
         connection.execute(self._table.delete().where(self._table.c.worker_id == worker_id))
 
-    def remove_silent(self, connection: Connection, seconds: float) -> dict[UUID, float]:
-        """Delete the nodes without a heartbeat for this time. Return the age of their last heartbeats in seconds.
+    def remove_silent(self, connection: Connection, timeout: float) -> dict[UUID, float]:
+        """Delete the nodes without a heartbeat for ``timeout`` seconds. Return the age of each last heartbeat.
 
         A heartbeat in the future is set to the current time. It is in the future if the clock was set back, or if a
         server with another clock has taken over. A node that died just before would otherwise seem alive until the
@@ -75,9 +75,9 @@ class Nodes:
         """
         c, now = self._table.c, func.clock_timestamp()
         future = self._table.update().where(c.heartbeat_at > now).values(heartbeat_at=now).cte("pupsourcing_future")
-        silent = self._table.delete().where(c.heartbeat_at < now - timedelta(seconds=seconds))
-        removed = silent.returning(c.worker_id, extract("epoch", now - c.heartbeat_at)).add_cte(future)
-        return {worker_id: float(age) for worker_id, age in connection.execute(removed)}
+        silent = self._table.delete().where(c.heartbeat_at < now - timedelta(seconds=timeout))
+        removed = silent.returning(c.worker_id, seconds(now - c.heartbeat_at)).add_cte(future)
+        return dict(map(tuple, connection.execute(removed)))
 
     def all(self, connection: Connection) -> dict[UUID, list[str]]:
         """Return the consumers that each node can run."""

@@ -11,7 +11,6 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     ClauseElement,
-    Double,
     Executable,
     Integer,
     Interval,
@@ -20,9 +19,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    cast,
     exists,
-    extract,
     func,
     literal_column,
     null,
@@ -32,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import OID, insert
 
 from pupsourcing_sa.postgres.compiled import CompiledStatements
-from pupsourcing_sa.postgres.expressions import constant, server_identity
+from pupsourcing_sa.postgres.expressions import constant, seconds, server_identity
 from pupsourcing_sa.tables import WorkerTables
 
 __all__ = ["CheckpointStatements"]
@@ -69,13 +66,12 @@ class CheckpointStatements:
             .with_for_update(skip_locked=True)
             .subquery("locked")
         ).c
-        remaining = cast(extract("epoch", row.retry_at - func.now()), Double)
         return select(
             row.last_position,
             row.failed_position,
             row.attempts,
             row.parked_at.is_not(None),
-            func.greatest(remaining, 0.0, type_=Double),  # GREATEST ignores NULL
+            func.greatest(seconds(row.retry_at - func.now()), constant(0)),  # GREATEST ignores NULL
             # Identifies the transaction, even when a handler ends it and begins another one by SQL.
             func.txid_current(type_=BigInteger),
             server_identity(),

@@ -111,7 +111,10 @@ class Checkpoint:
                 statement = self._statements.lock_by_name
                 parameters["application_name"] = f"{APPLICATION_PREFIX}{worker_id}"
             rows = self._statements.compiled.rows(connection, statement, parameters)
-        return LockedCheckpoint(*rows[0][: len(LockedCheckpoint._fields)]) if rows else None
+        if not rows:
+            return None
+        locked = LockedCheckpoint(*rows[0][: len(LockedCheckpoint._fields)])
+        return locked._replace(retry_after=float(locked.retry_after))  # the driver returns a Decimal
 
     def _is_created(self, session: Session) -> bool:
         return self.connection(session).scalar(self._statements.create, self._own) is not None
