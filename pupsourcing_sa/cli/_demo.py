@@ -20,9 +20,9 @@ __all__ = ["demo"]
 _HELP: Final = """\
 Show the library at work, and check the result.
 
-The demo starts PostgreSQL and migrates it with Alembic. It registers users and their events in one transaction.
+The demo starts PostgreSQL and creates the tables with Alembic. It registers users and their events in one transaction.
 Then several processes append events while two worker nodes update a read model, and one of the nodes is killed.
-At the end the demo compares the read model with a query of the log.
+At the end the demo compares the read model with a query of the log. All this takes a minute or two.
 """
 
 

@@ -45,14 +45,14 @@ Run the consumers of a worker until SIGINT or SIGTERM.
 
 MODULE:ATTRIBUTE is a Worker, or a function that returns one. The working directory is on the Python path.
 
-You can start any number of workers on one database, on any machine. Each is a node. Nodes divide the partitions of
-the consumers among themselves and take over those of a node that stops.
+You can start any number of workers on one database, on any machine. Each process is a node. The nodes share the
+partitions of all consumers and take over those of a node that stops.
 
 After the first signal, running batches have --shutdown-timeout seconds to finish. A second signal ends the process
 at once.
 
-Every option with a value is also an environment variable: PUPSOURCING_BATCH_SIZE=500 is --batch-size 500, and
-PUPSOURCING_DISCOVER=0 is --no-discover. Options take precedence over variables, and variables over the WorkerConfig in
+Every option with a value, and --discover, is also an environment variable: PUPSOURCING_BATCH_SIZE=500 is --batch-size
+500, and PUPSOURCING_DISCOVER=0 is --no-discover. Options override variables, and variables override the WorkerConfig in
 the code. S is a time in seconds.
 """
 
