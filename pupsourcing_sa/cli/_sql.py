@@ -50,7 +50,7 @@ You can run the script more than once. The schemas must exist.
     help="Type of the payload column.",
     default_text="bytea",
 )
-@option("--guarded", group="Content", is_flag=True, help="Add triggers that refuse changes of the log and protect inserts by other programs.")
+@option("--guarded", group="Content", is_flag=True, help="Add triggers that protect the log from other programs.")
 @table_options({**STORE_TABLES, **WORKER_TABLES})
 def sql(schema: str | None, only: str | None, payload: str | None, guarded: bool, **names: str | None) -> None:
     """Run the command."""
