@@ -10,6 +10,7 @@
      │    ├── KeyTooLongError              (also a ValueError) a type or id is too long for an index entry
      │    ├── StaleHeadsError              the log has events that are missing in aggregate_heads
      │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only
+     ├── UnreadableEventError              (also a ValueError) a value of an event in the log cannot be read
      ├── StablePositionError               the stable position cannot be determined in this session
      ├── TablesMissingError                the tables do not exist; run the migrations
      ├── TableNameError                    (also a ValueError) the metadata has another table of this name
@@ -51,6 +52,7 @@ __all__ = [
     "TablesMissingError",
     "TemplateError",
     "TransactionRequiredError",
+    "UnreadableEventError",
 ]
 
 
@@ -168,6 +170,22 @@ class StaleHeadsError(AppendError):
 
 class TransactionRequiredError(AppendError):
     """An append needs a transaction that can write."""
+
+
+class UnreadableEventError(PupsourcingError, ValueError):
+    """A value of an event in the log cannot be read. Another program wrote it.
+
+    Attributes:
+        position: global position of the event.
+        event_id: id of the event.
+        field: the attribute of `PersistedEvent`; the event's other attributes can be read.
+    """
+
+    def __init__(self, position: int, event_id: UUID, field: str, problem: str) -> None:
+        self.position = position
+        self.event_id = event_id
+        self.field = field
+        super().__init__(f"{field} of the event at {position} ({event_id}) cannot be read: {problem}")
 
 
 class StablePositionError(PupsourcingError):

@@ -16,6 +16,7 @@ _ID = uuid.UUID(int=1)
 ARGUMENTS = {
     "OptimisticConcurrencyError": ("User", "ann", Exact(3), 4),
     "DuplicateEventError": ([_ID],),
+    "UnreadableEventError": (4711, _ID, "created_at", "it is infinity"),
     "KeyTooLongError": ("User", "a" * 5000, "aggregate_id", 5000),
     "StaleHeadsError": ([("User", "ann")], "aggregate_heads"),
     "PartitionsError": ("orders", 4, 2),

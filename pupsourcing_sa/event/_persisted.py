@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypeAlias, final
 from uuid import UUID
 
 from pupsourcing_sa._checks import check_int
+from pupsourcing_sa.errors import UnreadableEventError
 from pupsourcing_sa.event._encoded import EncodedEvent, set_slot
 from pupsourcing_sa.event._event import Event
 
@@ -25,6 +26,8 @@ _Row: TypeAlias = tuple[
 
 #: PostgreSQL stores a timestamp as the number of microseconds since this moment.
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+#: The largest and the smallest number mean infinite times.
+_INFINITIES: Final = {2**63 - 1: "infinity", -(2**63): "-infinity"}
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -119,13 +122,33 @@ class PersistedEvent(EncodedEvent):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """The metadata, decoded on first use; read-only, and empty if the event has none."""
-        return self._decoded_metadata(self._row[11])
+        """The metadata, decoded on first use; read-only, and empty if the event has none.
+
+        Raises:
+            UnreadableEventError: another program wrote JSON that Python cannot read, such as a number of 5,000 digits.
+        """
+        try:
+            return self._decoded_metadata(self._row[11])
+        except (ValueError, RecursionError) as error:
+            raise self._unreadable("metadata", str(error)) from None
 
     @property
     def created_at(self) -> datetime:
-        """The time at which it happened, in UTC."""
-        return _EPOCH + timedelta(microseconds=int.from_bytes(self._row[12], "big", signed=True))
+        """The time at which it happened, in UTC.
+
+        Raises:
+            UnreadableEventError: another program wrote a time that datetime cannot represent: ``infinity``,
+                ``-infinity``, or outside the years 1 to 9999.
+        """
+        microseconds = int.from_bytes(self._row[12], "big", signed=True)
+        try:
+            return _EPOCH + timedelta(microseconds=microseconds)
+        except OverflowError:
+            time = _INFINITIES.get(microseconds, "outside the years 1 to 9999")
+            raise self._unreadable("created_at", f"the time is {time}, which datetime cannot represent") from None
+
+    def _unreadable(self, field: str, problem: str) -> UnreadableEventError:
+        return UnreadableEventError(self._row[0], self.event_id, field, problem)
 
     def json(self) -> Any:
         """Decode the payload as JSON. Each call returns a new value."""

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from decimal import Decimal
+from typing import Any, Final
 from uuid import UUID
 
 from pupsourcing_sa._checks import check_type
 
-__all__ = ["encode_json", "encode_metadata", "has_nul", "quote_json", "uuid7"]
+__all__ = ["encode_json", "encode_metadata", "for_jsonb", "has_nul", "quote_json", "uuid7"]
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 #: Encodes a string as JSON, with its quotes.
 quote_json = json.encoder.encode_basestring
+
+#: A string of a JSON text, or a number of up to 999 digits that is written with a positive exponent.
+_STRING_OR_POWER: Final = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?[eE]\+?\d{1,3}(?!\d)')
+_POWER: Final = re.compile(r"\d[eE]\+?\d")
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -56,7 +62,27 @@ def encode_metadata(metadata: Mapping[str, Any]) -> str | None:
     text = encode_json("metadata", dict(metadata))
     if has_nul(text):
         raise ValueError("metadata must not contain NUL characters, which JSONB cannot store")
-    return text
+    return for_jsonb(text)
+
+
+def for_jsonb(text: str) -> str:
+    """Write the large floats of a JSON text without exponents, so that JSONB returns them as floats.
+
+    JSONB stores decimals and keeps the digits after the point. It returns 1e23 as an integer, which is not equal to the
+    float, but 100000000000000000000000.0 unchanged.
+
+    >>> for_jsonb('{"1e23": 1e+16}')
+    '{"1e23": 10000000000000000.0}'
+    """
+    return _STRING_OR_POWER.sub(_without_exponent, text) if _POWER.search(text) else text
+
+
+def _without_exponent(match: re.Match[str]) -> str:
+    token = match[0]
+    if token.startswith('"'):
+        return token
+    digits = f"{Decimal(token):f}"
+    return digits if "." in digits else f"{digits}.0"
 
 
 def has_nul(text: str) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
+    case,
     cast,
     exists,
     func,
@@ -156,6 +157,8 @@ class StatusStatements:
 
     def _age_of_first(self, after: ColumnElement[Any], *, correlate: CTE | None = None) -> ColumnElement[Any]:
         c = self._events.c
-        first = select(age(c.created_at)).where(c.global_position > after).order_by(c.global_position)
+        # Another program may have written an infinite time. Before PostgreSQL 17 it cannot be subtracted.
+        finite = case((func.isfinite(c.created_at), age(c.created_at)), else_=constant(0))
+        first = select(finite).where(c.global_position > after).order_by(c.global_position)
         first = first.limit(constant(1)).correlate(correlate)
         return func.coalesce(first.scalar_subquery(), constant(0), type_=SECONDS)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pupsourcing_sa.errors import DuplicateEventError, NoEventsError, OptimisticConcurrencyError
 from pupsourcing_sa.event import Event
-from pupsourcing_sa.event.encoding import has_nul
+from pupsourcing_sa.event.encoding import for_jsonb, has_nul
 from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
 
 __all__ = ["Append", "check_ids", "event_parameters", "stream_parameter"]
@@ -117,7 +117,7 @@ def _json_text(event: Event) -> str:
         raise ValueError(f"payload of event {event.event_id} must be JSON for a JSONB column: {error}") from None
     if has_nul(text):
         raise ValueError(f"payload of event {event.event_id} has a NUL character, which JSONB cannot store; remove it")
-    return text
+    return for_jsonb(text)
 
 
 def _refuse_constant(name: str) -> NoReturn:

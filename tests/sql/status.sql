@@ -99,7 +99,11 @@ SELECT
   COALESCE(
     (
       SELECT
-        GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DECIMAL), 0) AS greatest_1
+        CASE
+          WHEN isfinite(events.created_at)
+          THEN GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DECIMAL), 0)
+          ELSE 0
+        END AS anon_1
       FROM events
       WHERE
         events.global_position > CAST(%(stable)s AS BIGINT)
@@ -172,7 +176,11 @@ WITH pupsourcing_partitions AS (
     COALESCE(
       (
         SELECT
-          GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DECIMAL), 0) AS greatest_1
+          CASE
+            WHEN isfinite(events.created_at)
+            THEN GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DECIMAL), 0)
+            ELSE 0
+          END AS anon_1
         FROM events
         WHERE
           events.global_position > pupsourcing_reached.position

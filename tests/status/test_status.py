@@ -395,3 +395,14 @@ class TestMistakes:
         tables = make_tables(engine)
         with engine.connect() as connection, pytest.raises(TablesMissingError, match="worker_nodes or .*run your migr"):
             read_status(connection, EventStore(tables))
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01"])
+def test_times_of_other_programs(group: Group, time: str):
+    group.append(2)
+    group.partition("orders", position=1)
+    group.execute(text(f"UPDATE {group.store.tables.events.fullname} SET created_at = '{time}'"))
+    (part,) = group.read().consumers[0].partitions
+    assert part.lag_events == 1
+    assert 0 <= part.lag_seconds < 10**12
+    json.dumps(group.read().to_dict(), allow_nan=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from pupsourcing_sa import AnyVersion, Event, Exact, NoStream, OptimisticConcurrencyError, PersistedEvent
-from pupsourcing_sa.errors import KeyTooLongError
+from pupsourcing_sa.errors import KeyTooLongError, UnreadableEventError
 from tests.fix_store import SESSIONS, Log, Transaction, make_event, make_tables
 
 HOSTILE_TEXTS = [
@@ -181,7 +182,8 @@ class TestSizes:
 class TestMetadata:
     def test_any_json(self, transaction: Transaction):
         for value in [
-            # JSONB stores decimals: it returns floats above 1e22 as integers, which are not equal to them.
+            # JSONB stores decimals. It would return floats above 1e22 as integers, which are not equal to them.
+            1e23, -1e23, 1.7976931348623157e308, 1.2345678901234567e16, {"1e23": ["1e+23", '"1e+23', "\\", 1e23]},
             10**30, -(10**300), 2**64, 0.1, 1e-300, 5e-324, 1e16, 1e22, -0.0, 1.0, 1.50,
             True, None, "", [], {}, [[[]]], {"a.b": {"": {" ": 1}}}, {"\U0001f40d": "\U0010ffff", "ä": "\u202e"},
             {"b": 1, "a": {"d": 2, "c": [3, {"f": 4, "e": 5}]}}, "\\u0000", "'\"\\%s:name{}", {1: {True: None}},
@@ -194,11 +196,44 @@ class TestMetadata:
             value = [{"a": value}]
         assert_given_back(transaction, make_event(metadata={"key": value}, payload=value))
 
+    def test_numbers_of_another_program_that_python_refuses(self, transaction: Transaction):
+        event = make_event()
+        (position,) = transaction.append(NoStream(), [event]).global_positions
+        transaction.execute("UPDATE events SET metadata = jsonb_build_object('a', repeat('9', 5000)::numeric)")
+        (found,) = transaction.read_aggregate_stream("User", "u1")
+        with pytest.raises(UnreadableEventError, match=f"metadata of the event at {position} ") as caught:
+            _ = found.metadata
+        assert caught.value.event_id == event.event_id
+
     def test_a_megabyte(self, transaction: Transaction):
         assert_given_back(transaction, make_event(metadata={str(number): "x" * 100 for number in range(10_000)}))
 
 
 class TestTimes:
+    @pytest.mark.parametrize(
+        ("time", "name"),
+        [
+            ("infinity", "infinity"),
+            ("-infinity", "-infinity"),
+            ("0044-03-15 BC", "outside the years 1 to 9999"),
+            ("10000-01-01", "outside the years 1 to 9999"),
+        ],
+    )
+    def test_a_time_of_another_program_is_an_error_that_names_the_event(
+        self, transaction: Transaction, time: str, name: str
+    ):
+        event = make_event()
+        (position,) = transaction.append(NoStream(), [event]).global_positions
+        transaction.execute(f"UPDATE events SET created_at = '{time}'")
+        (found,) = transaction.read_aggregate_stream("User", "u1")
+        assert found.json() == event.json()
+        assert found == pickle.loads(pickle.dumps(found))
+        with pytest.raises(UnreadableEventError, match=name) as caught:
+            _ = found.created_at
+        error = caught.value
+        assert (error.position, error.event_id, error.field) == (position, event.event_id, "created_at")
+        assert f"the event at {position} ({event.event_id})" in str(error)
+
     def test_any_time(self, transaction: Transaction):
         for moment in [
             datetime.min.replace(tzinfo=UTC),
@@ -284,7 +319,7 @@ def test_members_of_enumerations_as_arguments(transaction: Transaction):
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(-1e15, 1e15) | TEXT,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )

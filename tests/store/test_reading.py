@@ -235,6 +235,14 @@ class TestJsonPayload:
             again = store.append(session, AnyVersion(), events, idempotent=True)
             assert again.global_positions == (1, 2, 3, 4, 5, 6)
 
+    @pytest.mark.parametrize("payload", [{"a": 1e23, "1e23": "1e23"}, b"[1E22, 1e0, 1.5E+3, -2e308, 0e1000]", 1.5e300])
+    def test_large_floats_stay_floats(self, engine, store: EventStore, payload):
+        event = make_event(payload=payload)
+        with Session(engine) as session:
+            store.append(session, NoStream(), [event])
+            (found,) = store.read_aggregate_stream(session, "User", "u1")
+            assert found.json() == event.json()
+
     @pytest.mark.parametrize("payload", [b"\xff", b"{", b"NaN", {"a": "\0"}])
     def test_what_it_cannot_hold_is_refused_before_anything_is_written(self, engine, store: EventStore, payload):
         with Session(engine) as session:
