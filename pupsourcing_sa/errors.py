@@ -240,7 +240,7 @@ class PartitionParkedError(PupsourcingError):
 
 
 class HandlerTransactionError(PupsourcingError):
-    """A handler committed or rolled back its session, which only the worker may do.
+    """A handler committed or rolled back its session, which only the worker may do, or caught an error that aborted it.
 
     The worker rolls back the batch and counts a failure. A handler that executes ``COMMIT`` as SQL has already
     committed its changes. In that case the worker parks the partition, and the message explains how to continue.

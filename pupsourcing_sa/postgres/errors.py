@@ -20,6 +20,7 @@ from pupsourcing_sa.errors import StablePositionError, TablesMissingError, Trans
 __all__ = [
     "detail_of",
     "exceeds_a_limit",
+    "is_in_failed_transaction",
     "is_lock_timeout",
     "is_lost_race",
     "is_lost_race_state",
@@ -41,6 +42,7 @@ _UNIQUE_VIOLATION: Final = "23505"
 _PROGRAM_LIMIT_EXCEEDED: Final = "54000"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+_IN_FAILED_TRANSACTION: Final = "25P02"
 _QUERY_CANCELED: Final = "57014"
 _SERIALIZATION_FAILURE: Final = "40001"
 _DEADLOCK_DETECTED: Final = "40P01"
@@ -105,6 +107,11 @@ def is_serialization_failure(error: DBAPIError) -> bool:
 def is_lock_timeout(error: BaseException) -> bool:
     """Return True if another session, such as a migration, held a lock for longer than ``lock_timeout``."""
     return isinstance(error, DBAPIError) and _sqlstate(error) == _LOCK_NOT_AVAILABLE
+
+
+def is_in_failed_transaction(error: BaseException | None) -> bool:
+    """Return True if an earlier statement has failed, so that this transaction executes nothing until its end."""
+    return isinstance(error, DBAPIError) and _sqlstate(error) == _IN_FAILED_TRANSACTION
 
 
 def is_privilege_missing(error: BaseException) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.errors import (
@@ -20,7 +21,7 @@ from pupsourcing_sa.errors import (
 )
 from tests.fix_postgres import new_schema
 from tests.fix_store import tenant
-from tests.fix_worker import INSERT, Fleet
+from tests.fix_worker import INSERT, Fleet, Recorder
 
 
 def drain(fleet: Fleet, misbehave: Callable[[Session], None]) -> None:
@@ -159,6 +160,121 @@ def test_savepoints_are_welcome(sync_fleet: Fleet):
     sync_fleet.append(2)
     sync_fleet.worker(handle).drain()
     assert sync_fleet.seen("careful") == [1, 2]
+
+
+DIVISION = text("SELECT 1 / 0")
+
+
+def swallow(session: Session) -> None:
+    with contextlib.suppress(DBAPIError):
+        session.execute(DIVISION)
+
+
+def swallow_and_continue(session: Session) -> None:
+    swallow(session)
+    session.execute(INSERT, {"consumer": "all", "position": 0})
+
+
+def swallow_in_an_open_savepoint(session: Session) -> None:
+    session.begin_nested()
+    swallow(session)
+
+
+class TestSwallowedErrors:
+    """A handler catches a database error, and PostgreSQL has aborted the transaction."""
+
+    @pytest.mark.parametrize("misbehave", [swallow, swallow_and_continue, swallow_in_an_open_savepoint])
+    def test_the_handler_gets_the_error(self, drivers: Fleet, misbehave: Callable[[Session], None]):
+        @consumer("all")
+        def handle(session: Session, event: PersistedEvent) -> None:
+            if event.global_position == 2:
+                misbehave(session)
+            else:
+                session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+
+        drivers.append(4)
+        with pytest.raises(HandlerTransactionError, match=r"handler of consumer 'all'.*begin_nested") as caught:
+            drivers.worker(handle).drain()
+        assert "division by zero" in str(caught.value.__cause__)
+        assert "global_position=2" in caught.value.__notes__[0]
+        assert drivers.seen("all") == [1]
+
+    def test_it_counts(self, fleet: Fleet):
+        fleet.append(2)
+        fleet.start(fleet.worker(consumer("all", max_attempts=2)(lambda session, event: swallow(session))))
+        fleet.wait(lambda: fleet.checkpoint("all") is not None and fleet.checkpoint("all").parked_at is not None)
+        found = fleet.checkpoint("all")
+        assert (found.failed_position, found.attempts) == (1, 2)
+        assert "division by zero" in found.error
+
+    def test_a_batch(self, sync_fleet: Fleet):
+        class Batches:
+            name = "all"
+
+            def handle_batch(self, session: Session, events: list[PersistedEvent]) -> None:
+                swallow(session)
+
+        sync_fleet.append(2)
+        with pytest.raises(HandlerTransactionError, match="begin_nested") as caught:
+            sync_fleet.worker(Batches()).drain()
+        assert "division by zero" in str(caught.value.__cause__)
+
+    def test_one_of_a_flush(self, sync_fleet: Fleet):
+        """SQLAlchemy has rolled back by itself; the handler has not called ``rollback()``."""
+
+        class Base(DeclarativeBase): ...
+
+        class Missing(Base):
+            __tablename__ = "missing"
+            id: Mapped[int] = mapped_column(primary_key=True)
+
+        @consumer("all")
+        def handle(session: Session, event: PersistedEvent) -> None:
+            session.add(Missing(id=1))
+            with contextlib.suppress(DBAPIError):
+                session.flush()
+
+        sync_fleet.append(2)
+        with pytest.raises(HandlerTransactionError, match="caught a database error") as caught:
+            sync_fleet.worker(handle).drain()
+        assert "missing" in str(caught.value.__cause__)
+
+    def test_one_that_sqlalchemy_does_not_see(self, sync_fleet: Fleet):
+        @consumer("all")
+        def handle(session: Session, event: PersistedEvent) -> None:
+            cursor = session.connection().connection.cursor()
+            with contextlib.suppress(Exception):
+                cursor.execute("SELECT 1 / 0")
+
+        sync_fleet.append(2)
+        with pytest.raises(HandlerTransactionError, match=r"consumer 'all'.*caught a database error.*begin_nested"):
+            sync_fleet.worker(handle).drain()
+
+    def test_a_lost_race_is_retried(self, fleet: Fleet):
+        """The same happens to an error that the handler does not catch."""
+        failing = iter([True, True])
+        race = text("DO $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$")
+
+        def handle(session: Session, event: PersistedEvent) -> None:
+            if next(failing, False):
+                with contextlib.suppress(DBAPIError):
+                    session.execute(race)
+
+        recorder = Recorder()
+        fleet.append()
+        fleet.start(fleet.worker(consumer("all")(handle), telemetry=recorder))
+        fleet.wait(lambda: fleet.checkpoint("all") is not None and fleet.checkpoint("all").last_position == 1)
+        assert recorder.named("worker.event_failed") == []
+
+    def test_a_savepoint_keeps_the_transaction(self, both_fleets: Fleet):
+        def handle(session: Session, event: PersistedEvent) -> None:
+            with contextlib.suppress(DBAPIError), session.begin_nested():
+                session.execute(DIVISION)
+            session.execute(INSERT, {"consumer": "all", "position": event.global_position})
+
+        both_fleets.append(3)
+        both_fleets.worker(consumer("all")(handle)).drain()
+        assert both_fleets.seen("all") == [1, 2, 3]
 
 
 def by_search_path(session: Session, schema: str) -> None:

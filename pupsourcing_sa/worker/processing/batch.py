@@ -189,7 +189,7 @@ class BatchTransaction:
         session, subscription = transaction.session, self._context.subscription
         progress.events = page.events
         try:
-            with HandlerGuard(session, subscription.name) as guard:
+            with HandlerGuard(session, transaction.connection, subscription.name) as guard:
                 if callable(subscription.handle_batch):
                     bind(subscription.handle_batch)(list(page.events))
                     guard.check()

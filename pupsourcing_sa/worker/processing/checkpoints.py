@@ -8,12 +8,13 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import HandlerTransactionError, TablesMissingError
 from pupsourcing_sa.postgres.checkpoint_locks import APPLICATION_PREFIX
 from pupsourcing_sa.postgres.connections import connection_of, require_transaction
-from pupsourcing_sa.postgres.errors import translated
+from pupsourcing_sa.postgres.errors import is_in_failed_transaction, translated
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 
@@ -128,7 +129,8 @@ class Checkpoint:
         """Move the checkpoint in the transaction that locked it, and clear the recorded failure.
 
         Raises:
-            HandlerTransactionError: this transaction no longer holds the lock, or the table's name means another table.
+            HandlerTransactionError: this transaction no longer holds the lock, or is aborted, or the table's name means
+                another table.
         """
         name = f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r}"
         parameters = self._own | {
@@ -141,6 +143,15 @@ class Checkpoint:
                 is_moved = bool(
                     self._statements.compiled.rows(self.connection(session), self._statements.move, parameters)
                 )
+        except DBAPIError as error:
+            # A handler that executes SQL with the driver itself can hide an error from SQLAlchemy.
+            if not is_in_failed_transaction(error):
+                raise
+            raise HandlerTransactionError(
+                f"{name} cannot be moved: a handler caught a database error and continued, but PostgreSQL has aborted "
+                "the transaction. Do not catch the error; for a part that may fail on its own, use "
+                "session.begin_nested()"
+            ) from error
         except TablesMissingError as error:
             raise HandlerTransactionError(
                 f"{name} was not found when the batch ended: a handler changed search_path or the "
