@@ -40,8 +40,9 @@ _LIMITS: Final = StatusLimits()
 _HELP: Final = """\
 Show the nodes and consumers of a log, and report problems.
 
-Problems come first, one line each. Failing and parked partitions, and partitions without a running node, are
-always reported. The tables show how far each partition is behind, what fails and which transactions block it.
+Problems come first, one line each. Failing and parked partitions, partitions without a running node, and checkpoints
+ahead of the log are always reported. The tables show how far each partition is behind, what fails and which
+transactions block it.
 """
 
 
