@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa._checks import check_type
+from pupsourcing_sa._checks import check_int, check_type
 from pupsourcing_sa.errors import DuplicateEventError, ImportFailed, PupsourcingError, TablesMissingError
 from pupsourcing_sa.event import Event
 from pupsourcing_sa.expected import AnyVersion
@@ -52,6 +52,13 @@ def parse_event(line: str | bytes) -> Event:
     Raises:
         TypeError, ValueError: the line is not such an object. The message names the field.
     """
+    try:
+        return _event(line)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def _event(line: str | bytes) -> Event:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
@@ -100,10 +107,13 @@ def import_events(
         on_batch: called after each commit with the number of the last line and the number of events in the batch.
 
     Raises:
+        TypeError, ValueError: an argument is invalid.
         ImportFailed: a line is invalid or was refused. The batches before it are committed; no event of its own batch
             is appended.
         TablesMissingError: the log's tables do not exist.
     """
+    check_int("batch_size", batch_size, minimum=1)
+    check_int("first_line", first_line, minimum=1)
     numbered = ((number, line) for number, line in enumerate(lines, 1) if number >= first_line and line.strip())
     total, next_line = 0, first_line
     while batch := list(islice(numbered, batch_size)):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
 
+from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ __all__ = ["discard_output", "open_console", "write"]
 
 
 def open_console(*, to_stderr: bool = False) -> Console:
-    """Return a console on standard output or standard error.
+    """Return a console on standard output or standard error. It escapes characters that the stream cannot encode.
 
     Raises:
         MissingExtraError: rich is not installed.
@@ -24,13 +26,26 @@ def open_console(*, to_stderr: bool = False) -> Console:
         from rich.console import Console
     except ImportError as error:
         raise MissingExtraError("rich", "cli") from error
+    stream = sys.stderr if to_stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
     return Console(stderr=to_stderr, highlight=False)
 
 
 def write(text: str) -> None:
-    """Print to standard output. Ignore that its reader, such as ``head``, has closed the pipe."""
+    """Print to standard output. Ignore that its reader, such as ``head``, has closed the pipe.
+
+    Raises:
+        UsageError: the encoding of standard output lacks a character of the text. Nothing is printed.
+    """
     try:
         print(text, end="", flush=True)
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        raise UsageError(
+            f"standard output cannot print {character!a}, because its encoding is {error.encoding}; "
+            "set PYTHONIOENCODING=utf-8"
+        ) from None
     except BrokenPipeError:
         discard_output()
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from pupsourcing_sa.cli._console import write
 from pupsourcing_sa.cli._help import Command
 from pupsourcing_sa.cli._values import one_of
 from pupsourcing_sa.migrations import template_directory
@@ -28,4 +29,4 @@ Print the directory of an Alembic template, for a synchronous or an asyncio engi
 @click.argument("template", metavar="sync|async", type=one_of("sync", "async"))
 def template_path(template: str) -> None:
     """Run the command."""
-    print(template_directory(template))
+    write(f"{template_directory(template)}\n")

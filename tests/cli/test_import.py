@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa import EventStore
+from pupsourcing_sa.jsonlines import import_events
 from tests.fix_command import Command
 from tests.fix_store import make_tables
 
@@ -63,6 +64,7 @@ def test_standard_input_with_every_field(command: Command, engine: Engine, store
     ("bad", "message"),
     [
         ("{", "line 15: not JSON"),
+        ("[" * 100_000, "line 15: its JSON is nested too deeply"),
         ("[]", "line 15: an event must be a JSON object, not list"),
         (line(1, surprise=1), "line 15: unknown field 'surprise'; the fields are aggregate_type,"),
         ('{"aggregate_type": "User", "aggregate_id": "u1", "event_type": "A"}', "line 15: payload is missing"),
@@ -88,6 +90,14 @@ def test_a_bad_line_and_its_batch_are_not_appended(command: Command, engine: Eng
     lines[14] = line(14)
     assert command("import", "-", "--from-line", "11", input="\n".join(lines)).returncode == 0
     assert payloads(engine, store) == list(range(20))
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": -1}, {"first_line": 0}])
+def test_a_batch_has_at_least_one_event(engine: Engine, store: EventStore, arguments: dict[str, int]):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"^{name} must be between 1"):
+        import_events(sessionmaker(engine), store, [line(1)], **arguments)
+    assert payloads(engine, store) == []
 
 
 def test_text_that_is_no_utf8(command: Command, store: EventStore, tmp_path: Path):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, WorkerTables
 from pupsourcing_sa.worker import Status, read_status
-from tests.fix_command import COMMAND, Command
+from tests.fix_command import COMMAND, Command, Result
 from tests.fix_postgres import new_schema
 from tests.fix_store import make_event
 
@@ -98,6 +99,25 @@ def test_each_statement_sees_the_current_state(
     url = engine.url.update_query_dict({"options": options}).render_as_string(hide_password=False)
     assert command("status", "--database-url", url).returncode == 0
     assert levels == ["read committed"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["encoding", "locale"],
+)
+def test_a_terminal_that_has_only_ascii(process: Callable[..., Result], group: Group, environment: dict[str, str]):
+    group.partition("größe→", group.node("größe→"))
+    done = process("status", env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"gr\xf6\xdfe\u2192" in done.stdout
+    assert process("status", "--json", env=environment).returncode == 0
+
+
+def test_a_script_is_exact_or_is_not_printed(process: Callable[..., Result]):
+    script = process("sql", "--events", "größe", env={"PYTHONIOENCODING": "ascii"})
+    assert (script.returncode, script.stdout) == (2, "")
+    assert r"cannot print '\xf6', because its encoding is ascii; set PYTHONIOENCODING=utf-8" in script.stderr
 
 
 def test_nothing_to_show(command: Command, group: Group):
