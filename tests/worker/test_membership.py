@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from threading import Thread
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Table, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -299,6 +299,72 @@ def test_a_deleted_checkpoint_does_not_change_the_number_of_partitions(group: Gr
     with group.engine.begin() as connection:
         connection.execute(group.tables.consumer_checkpoints.delete())
     assert len(group.do(membership.join)) == 3
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the messages of the worker, without those about hooks that fail."""
+    return [record.getMessage() for record in caplog.records if record.name == "pupsourcing_sa.worker"]
+
+
+class TestDeletedRows:
+    """An operator deletes rows while nodes run. The nodes make them again."""
+
+    def delete(self, group: Group, *tables: Table, numbers: Collection[int] = (0, 1, 2)) -> None:
+        with group.engine.begin() as connection:
+            for table in tables:
+                connection.execute(table.delete().where(table.c.consumer_name == "a", table.c.partition.in_(numbers)))
+        group.clock.seconds += 2  # planning is due
+
+    @pytest.mark.parametrize("numbers", [(0, 1, 2), (0,), (2,)])
+    @pytest.mark.parametrize("is_checkpoint_deleted", [False, True])
+    def test_assignments(
+        self, group: Group, caplog: pytest.LogCaptureFixture, numbers: Collection[int], is_checkpoint_deleted: bool
+    ):
+        node, membership = group.node(a=3, b=1)
+        before = group.do(membership.join)
+        tables = [group.tables.consumer_assignments]
+        if is_checkpoint_deleted and numbers != (2,):
+            tables.append(group.tables.consumer_checkpoints)
+        self.delete(group, *tables, numbers=numbers)
+        assert group.do(membership.tick) == before
+        assert set(group.assigned().values()) == {node}
+        with group.engine.connect() as connection:
+            checkpoints = group.tables.consumer_checkpoints
+            assert connection.scalar(select(func.count()).select_from(checkpoints)) == 4
+        group.clock.seconds += 2
+        group.do(membership.tick)
+        assert logged(caplog) == ["assignments were deleted; declared the partitions again"]
+
+    def test_the_leader_need_not_have_the_consumer(self, group: Group):
+        _, membership = group.node(a=3)
+        _, other = group.node(b=1)
+        group.do(membership.join)
+        group.do(other.join)
+        self.delete(group, group.tables.consumer_assignments)
+        group.do(other.tick)
+        assert set(group.do(membership.tick)) == {("a", 0), ("a", 1), ("a", 2)}
+
+    def test_another_number_is_not_overwritten(self, group: Group, caplog: pytest.LogCaptureFixture):
+        """A consumer that was removed may have started again with fewer partitions, while an old node still runs."""
+        _, membership = group.node(a=3, b=1)
+        group.do(membership.join)
+        self.delete(group, group.tables.consumer_assignments, group.tables.consumer_checkpoints)
+        _, other = group.node(a=2)
+        group.do(other.join)
+        caplog.clear()
+        for _ in range(2):
+            assert group.do(membership.tick) is not None
+            group.clock.seconds += 2
+        assert {number for name, number in group.assigned() if name == "a"} == {0, 1}
+        assert logged(caplog) == ["the tables have another number of partitions; restart the node"]
+
+    def test_a_node_that_hands_over_restores_nothing(self, group: Group):
+        _, membership = group.node(a=3)
+        group.do(membership.join)
+        group.do(membership.hand_over)
+        self.delete(group, group.tables.consumer_assignments)
+        group.do(membership.tick)
+        assert group.assigned() == {}
 
 
 def test_nodes_with_different_numbers_of_partitions_cannot_both_join(group: Group):

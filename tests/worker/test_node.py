@@ -210,6 +210,18 @@ def test_a_node_that_was_presumed_dead_rejoins(fleet: Fleet, caplog: pytest.LogC
     fleet.wait(lambda: fleet.seen("all") == [1])
 
 
+@pytest.mark.parametrize("table", ["worker_nodes", "consumer_assignments", "consumer_checkpoints"])
+def test_rows_that_are_deleted_while_a_node_runs_are_made_again(fleet: Fleet, table: str):
+    fleet.start(fleet.worker(fleet.see("all", partitions=2), heartbeat_interval=0.05))
+    fleet.append(4)
+    fleet.wait(lambda: len(fleet.seen("all")) == 4)
+    rows = len(fleet.query(f"SELECT * FROM {table}"))
+    fleet.query(f"DELETE FROM {table}", commit=True)
+    fleet.wait(lambda: len(fleet.query(f"SELECT * FROM {table}")) == rows)
+    fleet.append(4)
+    fleet.wait(lambda: set(fleet.seen("all")) == set(range(1, 9)))
+
+
 def engine_of(fleet: Fleet, there: Engine) -> Engine:
     """Of the fleet's last worker, which has been made for that one."""
     return fleet._async_engines[-1].sync_engine if fleet.is_async else there

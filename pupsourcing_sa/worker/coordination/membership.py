@@ -16,6 +16,10 @@ immediately. The server terminates a leader that is idle in its transaction for 
 database's clock. After a database outage it first waits for one ``heartbeat_timeout``, because no node could send
 heartbeats during the outage.
 
+**Deleted rows.** An operator may delete rows while nodes run. A leader declares the partitions of its own consumers
+again if their assignments are missing. Each node becomes the leader sooner or later, so this covers every consumer. A
+node without a row joins again, and the next batch of a partition creates a missing checkpoint.
+
 **Assignments are hints.** A node that has lost a partition may still be in a batch, and so may a node that was presumed
 dead. The lock on the checkpoint ensures that each event is applied once.
 """
@@ -24,13 +28,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.errors import PartitionsError
 from pupsourcing_sa.postgres.connections import connection_of, require_transaction
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.tables import WorkerTables
@@ -84,6 +89,8 @@ class Membership:
         #: Silence of other nodes before this time may be due to an outage.
         self._may_remove_from = clock()
         self._is_leaving = False
+        #: Consumers whose partitions were refused by `_restore`; each is logged once.
+        self._refused: set[str] = set()
 
     @property
     def tick_interval(self) -> float:
@@ -195,9 +202,32 @@ class Membership:
                 self._hooks.event("worker.node_removed", node=str(node))
         nodes = self._nodes.all(connection)
         current = self._assignments.all(connection)
+        if self._restore(connection, current):
+            current = self._assignments.all(connection)
         planned = plan(current, nodes)
         changes = {partition: planned[partition] for partition in current if planned[partition] != current[partition]}
         self._assignments.assign(connection, changes)
         if changes:
             _logger.info("partitions assigned", extra=self._details | {"nodes": len(nodes), "moved": len(changes)})
         return len(nodes), len(changes)
+
+    def _restore(self, connection: Connection, current: Collection[Partition]) -> bool:
+        """Declare partitions again whose assignments were deleted, as the leader. Return True if there were any."""
+        is_restored = False
+        for name in self._consumers:
+            count = self._partitions[name]
+            if all(Partition(name, number) in current for number in range(count)):
+                self._refused.discard(name)
+                continue
+            details = self._details | {"consumer": name, "partitions": count}
+            try:
+                self._assignments.declare(connection, {name: count})
+            except PartitionsError as error:
+                if name not in self._refused:
+                    details["existing"] = error.existing
+                    _logger.error("the tables have another number of partitions; restart the node", extra=details)
+                self._refused.add(name)
+            else:
+                is_restored = True
+                _logger.warning("assignments were deleted; declared the partitions again", extra=details)
+        return is_restored
