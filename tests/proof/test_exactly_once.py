@@ -1,4 +1,4 @@
-"""P4: an event is applied once, even when two processes run the same consumer, or one is killed."""
+"""An event is applied once, even when two processes run the same consumer, or one is killed."""
 
 from __future__ import annotations
 

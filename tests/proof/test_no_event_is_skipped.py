@@ -1,4 +1,4 @@
-"""P2, P3 and P6: a follower of the stable position sees every committed event once, in order, whatever writers do.
+"""A follower of the stable position sees every committed event once, in order, whatever writers do.
 
 As a control, a follower of ``global_position > last`` on the same writers misses events.
 """

@@ -1,4 +1,4 @@
-"""P2 with writers, servers and operators that misbehave: killed, crashed, restored, truncated, misconfigured."""
+"""No event is skipped when writers, servers and operators misbehave: killed, crashed, restored, truncated, misconfigured."""
 
 from __future__ import annotations
 
