@@ -1,4 +1,4 @@
-"""No event is skipped when writers, servers and operators misbehave: killed, crashed, restored, truncated, misconfigured."""
+"""No event is skipped when writers, servers and operators misbehave: killed, crashed, restored, misconfigured."""
 
 from __future__ import annotations
 
