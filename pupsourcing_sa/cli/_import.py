@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa import EventStore, EventTables
@@ -25,6 +28,7 @@ from pupsourcing_sa.cli._database import (
 )
 from pupsourcing_sa.cli._errors import UsageError, fail
 from pupsourcing_sa.cli._help import Command, option
+from pupsourcing_sa.cli._interruption import Interrupted, InterruptibleReader
 from pupsourcing_sa.cli._values import whole_number
 from pupsourcing_sa.errors import ImportFailed
 from pupsourcing_sa.jsonlines import import_events
@@ -38,7 +42,8 @@ Append events from JSON Lines. FILE is a file, or - for standard input.
 Each line is a JSON object with the fields of an Event: aggregate_type, aggregate_id, event_type and payload are
 required; event_version, event_id, metadata, trace_id, correlation_id, causation_id and created_at are optional.
 
-A bad line ends the import, and no event of its batch is appended. The message names the line.
+A bad line ends the import, and no event of its batch is appended. The message names the line. Ctrl-C ends the import
+after the current batch. Each message says with which line to continue.
 """
 
 
@@ -52,6 +57,8 @@ A bad line ends the import, and no event of its batch is appended. The message n
         0: "every event was appended",
         1: "failure; earlier batches are appended",
         2: "wrong usage",
+        130: "interrupted (SIGINT)",
+        143: "terminated (SIGTERM)",
     },
 )
 @click.argument("file")
@@ -92,19 +99,32 @@ def import_(
     engine = open_engine(parse_url(database_url))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     appended = read = 0
-    with missing_tables_explained(), _open(file) as opened, Progress(*columns, console=console) as progress:
+    next_line, is_committing = from_line, False
+
+    @event.listens_for(engine, "commit")
+    def note_commit(_: Connection) -> None:
+        nonlocal is_committing
+        is_committing = True
+
+    with (
+        missing_tables_explained(),
+        _open(file) as opened,
+        InterruptibleReader() as reader,
+        Progress(*columns, console=console) as progress,
+    ):
         size = os.fstat(opened.fileno()).st_size if file != "-" else None
         bar = progress.add_task("0 events", total=size)
 
         def lines() -> Iterator[bytes]:
             nonlocal read
-            for line in opened:
+            for line in reader.read(opened):
                 read += len(line)
                 yield line
 
-        def on_batch(_: int, events_in_batch: int) -> None:
-            nonlocal appended
+        def on_batch(last_line: int, events_in_batch: int) -> None:
+            nonlocal appended, next_line, is_committing
             appended += events_in_batch
+            next_line, is_committing = last_line + 1, False
             progress.update(bar, completed=read, description=f"{appended:,} events")
 
         try:
@@ -123,10 +143,31 @@ def import_(
                 f"Correct the line, then continue with --from-line {error.first_line}"
             )
             return fail(message, 1)
+        except Interrupted as error:
+            progress.stop()
+            reason = "interrupted" if error.number == signal.SIGINT else "terminated"
+            return fail(f"{reason}\n{_how_to_continue(appended, next_line, is_committing)}", 128 + error.number)
+        except (SQLAlchemyError, OSError) as error:
+            progress.stop()
+            if not appended and not is_committing:
+                raise
+            cause = getattr(error, "orig", None) or error
+            return fail(f"{cause}\n{_how_to_continue(appended, next_line, is_committing)}", 1)
         finally:
             engine.dispose()
     print(f"{appended:,} events appended")
     return 0
+
+
+def _how_to_continue(appended: int, next_line: int, is_committing: bool) -> str:
+    """Return how to continue an import that ended between two batches, or in the middle of one."""
+    done = f"{appended:,} events were appended"
+    if is_committing:
+        return (
+            f"{done}, and the batch that begins with line {next_line} may be in the log or not. Search the log for an "
+            f"event of it. If there is none, continue with --from-line {next_line}"
+        )
+    return f"{done}, and none from line {next_line} on. Continue with --from-line {next_line}"
 
 
 def _open(path: str) -> BinaryIO:

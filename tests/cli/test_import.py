@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa import EventStore
+from pupsourcing_sa import AnyVersion, EventStore
 from pupsourcing_sa.jsonlines import import_events
-from tests.fix_command import Command
-from tests.fix_store import make_tables
+from tests.fix_command import COMMAND, Command
+from tests.fix_store import make_event, make_tables
+from tests.waiting import patiently, wait_until
 
 
 def line(number: int, **given: object) -> str:
@@ -30,7 +34,7 @@ def store(engine: Engine) -> EventStore:
 
 def payloads(engine: Engine, store: EventStore) -> list[int]:
     with Session(engine) as session:
-        return [event.json()["n"] for event in store.read_events(session, limit=10_000)]
+        return [found.json()["n"] for found in store.read_events(session, limit=10_000)]
 
 
 def test_a_file(command: Command, engine: Engine, store: EventStore, tmp_path: Path):
@@ -53,11 +57,11 @@ def test_standard_input_with_every_field(command: Command, engine: Engine, store
     }
     assert command("import", "-", input=line(1, **fields)).returncode == 0
     with Session(engine) as session:
-        (event,) = store.read_events(session)
-    assert event.event_id == UUID(fields["event_id"])
-    assert (event.event_version, event.metadata, event.trace_id) == (2, {"by": "me"}, "t")
-    assert (event.correlation_id, event.causation_id) == ("c", None)
-    assert event.created_at.isoformat() == "2026-01-02T02:04:05.000006+00:00"
+        (found,) = store.read_events(session)
+    assert found.event_id == UUID(fields["event_id"])
+    assert (found.event_version, found.metadata, found.trace_id) == (2, {"by": "me"}, "t")
+    assert (found.correlation_id, found.causation_id) == ("c", None)
+    assert found.created_at.isoformat() == "2026-01-02T02:04:05.000006+00:00"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,94 @@ def test_a_batch_has_at_least_one_event(engine: Engine, store: EventStore, argum
     with pytest.raises(ValueError, match=f"^{name} must be between 1"):
         import_events(sessionmaker(engine), store, [line(1)], **arguments)
     assert payloads(engine, store) == []
+
+
+def wait_until_waiting(engine: Engine) -> None:
+    """Wait until a transaction waits for another one."""
+    waiting = text(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        wait_until(lambda: connection.scalar(waiting))
+
+
+class TestAnInterruption:
+    """The message says how to continue, and what it says is right."""
+
+    @pytest.fixture
+    def start(self, engine: Engine, store: EventStore) -> Callable[[], subprocess.Popen[str]]:
+        url = engine.url.render_as_string(hide_password=False)
+        arguments = [COMMAND, "import", "-", "--batch-size", "10", "--database-url", url]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+        def start() -> subprocess.Popen[str]:
+            importing = subprocess.Popen(arguments, text=True, **pipes)
+            assert importing.stdin is not None
+            importing.stdin.write("".join(f"{line(number)}\n" for number in range(25)))
+            importing.stdin.flush()
+            return importing
+
+        return start
+
+    @pytest.mark.parametrize(
+        ("number", "status", "reason"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    )
+    def test_while_it_waits_for_lines(self, start, engine: Engine, store: EventStore, number, status, reason):
+        importing = start()
+        wait_until(lambda: len(payloads(engine, store)) == 20)
+        importing.send_signal(number)
+        _, messages = importing.communicate(timeout=patiently(30))
+        assert importing.returncode == status
+        assert f"pupsourcing-sa: {reason}\n20 events were appended" in messages
+        assert messages.rstrip().endswith("none from line 21 on. Continue with --from-line 21")
+
+    def test_in_a_batch(self, start, engine: Engine, store: EventStore):
+        """The batch is completed."""
+        with Session(engine) as other:
+            store.append(other, AnyVersion(), [make_event("u1", payload={"n": -1})])
+            importing = start()
+            wait_until_waiting(engine)
+            importing.send_signal(signal.SIGINT)
+            other.commit()
+        _, messages = importing.communicate(timeout=patiently(30))
+        assert importing.returncode == 130
+        assert "10 events were appended, and none from line 11 on" in messages
+        assert messages.rstrip().endswith("Continue with --from-line 11")
+        assert sorted(payloads(engine, store)) == list(range(-1, 10))
+
+    def test_the_second_one_is_at_once(self, start, engine: Engine, store: EventStore):
+        with Session(engine) as other:
+            store.append(other, AnyVersion(), [make_event("u1", payload={"n": -1})])
+            importing = start()
+            wait_until_waiting(engine)
+            importing.send_signal(signal.SIGINT)
+            importing.send_signal(signal.SIGTERM)
+            _, messages = importing.communicate(timeout=patiently(30))
+        assert importing.returncode == 128 + signal.SIGTERM
+        assert "\n0 events were appended, and none from line 1 on" in messages
+        assert messages.rstrip().endswith("Continue with --from-line 1")
+        assert payloads(engine, store) == []
+
+    @pytest.mark.parametrize("is_committing", [False, True])
+    def test_a_lost_connection(self, command: Command, engine: Engine, store: EventStore, is_committing):
+        batches = 0
+
+        def lose(connection: Connection) -> None:
+            nonlocal batches
+            batches += 1
+            if batches == 2:
+                connection.connection.dbapi_connection.close()
+
+        place = "commit" if is_committing else "begin"
+        event.listen(Engine, place, lose)
+        try:
+            done = command("import", "-", "--batch-size", "10", input="\n".join(line(number) for number in range(25)))
+        finally:
+            event.remove(Engine, place, lose)
+        assert done.returncode == 1
+        assert "10 events were appended" in done.stderr
+        assert ("the batch that begins with line 11 may be in the log or not" in done.stderr) is is_committing
+        assert done.stderr.rstrip().endswith("ontinue with --from-line 11")
 
 
 def test_text_that_is_no_utf8(command: Command, store: EventStore, tmp_path: Path):
