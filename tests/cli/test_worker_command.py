@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import AnyVersion, EventStore, NoEventsError, WorkerTables, __version__
-from pupsourcing_sa.cli import main
+from pupsourcing_sa import AnyVersion, EventStore, NoEventsError, WorkerTables
 from pupsourcing_sa.worker import Worker
-from tests.fix_command import COMMAND, Command, run_in_process
+from tests.fix_command import COMMAND, Command
 from tests.fix_distribution import write_distribution
 from tests.fix_store import make_event, make_tables
 from tests.waiting import patiently, wait_until
@@ -283,75 +283,10 @@ def test_asyncio_without_greenlet(command: Command, tmp_path: Path, monkeypatch:
     assert "greenlet" in done.stderr.splitlines()[-1]
 
 
-HANGING = """
-import asyncio, os, time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from sqlalchemy import create_engine, text
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import sessionmaker
-from pupsourcing_sa import EventStore, consumer
-from pupsourcing_sa.worker import Worker
-
-url = os.environ["DATABASE_URL"]
-sessions, async_sessions = sessionmaker(create_engine(url)), async_sessionmaker(create_async_engine(url))
-insert = text("INSERT INTO seen VALUES (1)")
-
-@consumer("hanging")
-def asleep(session, event):
-    session.execute(insert)
-    Path("entered").touch()
-    time.sleep(600)
-
-@consumer("hanging")
-def busy(session, event):
-    session.execute(insert)
-    Path("entered").touch()
-    while True:
-        pass
-
-@consumer("hanging")
-async def waiting(session, event):
-    await session.execute(insert)
-    Path("entered").touch()
-    await asyncio.sleep(600)
-
-@consumer("hanging")
-async def blocking(session, event):
-    await session.execute(insert)
-    Path("entered").touch()
-    time.sleep(600)
-
-def hang():
-    Path("entered").touch()
-    time.sleep(600)
-
-@consumer("hanging")
-def pooled(session, event):
-    session.execute(insert)
-    ThreadPoolExecutor().submit(hang).result()
-
-@consumer("hanging")
-async def threaded(session, event):
-    await session.execute(insert)
-    await asyncio.to_thread(hang)
-
-workers = {
-    name: Worker(factory, EventStore(), [handler])
-    for name, factory, handler in [
-        ("asleep", sessions, asleep), ("busy", sessions, busy),
-        ("waiting", async_sessions, waiting), ("blocking", async_sessions, blocking),
-        ("pooled", sessions, pooled), ("threaded", async_sessions, threaded),
-    ]
-}
-globals().update(workers)
-"""
-
-
 @pytest.fixture
 def hang(engine: Engine, store: EventStore, start: Start, tmp_path: Path) -> Start:
     """Starts a worker with this handler, and returns when the handler hangs."""
-    (tmp_path / "hanging.py").write_text(HANGING)
+    shutil.copy(Path(__file__).with_name("hanging.py"), tmp_path)
     append(engine, store)
 
     def hang(handler: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -407,42 +342,6 @@ def test_an_application_may_limit_the_log(command: Command, engine: Engine, stor
     assert command("worker", "myapp.jobs:worker", "--drain", env={"PUPSOURCING_LOG_LEVEL": "warning"}).stderr == ""
 
 
-def test_help():
-    for name in ("worker", "status", "init", "template-path", "sql", "import", "demo"):
-        shown = run_in_process(name, "--help", env={"COLUMNS": "80"})
-        assert (shown.returncode, shown.stderr) == (0, "")
-        assert shown.stdout.startswith(f"Usage: pupsourcing-sa {name}")
-        assert max(map(len, shown.stdout.splitlines())) <= 80
-        assert f"\n  {name} " in run_in_process("--help").stdout
-    shown = run_in_process("worker", "--help").stdout
-    assert "PUPSOURCING_BATCH_SIZE" in shown
-    assert "\n  pupsourcing-sa worker myapp.worker:make_worker --processes 4 --log-format json\n" in shown
-    assert "supervised" not in shown, "an option that users do not type"
-
-
-def test_the_installed_script(capsys: pytest.CaptureFixture[str]):
-    expected = f"pupsourcing-sa {__version__}\n"
-    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == (expected, "")
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == expected
-
-
-def test_help_of_the_module_without_docstrings():
-    program = [sys.executable, "-OO", "-m", "pupsourcing_sa", "worker", "--help"]
-    done = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == run_in_process("worker", "--help").stdout.split()
-
-
-def test_help_into_a_closed_pipe():
-    process = subprocess.Popen([COMMAND, "worker", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    with process.stderr as stderr:
-        assert (stderr.read(), process.wait()) == (b"", 0)
-
-
 def test_a_broken_connection_is_not_a_closed_pipe(monkeypatch: pytest.MonkeyPatch, store: EventStore, command: Command):
     """Drivers raise the same error as printing to a closed pipe, and the events are not processed then."""
 
@@ -452,10 +351,3 @@ def test_a_broken_connection_is_not_a_closed_pipe(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Worker, "drain", drain)
     with pytest.raises(BrokenPipeError, match="of the connection"):
         command("worker", "myapp.jobs:worker", "--drain")
-
-
-def test_without_click():
-    program = "import sys; sys.modules['click'] = None; from pupsourcing_sa.cli import main; sys.exit(main(['status']))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "pupsourcing-sa: click is not installed: pip install 'pupsourcing-sa[cli]'\n"

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from pupsourcing_sa import EventStore, EventTables
 from pupsourcing_sa.telemetry import NO_TELEMETRY
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker.dispatch.listener import Listener, _Handover
+from pupsourcing_sa.worker.dispatch.listener import Listener
 from pupsourcing_sa.worker.dispatch.notifications import (
     Notifications,
     UnsupportedDriverError,
@@ -350,38 +350,6 @@ def test_a_lost_connection_is_logged_in_one_line_whatever_the_driver_says(
     assert caplog.messages == ["lost the notification connection; polling until it is back"]
     (record,) = caplog.records
     assert (record.exc_info, record.error) == (None, f"ConnectionError: {reason}")
-
-
-class Connection:
-    def __init__(self) -> None:
-        self.is_closed = False
-
-    def start(self, notified: Any, lost: Any) -> None: ...
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class TestHandover:
-    """Of a connection that a thread has opened, to a receiver that may be gone."""
-
-    def test_it_is_taken(self):
-        handover, connection = _Handover(), Connection()
-        handover.put(connection)
-        assert handover.take() is connection
-        assert not connection.is_closed
-
-    def test_it_comes_too_late(self):
-        handover, connection = _Handover(), Connection()
-        handover.abandon()
-        handover.put(connection)
-        assert connection.is_closed
-
-    def test_it_is_left_behind(self):
-        handover, connection = _Handover(), Connection()
-        handover.put(connection)
-        handover.abandon()
-        assert connection.is_closed
 
 
 def test_a_stop_leaves_no_connection_behind(engine: Engine, kind: str):
