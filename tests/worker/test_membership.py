@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import timedelta
 from threading import Thread
-from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, Table, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import WorkerTables, consumer
-from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa import WorkerTables
 from pupsourcing_sa.errors import PartitionsError, TablesMissingError, TransactionRequiredError
-from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker import WorkerConfig
-from pupsourcing_sa.worker.coordination.membership import Membership
-
-_T = TypeVar("_T")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def span(self, name: str, data: dict[str, Any]) -> Any:
-        raise ZeroDivisionError("hooks that fail are left alone")
-
-    def event(self, name: str, data: dict[str, Any]) -> None:
-        self.events.append((name, data))
-
-
-class Group:
-    """A worker group, and the nodes that a test plays."""
-
-    def __init__(self, engine: Engine, tables: WorkerTables) -> None:
-        self.engine = engine
-        self.tables = tables
-        self.clock = Clock()
-        self.recorder = Recorder()
-        tables.metadata.create_all(engine)
-
-    def node(self, config: WorkerConfig | None = None, /, **partitions: int) -> tuple[UUID, Membership]:
-        subscriptions = [
-            Subscription.of(consumer(name, partitions=count)(lambda session, event: None))
-            for name, count in partitions.items()
-        ]
-        worker_id = uuid4()
-        hooks = Hooks(self.recorder, worker=str(worker_id))
-        return worker_id, Membership(self.tables, worker_id, subscriptions, config or WorkerConfig(), hooks, self.clock)
-
-    def do(self, work: Callable[[Session], _T]) -> _T:
-        with Session(self.engine) as session:
-            return work(session)
-
-    def assigned(self) -> dict[tuple[str, int], UUID | None]:
-        table = self.tables.consumer_assignments
-        with self.engine.connect() as connection:
-            rows = connection.execute(select(table.c.consumer_name, table.c.partition, table.c.worker_id))
-            return {(name, number): worker_id for name, number, worker_id in rows}
-
-    def nodes(self) -> set[UUID]:
-        with self.engine.connect() as connection:
-            return set(connection.scalars(select(self.tables.worker_nodes.c.worker_id)))
-
-    def age(self, worker_id: UUID, seconds: float) -> None:
-        table = self.tables.worker_nodes
-        with self.engine.begin() as connection:
-            past = func.clock_timestamp() - timedelta(seconds=seconds)
-            connection.execute(table.update().where(table.c.worker_id == worker_id).values(heartbeat_at=past))
+from tests.fix_membership import Group
 
 
 @pytest.fixture(params=[pytest.param("default", marks=pytest.mark.exhaustive), "custom"])
