@@ -19,6 +19,7 @@
      ├── HandlerTransactionError           a handler committed or rolled back its session
      ├── ImportFailed                      a line of an import is invalid
      ├── MissingExtraError                 (also an ImportError) an optional dependency is missing or too old
+     ├── UnsupportedDriverError            (also a TypeError) the engine's driver is neither psycopg nor asyncpg
      └── TemplateError                     (also a LookupError) there is no such Alembic template
 
 An argument of a wrong type or value raises the built-in ``TypeError`` or ``ValueError``, which names the argument.
@@ -53,6 +54,7 @@ __all__ = [
     "TemplateError",
     "TransactionRequiredError",
     "UnreadableEventError",
+    "UnsupportedDriverError",
 ]
 
 
@@ -186,6 +188,21 @@ class UnreadableEventError(PupsourcingError, ValueError):
         self.event_id = event_id
         self.field = field
         super().__init__(f"{field} of the event at {position} ({event_id}) cannot be read: {problem}")
+
+
+class UnsupportedDriverError(PupsourcingError, TypeError):
+    """The engine has a driver that this library does not support.
+
+    Attributes:
+        driver: the engine's dialect and driver, such as ``postgresql+psycopg2``.
+    """
+
+    def __init__(self, driver: str) -> None:
+        self.driver = driver
+        super().__init__(
+            f"the driver {driver} is not supported; use psycopg or asyncpg, with a URL that begins with "
+            "postgresql+psycopg:// or postgresql+asyncpg://"
+        )
 
 
 class StablePositionError(PupsourcingError):

@@ -22,6 +22,7 @@ ARGUMENTS = {
     "PartitionsError": ("orders", 4, 2),
     "PartitionParkedError": ("orders", 1, 4711),
     "ImportFailed": (7, 5, "not JSON"),
+    "UnsupportedDriverError": ("postgresql+psycopg2",),
     "MissingExtraError": ("alembic", "alembic", "alembic 1.0 is too old"),
 }
 

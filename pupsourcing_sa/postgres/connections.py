@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import ClauseElement, Connection, CursorResult, Executable, func, select, true
+from sqlalchemy import ClauseElement, Connection, CursorResult, Dialect, Executable, func, select, true
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from pupsourcing_sa.errors import TransactionRequiredError
+from pupsourcing_sa.errors import TransactionRequiredError, UnsupportedDriverError
 
 if TYPE_CHECKING:
     # sqlalchemy.ext.asyncio needs greenlet, an optional dependency.
@@ -23,8 +23,12 @@ __all__ = [
     "driver_rows",
     "fetched",
     "limit_transaction",
+    "require_supported_driver",
     "require_transaction",
 ]
+
+#: Both names of psycopg's dialects, sync and async, have this driver.
+_DRIVERS: Final = frozenset(("psycopg", "asyncpg"))
 
 #: The first argument of every method of `EventStore`.
 SyncSession: TypeAlias = Session | scoped_session[Any] | Connection
@@ -42,10 +46,15 @@ def connection_of(session: SyncSession, clause: ClauseElement) -> Connection:
         clause: a table, or an INSERT or UPDATE of it. A session with several binds chooses one by it.
 
     Pending objects of the session are not flushed, and stay pending even if the statement fails.
+
+    Raises:
+        UnsupportedDriverError: the connection's driver is neither psycopg nor asyncpg.
     """
     if isinstance(session, (Session, scoped_session)):
-        return session.connection(bind_arguments={"clause": clause})
+        session = session.connection(bind_arguments={"clause": clause})
     if isinstance(session, Connection):
+        # To remember the dialects that were checked would take longer than this check.
+        require_supported_driver(session.dialect)
         return session
     hint = ""
     if isinstance(session, (sessionmaker, type)):
@@ -73,6 +82,12 @@ def async_session_of(session: AsyncSessionArgument, alternative: str) -> AsyncSe
             f"session must be an AsyncSession or an AsyncConnection, not {type(session).__name__}; {alternative}"
         )
     return session
+
+
+def require_supported_driver(dialect: Dialect) -> None:
+    """Refuse drivers whose errors, bytes or transactions differ from those that this library is tested with."""
+    if dialect.driver not in _DRIVERS:
+        raise UnsupportedDriverError(f"{dialect.name}+{dialect.driver}")
 
 
 def require_transaction(connection: Connection) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, MetaData, NullPool, text
+from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateSchema
 
@@ -20,6 +21,8 @@ from pupsourcing_sa import (
     NoStream,
     OptimisticConcurrencyError,
 )
+from pupsourcing_sa.errors import UnsupportedDriverError
+from pupsourcing_sa.status import read_status
 from tests.fix_store import ids, make_event, tenant
 
 
@@ -48,6 +51,33 @@ def assert_everything_works(engine: Engine, store: EventStore) -> None:
             for scope in ({}, {"aggregate_types": {"User"}}, {"event_types": {"UserRegistered"}}):
                 assert store.read_events(session, after=after, **scope) == list(stream)
             assert store.latest_global_position(session) == result.global_positions[-1]
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "pg8000"])
+@pytest.mark.parametrize("kind", [Session, Connection])
+def test_other_drivers_are_refused_at_first_use(engine: Engine, store: EventStore, kind: Any, driver: str):
+    # The drivers are not installed. SQLAlchemy's dialects for them have these names.
+    other = create_engine(engine.url)
+    other.dialect.driver = driver
+    uses: list[Callable[[Any], object]] = [
+        lambda session: store.append(session, NoStream(), [make_event()]),
+        lambda session: store.append(session, NoStream(), [make_event()], idempotent=True),
+        lambda session: store.append_many(session, [(NoStream(), [make_event()])]),
+        lambda session: store.read_aggregate_stream(session, "User", "u1"),
+        lambda session: store.aggregate_version(session, "User", "u1"),
+        store.read_events,
+        lambda session: list(store.iterate_events(session)),
+        store.stable_position,
+        store.latest_global_position,
+        store.blocking_appends,
+        lambda session: read_status(session, store),
+    ]
+    with Session(other) if kind is Session else other.connect() as session:
+        for use in uses:
+            with pytest.raises(UnsupportedDriverError, match=r"psycopg:// or postgresql\+asyncpg://") as caught:
+                use(session)
+            assert caught.value.driver == f"postgresql+{driver}"
+    other.dispose()
 
 
 class TestEngines:

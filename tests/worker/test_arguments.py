@@ -17,6 +17,7 @@ from pupsourcing_sa.errors import (
     StablePositionError,
     TablesMissingError,
     TransactionRequiredError,
+    UnsupportedDriverError,
 )
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from pupsourcing_sa.worker.execution.engines import check_engines
@@ -63,6 +64,12 @@ def test_an_engine_of_another_kind_is_refused_before_it_is_used():
         for made in (create_engine(asynchronous), create_async_engine(asynchronous)):
             with pytest.raises(TypeError, match=r"its engine, \w+, is asynchronous; write async_sessionmaker"):
                 Worker(sessionmaker(made), EventStore(), [good]).run()
+    for driver in ("psycopg2", "pg8000"):
+        other = create_engine(NOWHERE.url)
+        other.dialect.driver = driver
+        for act in (Worker.run, Worker.drain):
+            with pytest.raises(UnsupportedDriverError, match=f"the driver postgresql.{driver} is not supported"):
+                act(Worker(sessionmaker(other), EventStore(), [good]))
     with pytest.raises(TypeError, match="session_factory is bound to sqlite"):
         Worker(sessionmaker(create_engine("sqlite://")), EventStore(), [good]).run()
 

@@ -19,9 +19,7 @@ from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.dispatch.listener import Listener
 from pupsourcing_sa.worker.dispatch.notifications import (
     Notifications,
-    UnsupportedDriverError,
     _Psycopg,
-    open_notifications,
 )
 from tests.fix_dispatcher import CHANNEL, KINDS, LISTENING, Lookout, kinds
 from tests.fix_store import make_tables
@@ -288,18 +286,6 @@ class TestLoss:
             "lost the notification connection; polling until it is back",
         ]
         assert lookout.names() == ["worker.listener_lost"]
-
-    def test_a_driver_that_cannot_listen(self, engine: Engine, caplog: pytest.LogCaptureFixture):
-        own = create_engine(engine.url)
-        own.dialect.driver = "carrier pigeons"
-        with pytest.raises(UnsupportedDriverError, match="carrier pigeons"):
-            open_notifications(own, CHANNEL)
-        with Lookout(engine, "sync", factory=sessionmaker(own), **POLL) as lookout:
-            lookout.append()
-            lookout.arrives(1)
-        assert caplog.messages == ["driver does not support notifications; polling"]
-        assert caplog.records[0].driver == "carrier pigeons"
-        own.dispose()
 
 
 class LostConnection:

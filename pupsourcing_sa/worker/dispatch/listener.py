@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
-from pupsourcing_sa.worker.dispatch.notifications import Notifications, UnsupportedDriverError, open_notifications
+from pupsourcing_sa.worker.dispatch.notifications import Notifications, open_notifications
 from pupsourcing_sa.worker.execution.protocol import BindHandler, Execution
 from pupsourcing_sa.worker.lifecycle.outage import Outage
 from pupsourcing_sa.worker.lifecycle.service import Service
@@ -116,12 +116,6 @@ class Listener(Service):
         while not self.stopping.is_set():
             try:
                 error = await self._unless_stopped(self._listen())
-            except UnsupportedDriverError as unsupported:
-                _logger.warning(
-                    "driver does not support notifications; polling",
-                    extra=self._details | {"driver": unsupported.driver},
-                )
-                return
             except Exception as failure:
                 error = failure
             if error is not None:

@@ -12,18 +12,10 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, Engine
 
-__all__ = ["Notifications", "UnsupportedDriverError", "open_notifications"]
+__all__ = ["Notifications", "open_notifications"]
 
 #: asyncpg reports the loss of a connection without a reason.
 _CLOSED: Final = "the server closed the connection"
-
-
-class UnsupportedDriverError(Exception):
-    """The driver cannot deliver notifications while a connection is idle."""
-
-    def __init__(self, driver: str) -> None:
-        super().__init__(driver)
-        self.driver = driver
 
 
 class Notifications(Protocol):
@@ -52,13 +44,10 @@ def open_notifications(engine: Engine, channel: str) -> Notifications:
         channel: name of the channel, not quoted.
 
     Raises:
-        UnsupportedDriverError: the driver is neither psycopg nor asyncpg.
         Exception: any error of the attempt to connect.
     """
     kinds: dict[str, type[_Psycopg | _Asyncpg]] = {"psycopg": _Psycopg, "asyncpg": _Asyncpg}
-    kind = kinds.get(engine.dialect.driver)
-    if kind is None:
-        raise UnsupportedDriverError(engine.dialect.driver)
+    kind = kinds[engine.dialect.driver]
     connection = engine.connect()
     notifications = kind(connection.connection.driver_connection)
     try:

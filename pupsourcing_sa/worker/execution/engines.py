@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Pool, QueuePool, StaticPool, Table
 from sqlalchemy.orm import sessionmaker
 
+from pupsourcing_sa.postgres.connections import require_supported_driver
 from pupsourcing_sa.worker.execution.protocol import SessionFactory
 
 __all__ = ["check_engines"]
@@ -29,6 +30,7 @@ def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> N
     Raises:
         TypeError: the driver does not fit the factory, the database is not PostgreSQL, or all sessions share one
             connection and therefore one transaction.
+        UnsupportedDriverError: the driver is neither psycopg nor asyncpg.
     """
     session: Any = factory()
     pools: set[Pool] = set()
@@ -39,6 +41,7 @@ def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> N
             raise TypeError(
                 f"session_factory is bound to {dialect.name}, but a log is in PostgreSQL; bind it to postgresql+psycopg://"
             )
+        require_supported_driver(dialect)
         if dialect.is_async and isinstance(factory, sessionmaker):
             raise TypeError(
                 f"session_factory is a sessionmaker, but the driver of its engine, {dialect.driver}, is asynchronous; "
