@@ -339,8 +339,9 @@ def test_a_stop_during_the_start_begins_no_batch(fleet: Fleet, monkeypatch: pyte
     assert fleet.seen("all") == []
 
 
-def test_a_stop_during_a_tick_begins_no_batch(fleet: Fleet):
-    """Processors stop at once, even while the tick waits for a lock."""
+def test_a_stop_during_a_tick_begins_no_batch(sync_fleet: Fleet):
+    """Processors stop at once, even while the tick waits for a lock. The handler waits too, in a thread."""
+    fleet = sync_fleet
     is_begun, may_end, recorder = threading.Event(), threading.Event(), Recorder()
 
     def wait(event: PersistedEvent) -> None:
