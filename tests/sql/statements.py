@@ -172,14 +172,13 @@ def _ask_if_lost(connection: Any) -> None:
 
 
 def _listen(connection: Any) -> None:
-    connection.dialect = _DIALECT
     engine = MagicMock(spec=Engine, dialect=_DIALECT)
     engine.connect.return_value = connection
     open_notifications(engine, "events")
 
 
 def _recorded(call: Callable[..., Any], *arguments: Any) -> Iterator[tuple[str, ClauseElement]]:
-    connection = MagicMock(spec=Connection)
+    connection = MagicMock(spec=Connection, dialect=_DIALECT)
     with patch("os.getpid", return_value=4711), patch("socket.gethostname", return_value="host"):
         call(connection, *arguments)
     executed = (first for mock_call in connection.mock_calls for first in mock_call.args[:1])
