@@ -43,7 +43,7 @@ _DESCRIPTION = text(
     SELECT c.oid::regclass::text AS object, concat_ws(' ', c.relkind, a.attname, format_type(a.atttypid, a.atttypmod),
         a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid)) AS definition
     FROM pg_class AS c
-        LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+        LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
     WHERE c.relnamespace IN (SELECT oid FROM schemas)
     UNION ALL

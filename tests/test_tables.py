@@ -24,6 +24,8 @@ def test_they_are_on_the_given_metadata():
         "worker_nodes",
         "consumer_assignments",
         "consumer_checkpoints",
+        "consumer_parked_aggregates",
+        "consumer_operations",
     }
     assert events.events is Base.metadata.tables["events"]
     assert worker.consumer_checkpoints is Base.metadata.tables["consumer_checkpoints"]
@@ -127,7 +129,13 @@ def test_a_log_has_one_table_of_heads():
 def test_all_of_them_in_order():
     tables, worker = EventTables(), WorkerTables()
     assert tables.tables == (tables.events, tables.aggregate_heads)
-    assert worker.tables == (worker.worker_nodes, worker.consumer_assignments, worker.consumer_checkpoints)
+    assert worker.tables == (
+        worker.worker_nodes,
+        worker.consumer_assignments,
+        worker.consumer_checkpoints,
+        worker.consumer_parked_aggregates,
+        worker.consumer_operations,
+    )
 
 
 @pytest.mark.parametrize("name", ["", "a" * 64, "ä" * 32, "a\0"])
@@ -167,6 +175,8 @@ def test_the_longest_names(engine, last):
             worker_nodes="n" * 62 + end,
             consumer_assignments="c" * 62 + end,
             consumer_checkpoints="d" * 62 + end,
+            consumer_parked_aggregates="p" * 62 + end,
+            consumer_operations="o" * 62 + end,
         )
     metadata.create_all(engine)
     found = inspect(engine)

@@ -33,6 +33,8 @@ WORKER_TABLES: Final = {
     "worker_nodes": "the running worker processes",
     "consumer_assignments": "the node of each partition",
     "consumer_checkpoints": "the position and the failures of each partition",
+    "consumer_parked_aggregates": "the aggregates that consumers pass over",
+    "consumer_operations": "what operators did to consumers",
 }
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pupsourcing_sa import EventTables, WorkerTables
 from pupsourcing_sa.errors import TemplateError
 from pupsourcing_sa.migrations import template_directory
 from tests.fix_alembic import Project
 
-_TABLES = {"events", "aggregate_heads", "worker_nodes", "consumer_assignments", "consumer_checkpoints"}
+_TABLES = {table.name for table in (*EventTables().tables, *WorkerTables().tables)}
 
 
 @pytest.mark.parametrize(("template", "driver"), [("sync", "psycopg"), ("async", "asyncpg")])

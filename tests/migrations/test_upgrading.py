@@ -52,9 +52,15 @@ def test_an_upgrade_with_data_in_it(project: Project, version: str, guarded: boo
         assert (events[0].trace_id, events[0].correlation_id, events[0].causation_id) == ("t1", "c1", "k1")
         assert store.append(session, Exact(3), [make_event("ann")]).global_positions == (6,)
         checkpoints = session.execute(
-            text("SELECT consumer_name, last_position, failed_position, attempts FROM consumer_checkpoints ORDER BY 1")
+            text(
+                "SELECT consumer_name, last_position, failed_position, attempts, log, partitions, claim "
+                "FROM consumer_checkpoints ORDER BY 1"
+            )
         )
-        assert [tuple(row) for row in checkpoints] == [("mails", 2, 3, 2), ("user_count", 3, None, 0)]
+        assert [tuple(row) for row in checkpoints] == [
+            ("mails", 2, 3, 2, None, None, 0),
+            ("user_count", 3, None, 0, None, None, 0),
+        ]
         session.commit()
 
     project.alembic("downgrade", "-1")

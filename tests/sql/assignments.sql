@@ -50,7 +50,19 @@ INSERT INTO consumer_checkpoints (
   error,
   failed_at,
   retry_at,
-  parked_at
+  parked_at,
+  log,
+  partitions,
+  done,
+  parked_aggregates,
+  paused_at,
+  paused_reason,
+  renamed_to,
+  deaths,
+  claim,
+  claimed_by,
+  claim_until,
+  start_position
 )
 VALUES
   (
@@ -63,7 +75,19 @@ VALUES
     CAST(%(error)s AS VARCHAR),
     CAST(%(failed_at)s AS TIMESTAMPTZ),
     CAST(%(retry_at)s AS TIMESTAMPTZ),
-    CAST(%(parked_at)s AS TIMESTAMPTZ)
+    CAST(%(parked_at)s AS TIMESTAMPTZ),
+    CAST(%(log)s AS VARCHAR),
+    CAST(%(partitions)s AS INT),
+    CAST(%(done)s AS BIGINT[]),
+    CAST(%(parked_aggregates)s AS INT),
+    CAST(%(paused_at)s AS TIMESTAMPTZ),
+    CAST(%(paused_reason)s AS VARCHAR),
+    CAST(%(renamed_to)s AS VARCHAR),
+    CAST(%(deaths)s AS INT),
+    CAST(%(claim)s AS BIGINT),
+    CAST(%(claimed_by)s AS UUID),
+    CAST(%(claim_until)s AS TIMESTAMPTZ),
+    CAST(%(start_position)s AS BIGINT)
   ) ON CONFLICT DO NOTHING;
 
 -- declare, 4
@@ -77,14 +101,16 @@ INSERT INTO consumer_assignments (
   consumer_name,
   partition,
   worker_id,
-  updated_at
+  updated_at,
+  log
 )
 VALUES
   (
     CAST(%(consumer_name)s AS VARCHAR),
     CAST(%(partition)s AS INT),
     CAST(%(worker_id)s AS UUID),
-    CAST(%(updated_at)s AS TIMESTAMPTZ)
+    CAST(%(updated_at)s AS TIMESTAMPTZ),
+    CAST(%(log)s AS VARCHAR)
   ) ON CONFLICT DO NOTHING;
 
 -- runnable

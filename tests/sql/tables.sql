@@ -41,6 +41,8 @@ CREATE TABLE worker_nodes (
     consumers TEXT[] NOT NULL, 
     heartbeat_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    running JSONB, 
+    protocol INTEGER DEFAULT 1 NOT NULL, 
     CONSTRAINT worker_nodes_pkey PRIMARY KEY (worker_id)
 );
 
@@ -50,6 +52,7 @@ CREATE TABLE consumer_assignments (
     partition INTEGER NOT NULL, 
     worker_id UUID, 
     updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    log TEXT, 
     CONSTRAINT consumer_assignments_pkey PRIMARY KEY (consumer_name, partition), 
     CONSTRAINT consumer_assignments_worker_id_fkey FOREIGN KEY(worker_id) REFERENCES worker_nodes (worker_id) ON DELETE SET NULL
 );
@@ -66,5 +69,43 @@ CREATE TABLE consumer_checkpoints (
     failed_at TIMESTAMP WITH TIME ZONE, 
     retry_at TIMESTAMP WITH TIME ZONE, 
     parked_at TIMESTAMP WITH TIME ZONE, 
+    log TEXT, 
+    partitions INTEGER, 
+    done BIGINT[], 
+    parked_aggregates INTEGER DEFAULT 0 NOT NULL, 
+    paused_at TIMESTAMP WITH TIME ZONE, 
+    paused_reason TEXT, 
+    renamed_to TEXT, 
+    deaths INTEGER DEFAULT 0 NOT NULL, 
+    claim BIGINT DEFAULT 0 NOT NULL, 
+    claimed_by UUID, 
+    claim_until TIMESTAMP WITH TIME ZONE, 
+    start_position BIGINT, 
     CONSTRAINT consumer_checkpoints_pkey PRIMARY KEY (consumer_name, partition)
+);
+
+-- consumer_parked_aggregates
+CREATE TABLE consumer_parked_aggregates (
+    consumer_name TEXT NOT NULL, 
+    aggregate_type TEXT NOT NULL, 
+    aggregate_id TEXT NOT NULL, 
+    position BIGINT NOT NULL, 
+    attempts INTEGER DEFAULT 0 NOT NULL, 
+    error TEXT, 
+    parked_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    retry_at TIMESTAMP WITH TIME ZONE, 
+    log TEXT, 
+    CONSTRAINT consumer_parked_aggregates_pkey PRIMARY KEY (consumer_name, aggregate_type, aggregate_id)
+);
+
+-- consumer_operations
+CREATE TABLE consumer_operations (
+    id BIGINT GENERATED ALWAYS AS IDENTITY, 
+    at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL, 
+    actor TEXT NOT NULL, 
+    consumer_name TEXT NOT NULL, 
+    operation TEXT NOT NULL, 
+    detail JSONB NOT NULL, 
+    log TEXT, 
+    CONSTRAINT consumer_operations_pkey PRIMARY KEY (id)
 );
