@@ -15,6 +15,9 @@ Optional attributes of a consumer:
 ``batch_size``       maximum number of events per transaction; by default the worker's ``batch_size``
 ``max_attempts``     number of failed attempts at an event after which its partition is parked, that is, paused until an
                      operator intervenes; by default the worker retries the event until it succeeds
+``isolation``        isolation level of a batch: ``"REPEATABLE READ"`` (default), ``"SERIALIZABLE"``, or
+                     ``"READ COMMITTED"``, under which a handler may overwrite changes that other transactions make to
+                     the rows that it has read
 ===================  =================================================================================================
 
 An attribute with a similar name, such as ``aggregate_type``, is refused.
@@ -25,6 +28,6 @@ from __future__ import annotations
 from pupsourcing_sa.consumer.decorator import consumer
 from pupsourcing_sa.consumer.protocol import BatchConsumer, Consumer, Handler
 from pupsourcing_sa.consumer.scope import Scope
-from pupsourcing_sa.consumer.subscription import Subscription
+from pupsourcing_sa.consumer.subscription import ISOLATION_LEVELS, Subscription
 
-__all__ = ["BatchConsumer", "Consumer", "Handler", "Scope", "Subscription", "consumer"]
+__all__ = ["ISOLATION_LEVELS", "BatchConsumer", "Consumer", "Handler", "Scope", "Subscription", "consumer"]

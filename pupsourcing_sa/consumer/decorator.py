@@ -25,6 +25,7 @@ class _FunctionConsumer:
         partitions: int,
         batch_size: int | None,
         max_attempts: int | None,
+        isolation: str,
     ) -> None:
         self.name = name
         self.aggregate_types = aggregate_types
@@ -32,6 +33,7 @@ class _FunctionConsumer:
         self.partitions = partitions
         self.batch_size = batch_size
         self.max_attempts = max_attempts
+        self.isolation = isolation
         self.handle = handle
         update_wrapper(self, handle)
 
@@ -50,6 +52,7 @@ def consumer(
     partitions: int = 1,
     batch_size: int | None = None,
     max_attempts: int | None = None,
+    isolation: str = "REPEATABLE READ",
 ) -> Callable[[Handler], _FunctionConsumer]:
     """Make a handler function a consumer. You can still call it as a function.
 
@@ -62,6 +65,8 @@ def consumer(
         batch_size: maximum number of events per transaction; by default the worker's setting.
         max_attempts: number of failed attempts at an event after which its partition is parked; by default the worker
             retries the event until it succeeds.
+        isolation: isolation level of a batch: ``"REPEATABLE READ"``, ``"SERIALIZABLE"``, or ``"READ COMMITTED"``, under
+            which the handler may overwrite changes that other transactions make to the rows that it has read.
 
     Raises:
         TypeError: an argument has the wrong type, or the decorated object is not a function.
@@ -78,7 +83,9 @@ def consumer(
     def decorate(handle: Handler) -> _FunctionConsumer:
         if not callable(handle) or isinstance(handle, type):
             raise TypeError(f"@consumer({name!r}) decorates a function, not {handle!r}; use it above a def")
-        decorated = _FunctionConsumer(handle, name, aggregate_types, event_types, partitions, batch_size, max_attempts)
+        decorated = _FunctionConsumer(
+            handle, name, aggregate_types, event_types, partitions, batch_size, max_attempts, isolation
+        )
         # Report mistakes at import, not when the worker starts.
         Subscription.of(decorated)
         return decorated

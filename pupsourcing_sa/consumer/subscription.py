@@ -12,12 +12,23 @@ from pupsourcing_sa._checks import MAX_INTEGER, check_int
 from pupsourcing_sa.consumer.scope import Scope
 from pupsourcing_sa.event import PersistedEvent
 
-__all__ = ["Subscription"]
+__all__ = ["ISOLATION_LEVELS", "Subscription"]
+
+#: Isolation levels of a batch, from the lowest to the highest.
+ISOLATION_LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
 _MAX_NAME_LENGTH: Final = 255
 _MAX_PARTITIONS: Final = 2**15
 
-_OPTIONS: Final = ("aggregate_types", "event_types", "partitions", "handle_batch", "batch_size", "max_attempts")
+_OPTIONS: Final = (
+    "aggregate_types",
+    "event_types",
+    "partitions",
+    "handle_batch",
+    "batch_size",
+    "max_attempts",
+    "isolation",
+)
 #: difflib's similarity of a near miss. ``n_partitions`` is a near miss; ``aggregate_ids`` and ``attempts`` are not.
 _NEAR_MISS: Final = 0.85
 
@@ -33,6 +44,7 @@ class Subscription:
         handle_batch: handler of a list of events, or ``None``; it takes precedence.
         batch_size: maximum number of events per transaction; ``None`` for the worker's setting.
         max_attempts: number of failed attempts after which a partition is parked; ``None`` for no limit.
+        isolation: isolation level of a batch, one of `ISOLATION_LEVELS`.
     """
 
     name: str
@@ -41,6 +53,7 @@ class Subscription:
     handle_batch: Callable[[Any, Sequence[PersistedEvent]], Any] | None
     batch_size: int | None = None
     max_attempts: int | None = None
+    isolation: str = "REPEATABLE READ"
 
     @classmethod
     def of(cls, consumer: object) -> Subscription:
@@ -66,6 +79,7 @@ class Subscription:
             handle_batch,
             batch_size=_integer(consumer, name, "batch_size", None),
             max_attempts=_integer(consumer, name, "max_attempts", None),
+            isolation=_isolation(consumer, name),
         )
 
 
@@ -141,3 +155,15 @@ def _integer(
         f"{attribute} of consumer {name!r}", value, minimum=1, maximum=maximum, is_optional=default is None
     )
     return checked
+
+
+def _isolation(consumer: object, name: str) -> str:
+    given = getattr(consumer, "isolation", "REPEATABLE READ")
+    if not isinstance(given, str):
+        raise TypeError(f"isolation of consumer {name!r} must be a str, not {type(given).__name__}")
+    level = str.__str__(given).replace("_", " ").upper()
+    if level not in ISOLATION_LEVELS:
+        raise ValueError(
+            f"isolation of consumer {name!r} must be one of {', '.join(map(repr, ISOLATION_LEVELS))}, not {given!r:.80}"
+        )
+    return level

@@ -34,7 +34,8 @@ SELECT
     WHERE
       pg_catalog.pg_database.datname = CURRENT_DATABASE()
   ) AS TEXT) AS anon_2,
-  locked."table"
+  locked."table",
+  current_setting('transaction_isolation') AS current_setting_1
 FROM (
   SELECT
     consumer_checkpoints.last_position AS last_position,
@@ -65,6 +66,7 @@ SELECT
       pg_catalog.pg_database.datname = CURRENT_DATABASE()
   ) AS TEXT) AS anon_2,
   locked."table",
+  current_setting('transaction_isolation') AS current_setting_1,
   set_config('application_name', %(application_name)s, TRUE) AS set_config_1
 FROM (
   SELECT

@@ -6,14 +6,17 @@ and re-reading the position under that lock::
 
     process A                                      process B, which believes that it owns the partition
     ─────────                                      ────────────────────────────────────────────────────
+    begin   REPEATABLE READ
     lock    SELECT … FOR UPDATE SKIP LOCKED
-            position 40
+            takes the snapshot: position 40
     read    events 41 to 60                        lock    the row is locked: no batch, retry later
     handle  the handler writes, in this
-            transaction
+            transaction                            begin   a statement takes a snapshot: position 40
     move    UPDATE … position 60
     commit  writes and checkpoint together
-                                                   lock    position 60, as A has committed it
+                                                   lock    40001, as the row is newer than the snapshot: retry
+                                                   begin
+                                                   lock    a new snapshot: position 60, as A has committed it
                                                    read    events 61 to 80
 
 - The statement that takes the lock reads the position, so no other transaction can move it in between.
@@ -22,6 +25,19 @@ and re-reading the position under that lock::
   rolled back. See `pupsourcing_sa.worker.processing.lock_watch`.
 - ``move`` refuses if this transaction no longer holds the lock: a handler may have executed ROLLBACK.
 - A process remembers how far it has scanned. It uses this only if the checkpoint is where its last batch left it.
+
+**The snapshot.** A batch runs under REPEATABLE READ, unless its consumer chooses another level. It reads everything in
+one snapshot, and a write to a row that has changed since fails with a serialization failure. That is a lost race, which
+the worker retries.
+
+- The lock is the first statement of the worker in the transaction, so it usually takes the snapshot. An event of the
+  session, such as ``after_begin``, may execute SQL before. Then the snapshot is older than the lock.
+- The snapshot is never older than the stable position. The dispatcher reads the stable position first, and the
+  transaction of the batch begins later. All events up to the stable position are in the snapshot.
+- PostgreSQL refuses the lock with 40001 if a transaction that is not in the snapshot has **updated** or deleted the
+  row. It does not refuse it if that transaction has only locked the row. Therefore a transaction that locks a
+  checkpoint and changes anything that the lock guards also updates the row, even to equal values. The worker's own
+  transactions do: a batch with events moves the checkpoint, and a recorded failure is written to the row.
 """
 
 from __future__ import annotations
@@ -33,12 +49,12 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import PartitionParkedError, StablePositionError
 from pupsourcing_sa.event import PersistedEvent
-from pupsourcing_sa.postgres.connections import connection_of
 from pupsourcing_sa.worker.execution.protocol import BindHandler
 from pupsourcing_sa.worker.processing.checkpoints import LockedCheckpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
 from pupsourcing_sa.worker.processing.diagnosis import LockedTransaction, raise_outcome
 from pupsourcing_sa.worker.processing.handler_guard import HandlerGuard, is_for_worker
+from pupsourcing_sa.worker.processing.isolation import begin
 from pupsourcing_sa.worker.processing.outcomes import BatchResult, RetryLater, ShuttingDown
 from pupsourcing_sa.worker.processing.overdue import BatchProgress
 
@@ -143,7 +159,9 @@ class BatchTransaction:
 
     def _lock(self, session: Session, request: BatchRequest) -> LockedCheckpoint | None:
         """Lock the checkpoint's row and read it; refuse a batch that must not run now."""
-        locked = self._checkpoint.lock(session, worker_id=self._context.worker_id)
+        locked = self._checkpoint.lock(
+            session, isolation=self._context.subscription.isolation, worker_id=self._context.worker_id
+        )
         if locked is None:
             return None
         if locked.is_parked:
@@ -155,10 +173,11 @@ class BatchTransaction:
 
     def _read(self, session: Session, locked: LockedCheckpoint, request: BatchRequest) -> _Page:
         """Read the events after the locked position."""
-        store = self._context.store
-        log = connection_of(session, store.tables.events)
+        store, log = self._context.store, self._context.store.tables.events
         # A session may have the log in another database than the checkpoint.
-        is_same_database = log is self._checkpoint.connection(session)
+        is_same_database = self._checkpoint.is_beside(session, log)
+        if not is_same_database:
+            begin(session, log, self._context.subscription.isolation)
         server_identity = locked.server_identity if is_same_database else store.reader.server_identity(session)
         if request.server_identity not in (None, server_identity):
             raise StablePositionError(

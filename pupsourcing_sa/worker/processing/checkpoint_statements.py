@@ -76,6 +76,7 @@ class CheckpointStatements:
             func.txid_current(type_=BigInteger),
             server_identity(),
             row.table,
+            func.current_setting("transaction_isolation"),
         )
 
     @cached_property

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,7 @@ from pupsourcing_sa.postgres.connections import connection_of, require_transacti
 from pupsourcing_sa.postgres.errors import is_in_failed_transaction, translated
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
+from pupsourcing_sa.worker.processing.isolation import begin, require_isolation
 
 __all__ = ["Checkpoint", "Failure", "LockedCheckpoint"]
 
@@ -36,6 +37,7 @@ class LockedCheckpoint(NamedTuple):
         transaction: id of the transaction that has the lock.
         server_identity: the server and database of the row, as `LogPositions.server_identity`.
         table: oid of the row's table. The table's name may mean another table later.
+        isolation: isolation level of the transaction, as the server reports it.
     """
 
     position: int
@@ -46,6 +48,7 @@ class LockedCheckpoint(NamedTuple):
     transaction: int
     server_identity: str
     table: int
+    isolation: str
 
 
 class Failure(NamedTuple):
@@ -86,25 +89,31 @@ class Checkpoint:
         self._clause = self._table.update()
         self._own: dict[str, Any] = {"own_consumer": consumer_name, "own_partition": partition}
 
-    def lock(self, session: Session, *, worker_id: UUID | None = None) -> LockedCheckpoint | None:
+    def lock(
+        self, session: Session, *, isolation: str = "READ COMMITTED", worker_id: UUID | None = None
+    ) -> LockedCheckpoint | None:
         """Lock the row until the end of the transaction. A missing row is created, and committed, first.
 
         Args:
-            session: a session without a transaction, or in one that may be committed.
+            session: a session without a transaction.
+            isolation: isolation level of the transaction.
             worker_id: the node, to name the transaction after it; other nodes then know who has the lock.
 
         Returns:
             ``None`` if another transaction has the row locked.
+
+        Raises:
+            TransactionRequiredError: the transaction has a lower isolation level.
         """
-        locked = self._try_lock(session, worker_id)
+        locked = self._try_lock(session, isolation, worker_id)
         if locked is None and self._is_created(session):
             # Commit, because other nodes cannot find the holder of an uncommitted row.
             session.commit()
-            locked = self._try_lock(session, worker_id)
+            locked = self._try_lock(session, isolation, worker_id)
         return locked
 
-    def _try_lock(self, session: Session, worker_id: UUID | None) -> LockedCheckpoint | None:
-        connection = self.connection(session)
+    def _try_lock(self, session: Session, isolation: str, worker_id: UUID | None) -> LockedCheckpoint | None:
+        connection = begin(session, self._clause, isolation)
         require_transaction(connection)
         with translated(self._table):
             statement, parameters = self._statements.lock, dict(self._own)
@@ -115,6 +124,7 @@ class Checkpoint:
         if not rows:
             return None
         locked = LockedCheckpoint(*rows[0][: len(LockedCheckpoint._fields)])
+        require_isolation(isolation, locked.isolation)
         return locked._replace(retry_after=float(locked.retry_after))  # the driver returns a Decimal
 
     def _is_created(self, session: Session) -> bool:
@@ -247,6 +257,10 @@ class Checkpoint:
     def connection(self, session: Session) -> Connection:
         """Return the session's connection to the checkpoint. A session may have others."""
         return connection_of(session, self._clause)
+
+    def is_beside(self, session: Session, table: Table) -> bool:
+        """Return True if the session has one connection for the checkpoint and this table."""
+        return session.get_bind(clause=self._clause) is session.get_bind(clause=table)
 
     def _lock_before(self, session: Session, position: int, worker_id: UUID | None) -> LockedCheckpoint | None:
         """Lock the row; return ``None`` if it cannot be locked, has passed the position, or is parked."""
