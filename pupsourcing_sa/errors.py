@@ -9,9 +9,12 @@
      │    ├── DuplicateEventError          an event id is in the log already, or twice in one append
      │    ├── KeyTooLongError              (also a ValueError) a type or id is too long for an index entry
      │    ├── StaleHeadsError              the log has events that are missing in aggregate_heads
+     │    ├── SequenceBehindLogError       (also a StablePositionError) the sequence is behind the log
      │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only
      ├── UnreadableEventError              (also a ValueError) a value of an event in the log cannot be read
      ├── StablePositionError               the stable position cannot be determined in this session
+     │    ├── SequenceBehindLogError       (also an AppendError) the sequence is behind the log
+     │    └── ReplicatedLogError           the log is filled by logical replication
      ├── TablesMissingError                the tables do not exist; run the migrations
      ├── TableNameError                    (also a ValueError) the metadata has another table of this name
      ├── PartitionsError                   (also a ValueError) code and tables differ in the number of partitions
@@ -47,6 +50,8 @@ __all__ = [
     "PartitionParkedError",
     "PartitionsError",
     "PupsourcingError",
+    "ReplicatedLogError",
+    "SequenceBehindLogError",
     "StablePositionError",
     "StaleHeadsError",
     "TableNameError",
@@ -209,6 +214,42 @@ class StablePositionError(PupsourcingError):
     """The stable position cannot be determined in this session."""
 
 
+class SequenceBehindLogError(AppendError, StablePositionError):
+    """The log has events above the last position that its sequence has issued.
+
+    This happens when events arrive without their sequence, as with logical replication, a restore of data only, or a
+    program that writes positions of its own. New events would get positions that consumers have already passed.
+
+    Attributes:
+        table: the log's quoted name in SQL.
+        statement: the SQL that moves the sequence to the last position in the log.
+    """
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self.statement = _sequence_statement(table)
+        super().__init__(
+            f"the sequence of {table}.global_position is behind the log, as after logical replication or a restore of "
+            f"data only. New events would get positions that consumers have already passed. Run: {self.statement};"
+        )
+
+
+class ReplicatedLogError(StablePositionError):
+    """The log is filled by logical replication, which commits events in another order than that of their positions.
+
+    Attributes:
+        table: the log's quoted name in SQL.
+    """
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(
+            f"{table} is filled by logical replication, in the order of commits and not of positions. Run workers and "
+            "follow the log on the publisher. If this server has taken over, drop the subscription and then move the "
+            f"sequence to the last position: {_sequence_statement(table)};"
+        )
+
+
 class TablesMissingError(PupsourcingError):
     """The tables do not exist in the database. Run the migrations."""
 
@@ -299,6 +340,15 @@ class MissingExtraError(PupsourcingError, ImportError):
 
 class TemplateError(PupsourcingError, LookupError):
     """There is no such Alembic template."""
+
+
+def _sequence_statement(table: str) -> str:
+    """Return the SQL that moves a log's sequence to the last position in the log, and never back."""
+    literal = table.replace("'", "''")
+    return (
+        f"SELECT setval(log, greatest(pg_sequence_last_value(log), (SELECT max(global_position) FROM {table}))) "
+        f"FROM CAST(pg_get_serial_sequence('{literal}', 'global_position') AS regclass) AS log"
+    )
 
 
 def _shortened(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Boolean, DateTime, FromClause, Integer, Text, column, table
 from sqlalchemy.dialects.postgresql import OID
 
-__all__ = ["ACTIVITY", "DATABASES", "LOCKS", "PREPARED", "catalog_table"]
+__all__ = ["ACTIVITY", "DATABASES", "INHERITANCE", "LOCKS", "PREPARED", "SUBSCRIBED", "catalog_table"]
 
 
 def catalog_table(name: str, **columns: Any) -> FromClause:
@@ -38,6 +38,8 @@ ACTIVITY: Final = catalog_table(
     query=Text,
     xact_start=DateTime(timezone=True),
 )
+SUBSCRIBED: Final = catalog_table("pg_subscription_rel", srrelid=OID)
+INHERITANCE: Final = catalog_table("pg_inherits", inhrelid=OID, inhparent=OID)
 PREPARED: Final = catalog_table(
     "pg_prepared_xacts", transaction=None, gid=Text, owner=Text, prepared=DateTime(timezone=True)
 )

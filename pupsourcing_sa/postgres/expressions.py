@@ -17,6 +17,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    Connection,
     Dialect,
     LargeBinary,
     Numeric,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import OID, REGCLASS
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -47,6 +49,7 @@ __all__ = [
     "oid_of",
     "oid_of_database",
     "parameter",
+    "qualified_name",
     "seconds",
     "sequence_of",
     "server_identity",
@@ -67,6 +70,10 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 #: The type of `seconds`: a NUMERIC on the server, a float in Python.
 SECONDS: Final[TypeEngine[float]] = Numeric(asdecimal=False)
+
+
+#: Quotes names for people. Those of drivers with percent signs in parameters double the percent signs of names.
+_PREPARER: Final = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 
 
 class _Moment(TypeDecorator[datetime]):
@@ -129,6 +136,13 @@ class _NameOf(ColumnElement[str]):
 @compiles(_NameOf)
 def _compile_name_of(element: _NameOf, compiler: Any, **kw: Any) -> str:
     return dollar_quoted(compiler.preparer.format_table(element.table), "name")
+
+
+def qualified_name(table: Table, connection: Connection) -> str:
+    """Return a table's quoted name under the connection's ``schema_translate_map``, for messages."""
+    schema = connection.schema_for_object(table)
+    name = _PREPARER.quote(table.name)
+    return name if schema is None else f"{_PREPARER.quote_schema(schema)}.{name}"
 
 
 def oid_of(table: Table) -> ColumnElement[Any]:

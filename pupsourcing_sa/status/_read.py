@@ -79,7 +79,8 @@ def read_status(
     store = store.sync_store if isinstance(store, AsyncEventStore) else store
     tables = tables or WorkerTables(schema=store.tables.events.schema)
     statements = StatusStatements(store.tables, tables)
-    stable = store.stable_position(session)
+    positions, log_problem = store.reader.inspect(session)
+    stable = positions.stable
     blocking = tuple(store.blocking_appends(session))
     connection = connection_of(session, tables.consumer_checkpoints)
     with translated(*tables.tables):
@@ -97,6 +98,7 @@ def read_status(
         # The sequence has not issued the positions of imported events.
         last_issued=max(log.last_position, log.last_issued or 0),
         stable_position=stable,
+        log_problem=log_problem,
         held_back_seconds=held_back_seconds(blocking, log.waiting),
         blocking=blocking,
         nodes=nodes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pupsourcing_sa.errors import ReplicatedLogError
 from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end, one_line
 from pupsourcing_sa.status.model import ConsumerStatus, NodeStatus, PartitionStatus, Status
 
@@ -35,8 +36,9 @@ class Finding:
     """A problem that needs attention.
 
     Attributes:
-        kind: ``no_node``, ``silent_node``, ``held_back``, ``ahead_of_log``, ``no_node_for_consumer``, ``unassigned``,
-            ``parked``, ``failing``, ``locked`` or ``lagging``.
+        kind: ``sequence_behind_log``, ``replicated_log``, ``no_node``, ``silent_node``, ``held_back``,
+            ``ahead_of_log``, ``no_node_for_consumer``, ``unassigned``, ``parked``, ``failing``, ``locked`` or
+            ``lagging``.
         message: the problem in one line, with the remedy unless it is obvious.
     """
 
@@ -54,7 +56,7 @@ def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding
         limits: limits for lag, stalls and locks; by default those of `StatusLimits`.
     """
     limits = limits or StatusLimits()
-    findings = []
+    findings = list(_log(status))
     if status.consumers and not status.has_live_node:
         message = f"no node is running: none of {len(status.consumers)} consumers is processed. Start a worker"
         findings.append(Finding("no_node", message))
@@ -80,6 +82,12 @@ def is_ahead_of_log(partition: PartitionStatus, last_issued: int) -> bool:
 
 def _name(consumer: ConsumerStatus) -> str:
     return f"consumer {consumer.name!r}"
+
+
+def _log(status: Status) -> Iterator[Finding]:
+    if status.log_problem is not None:
+        is_replicated = isinstance(status.log_problem, ReplicatedLogError)
+        yield Finding("replicated_log" if is_replicated else "sequence_behind_log", str(status.log_problem))
 
 
 def _silent_node(node: NodeStatus) -> Finding:

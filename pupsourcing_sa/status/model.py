@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.postgres.lock_holders import LockHolder
 from pupsourcing_sa.store import BlockingAppend
 
@@ -121,12 +122,14 @@ class Status:
         last_position: last position in the log; 0 if the log is empty.
         last_issued: last position that the log has issued. The event may be uncommitted, rolled back or deleted; the
             next event gets a higher position. A checkpoint above it belongs to another log.
-        stable_position: consumers can read up to this position.
+        stable_position: consumers can read up to this position, unless there is a `log_problem`.
         held_back_seconds: upper bound of the seconds for which a transaction has held back committed events from
             consumers; 0 if none does.
         blocking: unfinished transactions that have appended. The first one determines the stable position.
         nodes: the worker processes, oldest first.
         consumers: the consumers, by name.
+        log_problem: the error that reading the stable position raises, `SequenceBehindLogError` or
+            `ReplicatedLogError`; ``None`` if there is none.
     """
 
     taken_at: datetime
@@ -137,6 +140,7 @@ class Status:
     blocking: tuple[BlockingAppend, ...]
     nodes: tuple[NodeStatus, ...]
     consumers: tuple[ConsumerStatus, ...]
+    log_problem: StablePositionError | None = None
 
     @property
     def head(self) -> int:
@@ -164,7 +168,7 @@ def _plain(value: Any) -> Any:
             return value.isoformat()
         case timedelta():
             return value.total_seconds()
-        case UUID():
+        case UUID() | StablePositionError():
             return str(value)
         case _:
             return value

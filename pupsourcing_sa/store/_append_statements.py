@@ -35,8 +35,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, JSONB, TIMESTAMP, UUID, insert
 
 from pupsourcing_sa.expected import AnyVersion, ExpectedVersion
-from pupsourcing_sa.postgres.expressions import parameter
-from pupsourcing_sa.store._low_water_mark import low_water_mark
+from pupsourcing_sa.postgres.expressions import constant, parameter, sequence_of
+from pupsourcing_sa.store._low_water_mark import has_event_above, low_water_mark
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["AppendStatements"]
@@ -251,6 +251,22 @@ class AppendStatements:
             .cte("pupsourcing_lowered")
         )
         return heads.delete().where(is_given, heads.c.aggregate_version == given.c.count).add_cte(lowered)
+
+    @cached_property
+    def refusal(self) -> Select[Any]:
+        """Explain an append that wrote nothing: the version of one aggregate, and if the sequence is behind the log."""
+        heads = self._heads
+        version = select(heads.c.aggregate_version).where(
+            heads.c.aggregate_type == _STREAM_TYPE, heads.c.aggregate_id == _STREAM_ID
+        )
+        last = func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger)
+        # The volatile function in its output keeps PostgreSQL from inlining this subquery.
+        issued = select(last.label("last")).subquery("issued")
+        columns: list[ColumnElement[Any]] = [
+            func.coalesce(version.scalar_subquery(), constant(0)).label("version"),
+            has_event_above(self._events, issued.c.last).label("is_behind"),
+        ]
+        return select(*columns)
 
     # -- common parts ------------------------------------------------------------------------------------------
 

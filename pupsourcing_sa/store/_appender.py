@@ -10,7 +10,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import UniqueConstraint
 
-from pupsourcing_sa.errors import DuplicateEventError, KeyTooLongError, OptimisticConcurrencyError, StaleHeadsError
+from pupsourcing_sa.errors import (
+    DuplicateEventError,
+    KeyTooLongError,
+    OptimisticConcurrencyError,
+    SequenceBehindLogError,
+    StaleHeadsError,
+)
 from pupsourcing_sa.event import AppendResult
 from pupsourcing_sa.postgres.compiled import CompiledStatements
 from pupsourcing_sa.postgres.connections import require_transaction
@@ -21,6 +27,7 @@ from pupsourcing_sa.postgres.errors import (
     raise_translated,
     violates,
 )
+from pupsourcing_sa.postgres.expressions import qualified_name
 from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._idempotency import are_same
@@ -113,7 +120,7 @@ class Appender:
         try:
             with connection.begin_nested():
                 return self.append(connection, append)
-        except (DuplicateEventError, OptimisticConcurrencyError, StaleHeadsError) as error:
+        except (DuplicateEventError, OptimisticConcurrencyError, SequenceBehindLogError, StaleHeadsError) as error:
             found = self._reader.events_by_id(connection, [event.event_id for event in append.events])
             if not found:
                 raise
@@ -123,7 +130,19 @@ class Appender:
             return AppendResult(positions, found[0].aggregate_version - 1, found[-1].aggregate_version, tuple(found))
 
     def _version_of(self, connection: Connection, append: Append) -> int:
-        return self._reader.aggregate_version(connection, append.aggregate_type, append.aggregate_id)
+        """Return the version of an aggregate after its append wrote nothing.
+
+        Raises:
+            SequenceBehindLogError: this is why the append wrote nothing.
+        """
+        parameters = {"stream_type": append.aggregate_type, "stream_id": append.aggregate_id}
+        version, is_behind = connection.execute(self._statements.refusal, parameters).one()
+        if is_behind:
+            raise self._behind_log(connection)
+        return int(version)
+
+    def _behind_log(self, connection: Connection) -> SequenceBehindLogError:
+        return SequenceBehindLogError(qualified_name(self._tables.events, connection))
 
     def _raise_conflict(self, connection: Connection, appends: Sequence[Append], written: dict[int, int]) -> NoReturn:
         """Restore the written heads, then raise the conflict of the first aggregate that has another version."""
@@ -157,6 +176,9 @@ class Appender:
             detail = detail_of(error)
             reported = [name for name in names if f"({name[0]}, {name[1]}, " in detail]
             raise StaleHeadsError(reported or names, self._tables.aggregate_heads.key) from error
+        if violates(error, self._tables.events.primary_key, connection):
+            # The position belongs to an event that is not in the snapshot of this transaction's first append.
+            raise self._behind_log(connection) from error
         if is_serialization_failure(error):
             # PostgreSQL does not report which aggregate it was. Prefer one with an expected version.
             expecting = (append for append in appends if append.expected.version is not None)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import CTE, BigInteger, Integer, Table, Text, case, cast, func, select, true
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Table,
+    Text,
+    case,
+    cast,
+    false,
+    func,
+    select,
+    true,
+)
 
 from pupsourcing_sa.postgres.expressions import constant, oid_of, sequence_of
 
-__all__ = ["MARK_BELOW_ALL", "MARK_BITS", "low_water_mark"]
+__all__ = ["MARK_BELOW_ALL", "MARK_BITS", "has_event_above", "low_water_mark"]
 
 #: A low-water mark is an int4 with the low 31 bits of a position.
 MARK_BITS: Final = constant(2**31 - 1)
@@ -25,16 +38,50 @@ def low_water_mark(events: Table) -> CTE:
 
     A sequence that has issued nothing, or nothing since it was restarted, has no last position. The transaction then
     takes the negative mark, which is below every position.
+
+    ``is_taken`` is false if the sequence is behind the log, and nothing is locked or remembered then.
     """
     name = constant("pupsourcing_sa.mark_").concat(cast(oid_of(events), Text))
     # A setting that an earlier transaction of this session has set is '' and not NULL.
     is_held = func.coalesce(func.current_setting(name, true()), constant("")) != constant("")
     last = func.pg_sequence_last_value(sequence_of(events), type_=BigInteger)
-    # The volatile function in its output keeps PostgreSQL from inlining this subquery. Both uses below see one value.
-    issued = select(
-        case((is_held, None), else_=func.coalesce(last.bitwise_and(MARK_BITS), MARK_BELOW_ALL)).label("mark")
-    ).subquery("issued")
-    lock = func.pg_advisory_xact_lock_shared(cast(oid_of(events), Integer), cast(issued.c.mark, Integer))
-    remember = func.set_config(name, cast(issued.c.mark, Text), true())
-    is_taken = case((issued.c.mark.is_(None), true()), else_=lock.is_not(None) & remember.is_not(None))
+    # The volatile function in its output keeps PostgreSQL from inlining this subquery. Every use below sees one value.
+    issued = select(is_held.label("is_held"), case((is_held, None), else_=last).label("last")).subquery("issued")
+    mark = func.coalesce(issued.c.last.bitwise_and(MARK_BITS), MARK_BELOW_ALL)
+    lock = func.pg_advisory_xact_lock_shared(cast(oid_of(events), Integer), cast(mark, Integer))
+    remember = func.set_config(name, cast(mark, Text), true())
+    is_taken = case(
+        (issued.c.is_held, true()),
+        (_is_behind(events, issued.c.last), false()),
+        else_=lock.is_not(None) & remember.is_not(None),
+    )
     return select(is_taken.label("is_taken")).cte("pupsourcing_mark")
+
+
+def has_event_above(events: Table, last: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return a condition: the snapshot has an event above the last position issued; false if that is NULL.
+
+    The sequence is then behind the log. Otherwise every position in the snapshot was issued before the snapshot was
+    taken, and ``last`` is read later.
+
+    The primary key finds the event. To compare with the last position in the log would be slow beside a large append in
+    flight: its events are in the index, and PostgreSQL would step over all of them to find a committed one.
+    """
+    above = select(func.min(events.c.global_position)).where(events.c.global_position > last)
+    return above.scalar_subquery().is_not(None)
+
+
+def _is_behind(events: Table, last: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return a condition: the sequence is behind the log.
+
+    A sequence without a last position can be behind, too, such as a new one beside restored events. Only ``nextval``
+    shows its next position. It is called if the log has an event, and at most once after the sequence was restarted.
+    """
+    sequence = sequence_of(events)
+    in_log = select(func.max(events.c.global_position)).scalar_subquery()
+    may_use = func.has_sequence_privilege(sequence, constant("USAGE"))
+    return case(
+        (last.is_not(None), has_event_above(events, last)),
+        (in_log.is_(None) | ~may_use, false()),
+        else_=func.nextval(sequence, type_=BigInteger) <= in_log,
+    )

@@ -5,16 +5,32 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Select, and_, case, cast, func, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Select,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import OID
 
-from pupsourcing_sa.postgres.catalog import ACTIVITY, LOCKS, PREPARED, catalog_table
+from pupsourcing_sa.postgres.catalog import ACTIVITY, INHERITANCE, LOCKS, PREPARED, SUBSCRIBED, catalog_table
 from pupsourcing_sa.postgres.expressions import constant, oid_of, oid_of_database, sequence_of, server_identity
 from pupsourcing_sa.postgres.lock_holders import HOLDER_COLUMNS
 from pupsourcing_sa.store._low_water_mark import MARK_BITS
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["PositionStatements"]
+__all__ = ["PositionStatements", "next_position"]
 
 #: The mark below every position as pg_locks shows it: an unsigned oid with the same bits.
 _MARK_BELOW_ALL_AS_OID: Final = constant(2**32 - 1)
@@ -24,6 +40,17 @@ _HALF_OF_MARKS: Final = constant(2**30)
 _SEQUENCES: Final = catalog_table(
     "pg_sequence", seqrelid=OID, seqcache=BigInteger, seqincrement=BigInteger, seqcycle=Boolean
 )
+
+
+def next_position(sequence: str) -> Select[Any]:
+    """Select the next value of a sequence that has issued nothing since it was created or restarted.
+
+    Args:
+        sequence: its quoted name.
+    """
+    # A colon would begin a parameter.
+    name = sequence.replace(":", r"\:")
+    return select(literal_column("last_value", BigInteger)).select_from(text(name))
 
 
 class PositionStatements:
@@ -58,6 +85,8 @@ class PositionStatements:
             issued.in_log.label("last"),
             issued.is_readable,
             issued.is_in_order,
+            issued.last_issued,
+            self._is_replicated.label("is_replicated"),
             func.current_setting(constant("transaction_isolation")).label("isolation"),
             func.pg_is_in_recovery().label("is_in_recovery"),
             server_identity().label("server_identity"),
@@ -96,6 +125,21 @@ class PositionStatements:
         return select(server_identity())
 
     @cached_property
+    def sequence(self) -> Select[Any]:
+        """Select the quoted name of the sequence, and if this role may read its state."""
+        sequence = sequence_of(self._events)
+        may_read = func.has_sequence_privilege(sequence, constant("SELECT"))
+        return select(cast(sequence, Text).label("name"), may_read.label("is_readable"))
+
+    @property
+    def _is_replicated(self) -> ColumnElement[bool]:
+        """A condition: a subscription fills the log, or a partition of it. Every role can read these catalogs."""
+        log = oid_of(self._events)
+        partitions = select(INHERITANCE.c.inhrelid).where(INHERITANCE.c.inhparent == log)
+        subscribed = SUBSCRIBED.c.srrelid
+        return exists().where(or_(subscribed == log, subscribed.in_(partitions)))
+
+    @cached_property
     def _issued(self) -> FromClause:
         """The last position issued, the last position in the log, and the state of the sequence.
 
@@ -110,6 +154,7 @@ class PositionStatements:
         is_in_order = select((c.seqcache == 1) & (c.seqincrement > 0) & ~c.seqcycle).where(c.seqrelid == sequence)
         return select(
             func.coalesce(last, in_log).label("position"),
+            last.label("last_issued"),
             in_log.label("in_log"),
             func.has_sequence_privilege(sequence, constant("USAGE, SELECT")).label("is_readable"),
             is_in_order.scalar_subquery().label("is_in_order"),

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
 from pupsourcing_sa._checks import MAX_BIGINT
 from pupsourcing_sa.consumer import Scope
-from pupsourcing_sa.errors import StablePositionError
+from pupsourcing_sa.errors import ReplicatedLogError, SequenceBehindLogError, StablePositionError
 from pupsourcing_sa.event import PersistedEvent, Stream
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
 from pupsourcing_sa.postgres.errors import translated
-from pupsourcing_sa.store._position_statements import PositionStatements
+from pupsourcing_sa.postgres.expressions import qualified_name
+from pupsourcing_sa.store._position_statements import PositionStatements, next_position
 from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["LogReader"]
+__all__ = ["LogNotFollowable", "LogReader"]
+
+#: A log whose stable position would not be reliable in any session.
+LogNotFollowable: TypeAlias = ReplicatedLogError | SequenceBehindLogError
 
 
 class LogReader:
@@ -174,10 +178,38 @@ class LogReader:
             StablePositionError: the stable position cannot be determined in this transaction.
             TablesMissingError: the log's tables do not exist.
         """
+        positions, problem = self.inspect(session, check_isolation=check_isolation)
+        if problem is not None:
+            raise problem
+        return positions
+
+    def inspect(
+        self, session: SyncSession, *, check_isolation: bool = False
+    ) -> tuple[LogPositions, LogNotFollowable | None]:
+        """Return the positions as `positions` does, but return a problem of the log itself instead of raising it.
+
+        Raises:
+            StablePositionError: the session is the problem, such as one on a standby.
+            TablesMissingError: the log's tables do not exist.
+        """
         with self._connection(session) as connection:
             row = connection.execute(self._position_statements.stable).one()
-        self._check(row, check_isolation=check_isolation)
-        return LogPositions(row.stable, row.last, row.server_identity)
+            self._check(row, check_isolation=check_isolation)
+            problem: LogNotFollowable | None = None
+            if row.is_replicated:
+                problem = ReplicatedLogError(qualified_name(self._tables.events, connection))
+            elif row.last and self._last_issued(connection, row) < row.last:
+                problem = SequenceBehindLogError(qualified_name(self._tables.events, connection))
+        return LogPositions(row.stable, row.last, row.server_identity), problem
+
+    def _last_issued(self, connection: Connection, row: Row[Any]) -> Any:
+        """Return the last position that the sequence has issued, or the one before the first it will issue."""
+        if row.last_issued is None:
+            # It has issued nothing since it was created or restarted. PostgreSQL shows its next position only to roles
+            # that may read the sequence. For others, the first append finds out.
+            name, is_readable = connection.execute(self._position_statements.sequence).one()
+            return connection.execute(next_position(name)).scalar_one() - 1 if is_readable else row.last
+        return row.last_issued
 
     def server_identity(self, session: SyncSession) -> str:
         """Return `LogPositions.server_identity` without reading the positions."""
@@ -197,7 +229,7 @@ class LogReader:
             return [BlockingAppend(**row) for row in rows]
 
     def _check(self, row: Row[Any], *, check_isolation: bool) -> None:
-        """Refuse positions that are not reliable."""
+        """Refuse a session whose positions are not reliable, and a sequence that issues positions in another order."""
         column = f"{self._tables.events.key}.global_position"
         if row.is_in_recovery:
             raise StablePositionError(

@@ -248,6 +248,21 @@ def test_a_checkpoint_of_another_log(command: Command, group: Group):
     assert command("status").returncode == 0
 
 
+def test_a_sequence_behind_the_log(command: Command, group: Group):
+    group.append(3)
+    with group.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE events ALTER global_position RESTART WITH 1"))
+    done = command("status")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("problem: the sequence of events.global_position is behind the log, ")
+    found = json.loads(command("status", "--json").stdout)
+    assert [finding["kind"] for finding in found["findings"]] == ["sequence_behind_log"]
+    assert found["log_problem"] == found["findings"][0]["message"]
+    with group.engine.begin() as connection:
+        connection.execute(text(found["log_problem"].partition("Run: ")[2]))
+    assert command("status").returncode == 0
+
+
 def test_limits_of_lag(command: Command, group: Group):
     group.append(2)
     group.partition("orders", group.node("orders"))

@@ -2,19 +2,54 @@
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN (
-        issued.mark IS NULL
-      )
+      WHEN issued.is_held
       THEN TRUE
-      ELSE pg_advisory_xact_lock_shared(CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT), CAST(issued.mark AS INT)) IS NOT NULL
+      WHEN CASE
+        WHEN (
+          issued.last IS NOT NULL
+        )
+        THEN (
+          SELECT
+            MIN(events.global_position) AS min_1
+          FROM events
+          WHERE
+            events.global_position > issued.last
+        ) IS NOT NULL
+        WHEN (
+          (
+            SELECT
+              MAX(events.global_position) AS max_1
+            FROM events
+          ) IS NULL
+          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN FALSE
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+          SELECT
+            MAX(events.global_position) AS max_1
+          FROM events
+        )
+      END
+      THEN FALSE
+      ELSE pg_advisory_xact_lock_shared(
+        CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+      ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(issued.mark AS TEXT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
+      COALESCE(
+        current_setting(
+          'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+          TRUE
+        ),
+        ''
+      ) <> '' AS is_held,
       CASE
         WHEN (
           COALESCE(
@@ -26,11 +61,8 @@ WITH pupsourcing_mark AS (
           ) <> ''
         )
         THEN NULL
-        ELSE COALESCE(
-          pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) & 2147483647,
-          -1
-        )
-      END AS mark
+        ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
+      END AS last
   ) AS issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (
@@ -87,19 +119,54 @@ RETURNING events.global_position, events.aggregate_version;
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN (
-        issued.mark IS NULL
-      )
+      WHEN issued.is_held
       THEN TRUE
-      ELSE pg_advisory_xact_lock_shared(CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT), CAST(issued.mark AS INT)) IS NOT NULL
+      WHEN CASE
+        WHEN (
+          issued.last IS NOT NULL
+        )
+        THEN (
+          SELECT
+            MIN(events.global_position) AS min_1
+          FROM events
+          WHERE
+            events.global_position > issued.last
+        ) IS NOT NULL
+        WHEN (
+          (
+            SELECT
+              MAX(events.global_position) AS max_1
+            FROM events
+          ) IS NULL
+          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN FALSE
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+          SELECT
+            MAX(events.global_position) AS max_1
+          FROM events
+        )
+      END
+      THEN FALSE
+      ELSE pg_advisory_xact_lock_shared(
+        CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+      ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(issued.mark AS TEXT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
+      COALESCE(
+        current_setting(
+          'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+          TRUE
+        ),
+        ''
+      ) <> '' AS is_held,
       CASE
         WHEN (
           COALESCE(
@@ -111,11 +178,8 @@ WITH pupsourcing_mark AS (
           ) <> ''
         )
         THEN NULL
-        ELSE COALESCE(
-          pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) & 2147483647,
-          -1
-        )
-      END AS mark
+        ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
+      END AS last
   ) AS issued
 ), pupsourcing_head AS (
   UPDATE aggregate_heads SET aggregate_version = (
@@ -168,19 +232,54 @@ RETURNING events.global_position, events.aggregate_version;
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN (
-        issued.mark IS NULL
-      )
+      WHEN issued.is_held
       THEN TRUE
-      ELSE pg_advisory_xact_lock_shared(CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT), CAST(issued.mark AS INT)) IS NOT NULL
+      WHEN CASE
+        WHEN (
+          issued.last IS NOT NULL
+        )
+        THEN (
+          SELECT
+            MIN(events.global_position) AS min_1
+          FROM events
+          WHERE
+            events.global_position > issued.last
+        ) IS NOT NULL
+        WHEN (
+          (
+            SELECT
+              MAX(events.global_position) AS max_1
+            FROM events
+          ) IS NULL
+          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN FALSE
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+          SELECT
+            MAX(events.global_position) AS max_1
+          FROM events
+        )
+      END
+      THEN FALSE
+      ELSE pg_advisory_xact_lock_shared(
+        CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+      ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(issued.mark AS TEXT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
+      COALESCE(
+        current_setting(
+          'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+          TRUE
+        ),
+        ''
+      ) <> '' AS is_held,
       CASE
         WHEN (
           COALESCE(
@@ -192,11 +291,8 @@ WITH pupsourcing_mark AS (
           ) <> ''
         )
         THEN NULL
-        ELSE COALESCE(
-          pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) & 2147483647,
-          -1
-        )
-      END AS mark
+        ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
+      END AS last
   ) AS issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (
@@ -264,19 +360,54 @@ WITH pupsourcing_wanted AS (
 ), pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN (
-        issued.mark IS NULL
-      )
+      WHEN issued.is_held
       THEN TRUE
-      ELSE pg_advisory_xact_lock_shared(CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT), CAST(issued.mark AS INT)) IS NOT NULL
+      WHEN CASE
+        WHEN (
+          issued.last IS NOT NULL
+        )
+        THEN (
+          SELECT
+            MIN(events.global_position) AS min_1
+          FROM events
+          WHERE
+            events.global_position > issued.last
+        ) IS NOT NULL
+        WHEN (
+          (
+            SELECT
+              MAX(events.global_position) AS max_1
+            FROM events
+          ) IS NULL
+          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN FALSE
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+          SELECT
+            MAX(events.global_position) AS max_1
+          FROM events
+        )
+      END
+      THEN FALSE
+      ELSE pg_advisory_xact_lock_shared(
+        CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+      ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(issued.mark AS TEXT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
+      COALESCE(
+        current_setting(
+          'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+          TRUE
+        ),
+        ''
+      ) <> '' AS is_held,
       CASE
         WHEN (
           COALESCE(
@@ -288,11 +419,8 @@ WITH pupsourcing_wanted AS (
           ) <> ''
         )
         THEN NULL
-        ELSE COALESCE(
-          pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) & 2147483647,
-          -1
-        )
-      END AS mark
+        ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
+      END AS last
   ) AS issued
 ), pupsourcing_fits AS (
   SELECT
@@ -426,6 +554,30 @@ LEFT OUTER JOIN pupsourcing_written_events
   ON pupsourcing_written_events.aggregate_type = pupsourcing_written_heads.stream_type
   AND pupsourcing_written_events.aggregate_id = pupsourcing_written_heads.stream_id;
 
+-- refusal
+SELECT
+  COALESCE(
+    (
+      SELECT
+        aggregate_heads.aggregate_version
+      FROM aggregate_heads
+      WHERE
+        aggregate_heads.aggregate_type = CAST(%(stream_type)s AS VARCHAR)
+        AND aggregate_heads.aggregate_id = CAST(%(stream_id)s AS VARCHAR)
+    ),
+    0
+  ) AS version,
+  (
+    SELECT
+      MIN(events.global_position) AS min_1
+    FROM events, (
+      SELECT
+        pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) AS last
+    ) AS issued
+    WHERE
+      events.global_position > issued.last
+  ) IS NOT NULL AS is_behind;
+
 -- undo
 WITH pupsourcing_given AS (
   SELECT
@@ -457,19 +609,54 @@ WHERE
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN (
-        issued.mark IS NULL
-      )
+      WHEN issued.is_held
       THEN TRUE
-      ELSE pg_advisory_xact_lock_shared(CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT), CAST(issued.mark AS INT)) IS NOT NULL
+      WHEN CASE
+        WHEN (
+          issued.last IS NOT NULL
+        )
+        THEN (
+          SELECT
+            MIN(events.global_position) AS min_1
+          FROM events
+          WHERE
+            events.global_position > issued.last
+        ) IS NOT NULL
+        WHEN (
+          (
+            SELECT
+              MAX(events.global_position) AS max_1
+            FROM events
+          ) IS NULL
+          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN FALSE
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+          SELECT
+            MAX(events.global_position) AS max_1
+          FROM events
+        )
+      END
+      THEN FALSE
+      ELSE pg_advisory_xact_lock_shared(
+        CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+      ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(issued.mark AS TEXT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
+      COALESCE(
+        current_setting(
+          'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+          TRUE
+        ),
+        ''
+      ) <> '' AS is_held,
       CASE
         WHEN (
           COALESCE(
@@ -481,11 +668,8 @@ WITH pupsourcing_mark AS (
           ) <> ''
         )
         THEN NULL
-        ELSE COALESCE(
-          pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) & 2147483647,
-          -1
-        )
-      END AS mark
+        ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
+      END AS last
   ) AS issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (
@@ -542,19 +726,54 @@ RETURNING events.global_position, events.aggregate_version;
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN (
-        issued.mark IS NULL
-      )
+      WHEN issued.is_held
       THEN TRUE
-      ELSE pg_advisory_xact_lock_shared(CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT), CAST(issued.mark AS INT)) IS NOT NULL
+      WHEN CASE
+        WHEN (
+          issued.last IS NOT NULL
+        )
+        THEN (
+          SELECT
+            MIN(events.global_position) AS min_1
+          FROM events
+          WHERE
+            events.global_position > issued.last
+        ) IS NOT NULL
+        WHEN (
+          (
+            SELECT
+              MAX(events.global_position) AS max_1
+            FROM events
+          ) IS NULL
+          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN FALSE
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+          SELECT
+            MAX(events.global_position) AS max_1
+          FROM events
+        )
+      END
+      THEN FALSE
+      ELSE pg_advisory_xact_lock_shared(
+        CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+      ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(issued.mark AS TEXT),
+        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
+      COALESCE(
+        current_setting(
+          'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+          TRUE
+        ),
+        ''
+      ) <> '' AS is_held,
       CASE
         WHEN (
           COALESCE(
@@ -566,11 +785,8 @@ WITH pupsourcing_mark AS (
           ) <> ''
         )
         THEN NULL
-        ELSE COALESCE(
-          pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) & 2147483647,
-          -1
-        )
-      END AS mark
+        ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
+      END AS last
   ) AS issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (

@@ -38,6 +38,7 @@ FROM (
         FROM events
       ), 0)
     ) AS position,
+    pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) AS last_issued,
     COALESCE((
       SELECT
         MAX(events.global_position) AS max_1
@@ -97,6 +98,11 @@ ORDER BY
   END,
   pg_catalog.pg_locks.pid;
 
+-- sequence
+SELECT
+  CAST(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS) AS TEXT) AS name,
+  has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'SELECT') AS is_readable;
+
 -- server_identity
 SELECT
   CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
@@ -149,6 +155,21 @@ SELECT
   issued.in_log AS last,
   issued.is_readable,
   issued.is_in_order,
+  issued.last_issued,
+  EXISTS(
+    SELECT
+      *
+    FROM pg_catalog.pg_subscription_rel
+    WHERE
+      pg_catalog.pg_subscription_rel.srrelid = CAST(CAST('events' AS REGCLASS) AS OID)
+      OR pg_catalog.pg_subscription_rel.srrelid IN (
+        SELECT
+          pg_catalog.pg_inherits.inhrelid
+        FROM pg_catalog.pg_inherits
+        WHERE
+          pg_catalog.pg_inherits.inhparent = CAST(CAST('events' AS REGCLASS) AS OID)
+      )
+  ) AS is_replicated,
   current_setting('transaction_isolation') AS isolation,
   pg_is_in_recovery() AS is_in_recovery,
   CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
@@ -168,6 +189,7 @@ FROM (
         FROM events
       ), 0)
     ) AS position,
+    pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) AS last_issued,
     COALESCE((
       SELECT
         MAX(events.global_position) AS max_1

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from pupsourcing_sa.errors import ReplicatedLogError, SequenceBehindLogError
 from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
 from pupsourcing_sa.status.findings import Finding, StatusLimits, diagnose
 from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
@@ -52,6 +53,8 @@ class TestDiagnosis:
         ("status", "limits", "kinds"),
         [
             (status_of(nodes=()), {}, []),  # nothing to run
+            (status_of(log_problem=SequenceBehindLogError("events")), {}, ["sequence_behind_log"]),
+            (status_of(log_problem=ReplicatedLogError("events")), {}, ["replicated_log"]),
             (status_of(), {}, []),
             (status_of(consumer(WELL)), {}, []),
             (status_of(consumer(WELL, live_nodes=0), nodes=()), {}, ["no_node"]),
