@@ -47,7 +47,7 @@ event                       data
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Protocol
 
@@ -88,13 +88,21 @@ class Hooks:
 
     Args:
         telemetry: the user's object, or ``None``.
+        report: returns the exception that a span gets in place of the operation's own.
         common: data of every span and event.
     """
 
-    __slots__ = ("_common", "_telemetry")
+    __slots__ = ("_common", "_report", "_telemetry")
 
-    def __init__(self, telemetry: Telemetry | None = None, **common: Any) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry | None = None,
+        *,
+        report: Callable[[BaseException], BaseException] = lambda error: error,
+        **common: Any,
+    ) -> None:
         self._telemetry = telemetry
+        self._report = report
         self._common = common
 
     @contextmanager
@@ -127,6 +135,7 @@ class Hooks:
                 _log_failure(name)
 
     def _leave(self, name: str, span: AbstractContextManager[Any], error: BaseException | None) -> None:
+        error = None if error is None else self._report(error)
         try:
             span.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         except Exception as raised:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import click
 
-__all__ = ["one_of", "seconds", "whole_number"]
+__all__ = ["one_of", "seconds", "true_or_false", "whole_number"]
 
 
 def whole_number(minimum: int = 1, maximum: int | None = None) -> Callable[[str], int]:
@@ -44,6 +44,14 @@ def seconds(maximum: float = math.inf) -> Callable[[str], float]:
         return number
 
     return parse
+
+
+def true_or_false(text: str) -> bool:
+    """Return the value of True or False, written in any case, or of 1 or 0."""
+    found = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    if found is None:
+        raise click.BadParameter(f"must be True or False, not {text!r}")
+    return found
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

@@ -14,8 +14,9 @@ from click.core import ParameterSource
 
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import option
-from pupsourcing_sa.cli._values import one_of, seconds, whole_number
+from pupsourcing_sa.cli._values import one_of, seconds, true_or_false, whole_number
 from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker.config import default_text
 
 __all__ = ["SettingValue", "given_settings", "replace_settings", "variable", "worker_settings"]
 
@@ -45,7 +46,7 @@ def worker_settings(function: _Function) -> _Function:
             type=parse,
             envvar=variable(field.name),
             help=field.metadata["help"],
-            default_text=None if field.default is None else f"{field.default:g}",
+            default_text=None if field.default is None else default_text(field.default),
         )(function)
     return function
 
@@ -82,6 +83,8 @@ def _option_name(name: str) -> str:
 def _parser(field: dataclasses.Field[Any]) -> tuple[Callable[[str], Any], str]:
     if "choices" in field.metadata:
         return one_of(*field.metadata["choices"]), "|".join(field.metadata["choices"])
+    if field.type == "bool":
+        return true_or_false, "True|False"
     if field.type == "int":
         return whole_number(1, field.metadata["max"]), "N"
     return seconds(field.metadata["max"]), "S"

@@ -71,6 +71,7 @@ class Node(Service):
             lambda partition: Processor(self._processors.context(partition), self._stable),
             run.hooks,
             self._processors.is_aborted,
+            hide_parameters=run.config.hide_parameters,
         )
         tick_interval = self._membership.tick_interval
         self._outage = Outage(
@@ -79,6 +80,7 @@ class Node(Service):
             details=self._details,
             first_delay=tick_interval,
             max_delay=tick_interval,
+            hide_parameters=run.config.hide_parameters,
         )
         self._may_have_joined = False
 
@@ -114,6 +116,7 @@ class Node(Service):
             first_delay=config.retry_delay,
             max_delay=min(config.max_retry_delay, _MAX_START_DELAY),
             is_each_logged=True,
+            hide_parameters=config.hide_parameters,
         )
         while True:
             try:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from types import NoneType
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -15,6 +16,7 @@ from sqlalchemy.orm import sessionmaker
 from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.consumer import BatchConsumer, Consumer, Subscription
 from pupsourcing_sa.errors import MissingExtraError
+from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks, Telemetry
@@ -228,7 +230,11 @@ class Worker:
             tables=self.tables,
             subscriptions={subscription.name: subscription for subscription in self._subscriptions},
             config=config,
-            hooks=Hooks(self._telemetry, worker=str(self.id)),
+            hooks=Hooks(
+                self._telemetry,
+                report=partial(redacted, hide_parameters=config.hide_parameters),
+                worker=str(self.id),
+            ),
             executions=Executions(
                 batches=execution_for(factory, config.concurrency),
                 log=execution_for(factory, 2),

@@ -11,10 +11,10 @@ import textwrap
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from pupsourcing_sa._checks import MAX_INTEGER, MAX_SECONDS, check_int, check_seconds
+from pupsourcing_sa._checks import MAX_INTEGER, MAX_SECONDS, check_int, check_seconds, check_type
 from pupsourcing_sa.status import HEARTBEAT_TIMEOUT
 
-__all__ = ["WorkerConfig"]
+__all__ = ["WorkerConfig", "default_text"]
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -49,8 +49,13 @@ def _documented(cls: _Class) -> _Class:
     return cls
 
 
+def default_text(value: object) -> str:
+    """Return the default of a setting as the documentation shows it."""
+    return str(value) if value is None or isinstance(value, bool) else f"{value:g}"
+
+
 def _default(value: object) -> str:
-    return "" if value is None else f" Default: {value:g}."
+    return "" if value is None else f" Default: {default_text(value)}."
 
 
 @_documented
@@ -145,6 +150,14 @@ class WorkerConfig:
             "this time.",
         ),
     )
+    hide_parameters: bool = field(
+        default=True,
+        metadata=_setting_metadata(
+            "Failures and shutdown",
+            "Record and log a database error without the parameters of the statement and the values that the server "
+            "and the driver quote.",
+        ),
+    )
     shutdown_timeout: float = field(
         default=30.0,
         metadata=_seconds(
@@ -160,6 +173,8 @@ class WorkerConfig:
                 object.__setattr__(self, setting.name, check_int(setting.name, value, minimum=1, maximum=MAX_INTEGER))
             elif setting.type == "float":
                 object.__setattr__(self, setting.name, check_seconds(setting.name, value))
+            elif setting.type == "bool":
+                check_type(setting.name, value, bool, "True or False")
         if self.dispatcher not in (None, "poll", "notify"):
             raise ValueError(f"dispatcher must be 'poll', 'notify' or None, not {self.dispatcher!r}")
         for lower, upper in (("poll_interval", "max_poll_interval"), ("retry_delay", "max_retry_delay")):

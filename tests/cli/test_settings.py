@@ -11,12 +11,14 @@ from pupsourcing_sa.cli import _worker
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._worker_settings import given_settings, replace_settings
 from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker.config import default_text
 from tests.fix_command import Result, run_in_process
 
 FIELDS = {field.name: field for field in dataclasses.fields(WorkerConfig)}
 # These differ from the defaults and from one another, and are valid together.
 VALUES = {name: 11 + number for number, name in enumerate(FIELDS)} | {
     "dispatcher": "poll", "poll_interval": 2.5, "retry_delay": 0.25, "heartbeat_interval": 1.5,
+    "hide_parameters": False,
 }  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def test_help_and_docstring_have_the_text_and_the_default_of_every_field():
     documented = " ".join((WorkerConfig.__doc__ or "").split())
     for name, field in FIELDS.items():
         text = field.metadata["help"]
-        default = "" if field.default is None else f"{field.default:g}"
+        default = "" if field.default is None else default_text(field.default)
         assert f"{text} [default: {default}]" in shown or (text in shown and not default)
         assert f"{name}: {text}" + (f" Default: {default}." if default else "") in documented
         assert f"{field.metadata['group']}: --" in shown
@@ -82,6 +84,7 @@ def test_an_empty_variable_is_unset():
         ("poll_interval", "0", "must be a number of seconds greater than 0 and at most 1,000,000, not 0"),
         ("poll_interval", "1e7", "must be a number of seconds greater than 0 and at most 1,000,000, not 1e7"),
         ("dispatcher", "push", "must be poll or notify, not 'push'"),
+        ("hide_parameters", "no", "must be True or False, not 'no'"),
         ("processes", "two", "must be a whole number, not 'two'"),
         ("processes", "0", "must be a whole number, 1 or more, not 0"),
         ("log_format", "xml", "must be text or json, not 'xml'"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pupsourcing_sa import errors, telemetry
 from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker.config import default_text
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 PACKAGE = Path(telemetry.__file__).parent
@@ -32,8 +33,7 @@ def test_every_setting_with_its_default_and_its_text():
         for row in rows("worker.md", "setting")
     }
     assert documented == {
-        field.name: ("None" if field.default is None else f"{field.default:g}", field.metadata["help"])
-        for field in fields(WorkerConfig)
+        field.name: (default_text(field.default), field.metadata["help"]) for field in fields(WorkerConfig)
     }
 
 

@@ -106,4 +106,4 @@ def test_a_few_lost_races_are_silent_and_many_are_reported_less_and_less_often(c
     interrupted = ("WARNING", "batch was interrupted; will retry", False)
     assert lines(caplog) == [interrupted] * 3 + [("INFO", "batches are running again", False)]
     assert [record.failures for record in caplog.records] == [4, 8, 16, 16]
-    assert caplog.records[0].error == "psycopg.errors.DeadlockDetected: deadlock"
+    assert caplog.records[0].error == "psycopg.errors.DeadlockDetected: deadlock, SQLSTATE 40P01"

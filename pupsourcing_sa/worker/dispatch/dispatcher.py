@@ -125,6 +125,7 @@ class Dispatcher(Service):
             details=self._details,
             first_delay=config.poll_interval,
             max_delay=config.max_poll_interval,
+            hide_parameters=config.hide_parameters,
         )
         self._interval = config.poll_interval
         self._position = stable.value

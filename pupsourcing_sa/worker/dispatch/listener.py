@@ -78,6 +78,7 @@ class Listener(Service):
             details=self._details,
             first_delay=config.retry_delay,
             max_delay=config.max_retry_delay,
+            hide_parameters=config.hide_parameters,
         )
         self._is_listening = False
         # Number of wake-ups: now, when this poll began, and when the last successful poll began.

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.worker.backoff import delay_after
 from pupsourcing_sa.worker.classification import is_outage
 
@@ -39,6 +40,7 @@ class Outage:
         first_delay: delay after the first failure, in seconds; it doubles with each failure, with jitter.
         max_delay: upper limit of the delay, in seconds.
         is_each_logged: log every failure, for an operation that the caller cannot do without.
+        hide_parameters: the worker's setting.
 
     Attributes:
         failures: number of failures in a row.
@@ -53,6 +55,7 @@ class Outage:
         first_delay: float,
         max_delay: float,
         is_each_logged: bool = False,
+        hide_parameters: bool = True,
     ) -> None:
         self.failures = 0
         #: True if the traceback of an unexpected error of this outage was logged.
@@ -63,6 +66,7 @@ class Outage:
         self._first_delay = first_delay
         self._max_delay = max_delay
         self._is_each_logged = is_each_logged
+        self._hide_parameters = hide_parameters
 
     def failed(self, error: BaseException) -> float:
         """Count the failure, and return the seconds until the next attempt.
@@ -74,6 +78,7 @@ class Outage:
         is_news = not (self._has_traceback or is_outage(error) or isinstance(error, OSError))
         if is_news or self.failures == 1 or self._is_each_logged:
             self._has_traceback |= is_news
+            error = redacted(error, hide_parameters=self._hide_parameters)
             _logger.warning(
                 self._failing,
                 exc_info=error if is_news else None,

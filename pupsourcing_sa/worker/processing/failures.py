@@ -30,6 +30,7 @@ from typing import Any, Final, TypeGuard
 
 from sqlalchemy.orm import Session
 
+from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.worker.backoff import delay_after
 from pupsourcing_sa.worker.classification import is_lost_race
 from pupsourcing_sa.worker.execution.protocol import BindHandler
@@ -72,6 +73,7 @@ class Failures:
             details=self._details,
             first_delay=context.config.retry_delay,
             max_delay=min(context.config.max_retry_delay, _MAX_OUTAGE_DELAY),
+            hide_parameters=context.config.hide_parameters,
         )
         # All of these count consecutive occurrences.
         self._lost_races = 0
@@ -91,7 +93,7 @@ class Failures:
         record = partial(checkpoint.record_failure, delay=self._delay, max_attempts=max_attempts)
         recorded = self._or_unrecorded(await self._write(failure, record))
         details = self._event_details(failure) | {"attempts": recorded.attempts}
-        error = failure.__cause__
+        error = self._report(failure.__cause__)
         if recorded.retry_after is None:
             _logger.error("handler failed; partition is parked", exc_info=error, extra=details)
             self._context.hooks.event("worker.parked", **details)
@@ -112,7 +114,7 @@ class Failures:
         """
         recorded = self._or_unrecorded(await self._write(committed, self._context.checkpoint.park))
         details = self._event_details(committed) | {"attempts": recorded.attempts}
-        error = committed.__cause__
+        error = self._report(committed.__cause__)
         if recorded.retry_after is None:
             message = "handler committed the transaction; partition is parked"
             _logger.error(message, exc_info=error, extra=details)
@@ -192,12 +194,12 @@ class Failures:
         self._lost_races = number = self._lost_races + 1
         is_power_of_two = number & (number - 1) == 0
         if is_power_of_two and number > _UNREPORTED_RACES:
-            details = self._details | {"failures": number, "retry_after": delay} | _summary(error)
+            details = self._details | {"failures": number, "retry_after": delay} | _summary(self._report(error))
             _logger.warning(_INTERRUPTED, extra=details)
 
     async def _show(self, interrupted: BatchInterrupted, delay: float) -> None:
         """Show the error in the table, without counting it."""
-        error, is_first = interrupted.__cause__, not self._shown
+        error, is_first = self._report(interrupted.__cause__), not self._shown
         self._shown = self._interruptions
         details = self._event_details(interrupted) | {"failures": self._interruptions, "retry_after": delay}
         message = "handling the event keeps losing the connection; will retry"
@@ -212,7 +214,7 @@ class Failures:
     async def _write(self, error: BatchError, record: Callable[..., Failure | None]) -> Failure | None:
         """Write the failure to the checkpoint's row and return it; ``None`` if it was not recorded."""
         position, worker_id = error.event.global_position, self._context.worker_id
-        text = "".join(traceback.format_exception(error.__cause__))
+        text = "".join(traceback.format_exception(self._report(error.__cause__)))
 
         def work(session: Session, _: BindHandler) -> Failure | None:
             recorded = record(session, position=position, error=text, worker_id=worker_id)
@@ -221,12 +223,16 @@ class Failures:
 
         try:
             recorded = await self._context.execution(self._context.name, work)
-        except Exception:
-            _logger.warning("cannot record the failure", exc_info=True, extra=self._details)
+        except Exception as failed:
+            _logger.warning("cannot record the failure", exc_info=self._report(failed), extra=self._details)
             return None
         if recorded is None:
             _logger.warning("failure is not recorded: another process has the partition", extra=self._details)
         return recorded
+
+    def _report(self, error: BaseException | None) -> BaseException | None:
+        """Return the exception as it may be recorded and logged."""
+        return error and redacted(error, hide_parameters=self._context.config.hide_parameters)
 
     def _event_details(self, error: BatchError) -> dict[str, Any]:
         event = error.event

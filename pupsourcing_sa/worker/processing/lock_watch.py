@@ -36,6 +36,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks, is_of_dead_node
 from pupsourcing_sa.postgres.errors import is_privilege_missing
 from pupsourcing_sa.postgres.lock_holders import LockHolder, holder_of
+from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.worker.execution.protocol import BindHandler
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
@@ -169,7 +170,7 @@ class LockWatch:
             _logger.warning(
                 "a dead node holds the checkpoint, and this role is not allowed to terminate its backend; "
                 "grant it pg_signal_backend",
-                exc_info=True,
+                exc_info=redacted(error, hide_parameters=self._context.config.hide_parameters),
                 extra=self._details,
             )
             return

@@ -57,7 +57,8 @@ class BatchError(Exception):
     """
 
     def __init__(self, events: Sequence[PersistedEvent], failed: int | None) -> None:
-        super().__init__(events, failed)
+        # The representation of the events would be the text of the exception in telemetry.
+        super().__init__(f"batch of {len(events)} events")
         self.events = events
         self.failed = failed
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.partition import Partition, PartitionState
 from pupsourcing_sa.worker.processing.processor import Processor
@@ -37,15 +38,23 @@ class ProcessorPool:
         create: creates the processor of a partition.
         hooks: telemetry.
         is_aborted: returns True if the node rolls back running batches, and cancels processors.
+        hide_parameters: the worker's setting.
     """
 
     def __init__(
-        self, worker_id: str, create: Callable[[Partition], Processor], hooks: Hooks, is_aborted: Callable[[], bool]
+        self,
+        worker_id: str,
+        create: Callable[[Partition], Processor],
+        hooks: Hooks,
+        is_aborted: Callable[[], bool],
+        *,
+        hide_parameters: bool = True,
     ) -> None:
         self._details = {"worker": worker_id}
         self._create = create
         self._hooks = hooks
         self._is_aborted = is_aborted
+        self._hide_parameters = hide_parameters
         self._running: dict[Partition, _Running] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_new = True
@@ -114,7 +123,8 @@ class ProcessorPool:
                 # Other code may cancel the handler's task after the handler has returned.
                 _logger.error("processor was cancelled, but not by the worker", extra=details)
         elif (error := task.exception()) is not None:
-            _logger.error("processor failed", exc_info=error, extra=details)
+            report = redacted(error, hide_parameters=self._hide_parameters)
+            _logger.error("processor failed", exc_info=report, extra=details)
 
     def _log(self, message: str, partition: Partition, position: int | None = None) -> None:
         details = self._details | {"consumer": partition.consumer, "partition": partition.number}
