@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Any, NoReturn
 
 from pupsourcing_sa.errors import DuplicateEventError, NoEventsError, OptimisticConcurrencyError
@@ -13,7 +14,7 @@ from pupsourcing_sa.event import Event
 from pupsourcing_sa.event.encoding import for_jsonb, has_nul
 from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
 
-__all__ = ["Append", "check_ids", "event_parameters", "stream_parameter"]
+__all__ = ["Aggregate", "Append", "aggregate_parameter", "aggregates_of", "check_ids", "event_parameters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,36 +76,67 @@ def check_ids(events: Sequence[Event]) -> None:
         raise DuplicateEventError(event_id for event_id, count in times.items() if count > 1)
 
 
-def event_parameters(appends: Sequence[Append], *, has_json_payload: bool) -> dict[str, Any]:
-    """Return the events as parameters of the statements: a JSON array, and the payloads as one value of bytes."""
-    rows: list[str] = []
+@dataclass(slots=True)
+class Aggregate:
+    """An aggregate of an append to several.
+
+    Attributes:
+        number: its number in the append, from 1.
+        first: its first entry, whose expected version counts.
+        size: number of events in all its entries.
+    """
+
+    number: int
+    first: Append
+    size: int = 0
+
+
+def aggregates_of(appends: Sequence[Append]) -> tuple[list[Aggregate], list[tuple[Aggregate, int]]]:
+    """Return the aggregates; and for each entry its aggregate, with the number of this aggregate's earlier events."""
+    aggregates: dict[tuple[str, str], Aggregate] = {}
+    places = []
+    for append in appends:
+        name = append.aggregate_type, append.aggregate_id
+        aggregate = aggregates.get(name)
+        if aggregate is None:
+            aggregate = aggregates[name] = Aggregate(len(aggregates) + 1, append)
+        places.append((aggregate, aggregate.size))
+        aggregate.size += len(append.events)
+    return list(aggregates.values()), places
+
+
+def event_parameters(
+    events: Sequence[Event], *, has_json_payload: bool, starts: Iterable[str] = repeat("{")
+) -> dict[str, Any]:
+    """Return the events as parameters of the statements: a JSON array, and the payloads as one value of bytes.
+
+    Args:
+        events: the events in the order of their positions.
+        has_json_payload: the log has a JSONB column for payloads. They are then part of the array.
+        starts: start of the JSON object of each event.
+    """
+    numbered = zip(count(1), starts, events)
     if has_json_payload:
-        for stream, append in enumerate(appends, 1):
-            for event in append.events:
-                start = f'{{"stream":{stream},"number":{len(rows) + 1},"payload":{_json_text(event)},'
-                rows.append(start + event.append_json)
+        rows = [
+            f'{start}"number":{number},"payload":{_json_text(event)},{event.append_json}'
+            for number, start, event in numbered
+        ]
         return {"events": f"[{','.join(rows)}]"}
-    payloads: list[bytes] = []
-    offset = 1
-    for stream, append in enumerate(appends, 1):
-        for event in append.events:
-            payload, rest = event.payload, event.append_json
-            size = len(payload)
-            rows.append(f'{{"stream":{stream},"number":{len(rows) + 1},"start":{offset},"size":{size},{rest}')
-            payloads.append(payload)
-            offset += size
-    return {"events": f"[{','.join(rows)}]", "payloads": b"".join(payloads)}
+    rows, offset = [], 1
+    for number, start, event in numbered:
+        size = len(event.payload)
+        rows.append(f'{start}"number":{number},"start":{offset},"size":{size},{event.append_json}')
+        offset += size
+    return {"events": f"[{','.join(rows)}]", "payloads": b"".join([event.payload for event in events])}
 
 
-def stream_parameter(numbered: Iterable[tuple[int, Append]]) -> str:
+def aggregate_parameter(aggregates: Iterable[Aggregate]) -> str:
     """Return the aggregates as a parameter of the statements, a JSON array."""
-    rows: list[dict[str, Any]] = []
-    before = 0
-    for number, append in numbered:
-        row = {"stream": number, "stream_type": append.aggregate_type, "stream_id": append.aggregate_id}
-        row |= {"expected": append.expected.version, "count": len(append.events), "before": before}
-        rows.append(row)
-        before += len(append.events)
+    rows = []
+    for aggregate in aggregates:
+        first = aggregate.first
+        row = {"stream": aggregate.number, "stream_type": first.aggregate_type, "stream_id": first.aggregate_id}
+        rows.append(row | {"expected": first.expected.version, "count": aggregate.size})
     return json.dumps(rows, ensure_ascii=False)
 
 

@@ -46,11 +46,12 @@ _STREAM_TYPE: Final = parameter("stream_type", Text())
 _STREAM_ID: Final = parameter("stream_id", Text())
 _COUNT: Final = parameter("count", BigInteger())
 
-#: Fields of each event except the payload. ``stream`` is the number of its aggregate and ``number`` its own number in
-#: the append, both from 1.
+#: Number of the event in the append, from 1.
+_NUMBER: Final[dict[str, Any]] = {"number": BigInteger}
+#: Number of the event's aggregate in the append, and number of the event among those of its aggregate, both from 1.
+_PLACE: Final[dict[str, Any]] = {"stream": Integer, "place": BigInteger}
+#: Fields of each event except the payload.
 _EVENT_COLUMNS: Final[dict[str, Any]] = {
-    "stream": Integer,
-    "number": BigInteger,
     "event_id": UUID,
     "event_type": Text,
     "event_version": Integer,
@@ -60,15 +61,13 @@ _EVENT_COLUMNS: Final[dict[str, Any]] = {
     "metadata": JSON,
     "created_at": TIMESTAMP(timezone=True),
 }
-#: Fields of each aggregate. ``stream`` is its number, from 1, and ``before`` the number of events of the aggregates
-#: before it.
+#: Fields of each aggregate. ``stream`` is its number, from 1, and ``count`` the number of its events.
 _STREAM_COLUMNS: Final[dict[str, Any]] = {
     "stream": Integer,
     "stream_type": Text,
     "stream_id": Text,
     "expected": BigInteger,
     "count": BigInteger,
-    "before": BigInteger,
 }
 
 
@@ -160,7 +159,7 @@ class AppendStatements:
 
     def _to_one(self, write_head: Any) -> Insert:
         head = write_head.returning(self._heads.c.aggregate_version, *self._notify()).cte("pupsourcing_head")
-        given = self._given_events()
+        given = self._given_events(_NUMBER)
         first = head.c.aggregate_version - _COUNT
         return self._insert_events(
             given, _STREAM_TYPE, _STREAM_ID, first + given.c.number, head.join(given, true())
@@ -221,13 +220,13 @@ class AppendStatements:
             select(func.count()).select_from(head).where(head.c.aggregate_version == as_expected).scalar_subquery()
             == select(func.count()).select_from(wanted).scalar_subquery()
         )
-        given = self._given_events()
+        given = self._given_events(_PLACE | _NUMBER)
         written = (
             self._insert_events(
                 given,
                 head.c.stream_type,
                 head.c.stream_id,
-                head.c.aggregate_version - head.c.count + given.c.number - head.c.before,
+                head.c.aggregate_version - head.c.count + given.c.place,
                 given.join(head, and_(given.c.stream == head.c.stream, is_complete)),
             )
             .returning(events.c.global_position, events.c.aggregate_type, events.c.aggregate_id)
@@ -276,9 +275,9 @@ class AppendStatements:
             return []
         return [cast(func.pg_notify(self._notify_channel, ""), Text).label("notified")]
 
-    def _given_events(self) -> TableValuedAlias:
+    def _given_events(self, numbers: dict[str, Any]) -> TableValuedAlias:
         payload: dict[str, Any] = {"payload": JSON} if self._has_json_payload else {"start": Integer, "size": Integer}
-        return _json_rows("events", **_EVENT_COLUMNS, **payload)
+        return _json_rows("events", **numbers, **_EVENT_COLUMNS, **payload)
 
     def _insert_events(
         self,
@@ -296,7 +295,7 @@ class AppendStatements:
             "aggregate_type": stream_type,
             "aggregate_id": stream_id,
             "aggregate_version": version,
-            **{name: given.c[name] for name in _EVENT_COLUMNS if name not in ("stream", "number", "metadata")},
+            **{name: given.c[name] for name in _EVENT_COLUMNS if name != "metadata"},
             "metadata": cast(given.c.metadata, JSONB),
             "payload": payload,
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Final, NoReturn
 
@@ -28,7 +29,14 @@ from pupsourcing_sa.postgres.errors import (
     violates,
 )
 from pupsourcing_sa.postgres.expressions import qualified_name
-from pupsourcing_sa.store._append import Append, check_ids, event_parameters, stream_parameter
+from pupsourcing_sa.store._append import (
+    Aggregate,
+    Append,
+    aggregate_parameter,
+    aggregates_of,
+    check_ids,
+    event_parameters,
+)
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._idempotency import are_same
 from pupsourcing_sa.store.log_reader import LogReader
@@ -68,7 +76,7 @@ class Appender:
     def append(self, connection: Connection, append: Append) -> AppendResult:
         """Append events of one aggregate; see `EventStore.append`."""
         expected, events = append.expected, append.events
-        parameters = event_parameters([append], has_json_payload=self._has_json_payload)
+        parameters = event_parameters(events, has_json_payload=self._has_json_payload)
         parameters["stream_type"] = append.aggregate_type
         parameters["stream_id"] = append.aggregate_id
         parameters["count"] = len(events)
@@ -88,28 +96,34 @@ class Appender:
 
     def append_many(self, connection: Connection, appends: Sequence[Append]) -> list[AppendResult]:
         """Append events of several aggregates; see `EventStore.append_many`."""
-        check_ids([event for append in appends for event in append.events])
-        parameters = event_parameters(appends, has_json_payload=self._has_json_payload)
-        parameters["streams"] = stream_parameter(enumerate(appends, 1))
+        events = [event for append in appends for event in append.events]
+        check_ids(events)
+        aggregates, places = aggregates_of(appends)
+        starts = (
+            f'{{"stream":{aggregate.number},"place":{place},'
+            for append, (aggregate, earlier) in zip(appends, places, strict=True)
+            for place in range(earlier + 1, earlier + len(append.events) + 1)
+        )
+        parameters = event_parameters(events, has_json_payload=self._has_json_payload, starts=starts)
+        parameters["streams"] = aggregate_parameter(aggregates)
         require_transaction(connection)
         try:
             rows = self._compiled.rows(connection, self._statements.many, parameters)
         except DBAPIError as error:
             self._raise_translated(error, connection, appends)
             raise
+        versions: dict[int, int] = {number: version for number, version, _ in rows}
         if not rows or rows[0][2] is None:
-            self._raise_conflict(connection, appends, {number: version for number, version, _ in rows})
-        positions: dict[int, list[int]] = {number: [] for number in range(1, len(appends) + 1)}
-        versions: dict[int, int] = {}
-        for number, version, position in sorted(rows):
-            positions[number].append(position)
-            versions[number] = version
-        return [
-            AppendResult(
-                tuple(positions[number]), versions[number] - len(append.events), versions[number], append.events
+            self._raise_conflict(connection, aggregates, set(versions))
+        positions = iter(sorted([position for _, _, position in rows]))
+        results = []
+        for append, (aggregate, earlier) in zip(appends, places, strict=True):
+            from_version = versions[aggregate.number] - aggregate.size + earlier
+            to_version = from_version + len(append.events)
+            results.append(
+                AppendResult(tuple(islice(positions, len(append.events))), from_version, to_version, append.events)
             )
-            for number, append in enumerate(appends, 1)
-        ]
+        return results
 
     def append_once(self, connection: Connection, append: Append) -> AppendResult:
         """Append, or return the result for the same events if they are in the log already.
@@ -144,23 +158,31 @@ class Appender:
     def _behind_log(self, connection: Connection) -> SequenceBehindLogError:
         return SequenceBehindLogError(qualified_name(self._tables.events, connection))
 
-    def _raise_conflict(self, connection: Connection, appends: Sequence[Append], written: dict[int, int]) -> NoReturn:
-        """Restore the written heads, then raise the conflict of the first aggregate that has another version."""
-        if written:
-            undone = stream_parameter((number, appends[number - 1]) for number in written)
+    def _raise_conflict(
+        self, connection: Connection, aggregates: Sequence[Aggregate], written: Container[int]
+    ) -> NoReturn:
+        """Restore the written heads, then raise the conflict of the first aggregate that has another version.
+
+        Args:
+            connection: the connection of the append.
+            aggregates: the aggregates of the append.
+            written: numbers of the aggregates whose heads were written.
+        """
+        if undone := [aggregate for aggregate in aggregates if aggregate.number in written]:
             try:
-                connection.execute(self._statements.undo, {"streams": undone})
+                connection.execute(self._statements.undo, {"streams": aggregate_parameter(undone)})
             except BaseException:
                 # Even after Ctrl-C, heads that were not restored must not be committed.
                 connection.invalidate()
                 raise
-        actual = {}
-        for number, append in enumerate(appends, 1):
-            actual[number] = self._version_of(connection, append)
-            if append.expected.version not in (None, actual[number]):
-                raise append.conflict(actual[number])
+        unwritten = []
+        for aggregate in aggregates:
+            append, actual = aggregate.first, self._version_of(connection, aggregate.first)
+            if append.expected.version not in (None, actual):
+                raise append.conflict(actual)
+            if aggregate.number not in written:
+                unwritten.append((append, actual))
         # Meanwhile another writer has made every version match again. Report an aggregate whose head was not written.
-        unwritten = [(append, actual[number]) for number, append in enumerate(appends, 1) if number not in written]
         append, version = next((pair for pair in unwritten if pair[0].expected.version is not None), unwritten[0])
         raise append.conflict(version)
 
@@ -172,7 +194,7 @@ class Appender:
             raise DuplicateEventError([event_id for event_id in ids if str(event_id) in detail] or ids) from error
         if violates(error, self._unique_version, connection):
             # This is not a lost race. The loser of a race waits for the head's row and then gets no row, or a 40001.
-            names = [(append.aggregate_type, append.aggregate_id) for append in appends]
+            names = list(dict.fromkeys((append.aggregate_type, append.aggregate_id) for append in appends))
             detail = detail_of(error)
             reported = [name for name in names if f"({name[0]}, {name[1]}, " in detail]
             raise StaleHeadsError(reported or names, self._tables.aggregate_heads.key) from error
@@ -181,8 +203,9 @@ class Appender:
             raise self._behind_log(connection) from error
         if is_serialization_failure(error):
             # PostgreSQL does not report which aggregate it was. Prefer one with an expected version.
-            expecting = (append for append in appends if append.expected.version is not None)
-            raise next(expecting, appends[0]).conflict(None) from error
+            firsts = [aggregate.first for aggregate in aggregates_of(appends)[0]]
+            expecting = (append for append in firsts if append.expected.version is not None)
+            raise next(expecting, firsts[0]).conflict(None) from error
         if exceeds_a_limit(error):
             _raise_too_long(error, appends)
         raise_translated(error, self._tables.events, self._tables.aggregate_heads)

@@ -101,18 +101,19 @@ class EventStore:
 
         Args:
             session: the transaction that the events become part of.
-            appends: the expected version and the events of each aggregate. Positions follow this order. Locks are taken
-                in the order of the aggregates' types and ids, so two calls with the same aggregates never deadlock.
+            appends: entries, each with an expected version and events of one aggregate. Positions follow this order,
+                even if aggregates alternate. An aggregate may have several entries; the expected version of its first
+                one counts, and the others are ignored. Locks are taken in the order of the aggregates' types and ids,
+                so two calls with the same aggregates never deadlock.
 
         Returns:
-            One result per aggregate, in the same order.
+            One result per entry, in the same order.
 
         Raises:
             OptimisticConcurrencyError: see `append`. It names the first aggregate that is not at its expected version.
                 If a lost race ends the transaction, it names the first aggregate with an expected version instead.
             NoEventsError: ``appends`` is empty, or one of them has no events.
-            ValueError: an aggregate occurs twice.
-            DuplicateEventError, KeyTooLongError, StaleHeadsError, TransactionRequiredError, TypeError,
+            DuplicateEventError, KeyTooLongError, StaleHeadsError, TransactionRequiredError, TypeError, ValueError,
             TablesMissingError: see `append`.
         """
         checked = []
@@ -122,9 +123,6 @@ class EventStore:
             checked.append(Append.of(*pair))
         if not checked:
             raise NoEventsError
-        aggregates = {(append.aggregate_type, append.aggregate_id) for append in checked}
-        if len(aggregates) < len(checked):
-            raise ValueError("appends must name each aggregate once; put its events into one sequence")
         return self._appender.append_many(connection_of(session, self._appender.clause), checked)
 
     # -- reading -----------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ SELECT
   CAST(given_events.metadata AS JSONB) AS metadata,
   SUBSTRING(CAST(%(payloads)s AS BYTEA) FROM given_events.start FOR given_events.size) AS substring_1
 FROM pupsourcing_head
-JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(stream INT, number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
+JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
   ON TRUE
 ORDER BY
   given_events.number
@@ -222,7 +222,7 @@ SELECT
   CAST(given_events.metadata AS JSONB) AS metadata,
   SUBSTRING(CAST(%(payloads)s AS BYTEA) FROM given_events.start FOR given_events.size) AS substring_1
 FROM pupsourcing_head
-JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(stream INT, number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
+JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
   ON TRUE
 ORDER BY
   given_events.number
@@ -341,7 +341,7 @@ SELECT
   CAST(given_events.metadata AS JSONB) AS metadata,
   SUBSTRING(CAST(%(payloads)s AS BYTEA) FROM given_events.start FOR given_events.size) AS substring_1
 FROM pupsourcing_head
-JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(stream INT, number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
+JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
   ON TRUE
 ORDER BY
   given_events.number
@@ -354,9 +354,8 @@ WITH pupsourcing_wanted AS (
     given_streams.stream_type AS stream_type,
     given_streams.stream_id AS stream_id,
     given_streams.expected AS expected,
-    given_streams.count AS count,
-    given_streams.before AS before
-  FROM json_to_recordset(CAST(CAST(%(streams)s AS VARCHAR) AS JSON)) AS given_streams(stream INT, stream_type TEXT, stream_id TEXT, expected BIGINT, count BIGINT, before BIGINT)
+    given_streams.count AS count
+  FROM json_to_recordset(CAST(CAST(%(streams)s AS VARCHAR) AS JSON)) AS given_streams(stream INT, stream_type TEXT, stream_id TEXT, expected BIGINT, count BIGINT)
 ), pupsourcing_mark AS (
   SELECT
     CASE
@@ -486,7 +485,6 @@ WITH pupsourcing_wanted AS (
     pupsourcing_wanted.stream_id AS stream_id,
     pupsourcing_wanted.expected AS expected,
     pupsourcing_wanted.count AS count,
-    pupsourcing_wanted.before AS before,
     pupsourcing_head.aggregate_version AS aggregate_version
   FROM pupsourcing_wanted
   JOIN pupsourcing_head
@@ -511,10 +509,8 @@ WITH pupsourcing_wanted AS (
     pupsourcing_written_heads.stream_type AS stream_type,
     pupsourcing_written_heads.stream_id AS stream_id,
     (
-      (
-        pupsourcing_written_heads.aggregate_version - pupsourcing_written_heads.count
-      ) + given_events.number
-    ) - pupsourcing_written_heads.before AS anon_1,
+      pupsourcing_written_heads.aggregate_version - pupsourcing_written_heads.count
+    ) + given_events.place AS anon_1,
     given_events.event_id AS event_id,
     given_events.event_type AS event_type,
     given_events.event_version AS event_version,
@@ -524,7 +520,7 @@ WITH pupsourcing_wanted AS (
     given_events.created_at AS created_at,
     CAST(given_events.metadata AS JSONB) AS metadata,
     SUBSTRING(CAST(%(payloads)s AS BYTEA) FROM given_events.start FOR given_events.size) AS substring_1
-  FROM json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(stream INT, number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
+  FROM json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(stream INT, place BIGINT, number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
   JOIN pupsourcing_written_heads
     ON given_events.stream = pupsourcing_written_heads.stream
     AND (
@@ -585,9 +581,8 @@ WITH pupsourcing_given AS (
     given_streams.stream_type AS stream_type,
     given_streams.stream_id AS stream_id,
     given_streams.expected AS expected,
-    given_streams.count AS count,
-    given_streams.before AS before
-  FROM json_to_recordset(CAST(CAST(%(streams)s AS VARCHAR) AS JSON)) AS given_streams(stream INT, stream_type TEXT, stream_id TEXT, expected BIGINT, count BIGINT, before BIGINT)
+    given_streams.count AS count
+  FROM json_to_recordset(CAST(CAST(%(streams)s AS VARCHAR) AS JSON)) AS given_streams(stream INT, stream_type TEXT, stream_id TEXT, expected BIGINT, count BIGINT)
 ), pupsourcing_lowered AS (
   UPDATE aggregate_heads SET aggregate_version = (
     aggregate_heads.aggregate_version - pupsourcing_given.count
@@ -716,7 +711,7 @@ SELECT
   CAST(given_events.metadata AS JSONB) AS metadata,
   SUBSTRING(CAST(%(payloads)s AS BYTEA) FROM given_events.start FOR given_events.size) AS substring_1
 FROM pupsourcing_head
-JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(stream INT, number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
+JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, start INT, size INT)
   ON TRUE
 ORDER BY
   given_events.number
@@ -833,7 +828,7 @@ SELECT
   CAST(given_events.metadata AS JSONB) AS metadata,
   CAST(given_events.payload AS JSONB) AS payload
 FROM pupsourcing_head
-JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(stream INT, number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, payload JSON)
+JOIN json_to_recordset(CAST(CAST(%(events)s AS VARCHAR) AS JSON)) AS given_events(number BIGINT, event_id UUID, event_type TEXT, event_version INT, trace_id TEXT, correlation_id TEXT, causation_id TEXT, metadata JSON, created_at TIMESTAMPTZ, payload JSON)
   ON TRUE
 ORDER BY
   given_events.number

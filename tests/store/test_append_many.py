@@ -150,7 +150,6 @@ def test_bad_input(plain_log: Log):
     for appends, error, message in [
         ([], NoEventsError, "at least one event"),
         ([(NoStream(), [])], NoEventsError, "at least one event"),
-        ([(NoStream(), [make_event()]), (AnyVersion(), [make_event()])], ValueError, "each aggregate once"),
         (
             [(NoStream(), [event]), (NoStream(), [make_event("u2", event_id=event.event_id)])],
             DuplicateEventError,
