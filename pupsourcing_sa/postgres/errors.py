@@ -21,6 +21,8 @@ __all__ = [
     "detail_of",
     "exceeds_a_limit",
     "is_in_failed_transaction",
+    "is_infrastructure",
+    "is_infrastructure_state",
     "is_lock_timeout",
     "is_lost_race",
     "is_lost_race_state",
@@ -28,8 +30,11 @@ __all__ = [
     "is_outage_state",
     "is_privilege_missing",
     "is_query_canceled",
+    "is_query_canceled_state",
     "is_read_only",
+    "is_refusal_state",
     "is_serialization_failure",
+    "is_shortage_state",
     "raise_translated",
     "translated",
     "violates",
@@ -48,6 +53,29 @@ _SERIALIZATION_FAILURE: Final = "40001"
 _DEADLOCK_DETECTED: Final = "40P01"
 #: admin_shutdown, crash_shutdown, cannot_connect_now (the server is starting up), too_many_connections
 _OUTAGES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
+#: Classes of trouble that no statement is to blame for: connection, authorization, insufficient resources (such as disk
+#: and memory), operator intervention (with timeouts of statements), system error (with I/O errors), snapshot failure,
+#: configuration file.
+_INFRASTRUCTURE_CLASSES: Final = frozenset({"08", "28", "53", "57", "58", "72", "F0"})
+#: The same of other classes.
+_INFRASTRUCTURE: Final = frozenset({
+    "25006",  # read_only_sql_transaction: the server has become a standby, or its disk is almost full
+    "25P03",  # idle_in_transaction_session_timeout
+    "25P04",  # transaction_timeout
+    "26000",  # invalid_sql_statement_name: behind a pooler, the prepared statement is on another connection
+    "3D000",  # invalid_catalog_name: the database does not exist
+    "40000",  # transaction_rollback
+    "40003",  # statement_completion_unknown
+    "42P05",  # duplicate_prepared_statement, as 26000
+    "55P03",  # lock_not_available: a lock timeout
+    "HV001",  # fdw_out_of_memory
+    "HV00N",  # fdw_unable_to_establish_connection
+    "XX001",  # data_corrupted
+    "XX002",  # index_corrupted
+})  # fmt: skip
+#: Function of the server that raises "cached plan must not change result type". The SQLSTATE, feature_not_supported,
+#: has other meanings, too.
+_STALE_PLAN: Final = "RevalidateCachedQuery"
 
 
 @contextmanager
@@ -128,7 +156,12 @@ def is_read_only(error: BaseException) -> bool:
 
 def is_query_canceled(error: BaseException) -> bool:
     """Return True if a statement exceeded ``statement_timeout`` or was canceled."""
-    return isinstance(error, DBAPIError) and _sqlstate(error) == _QUERY_CANCELED
+    return isinstance(error, DBAPIError) and is_query_canceled_state(_sqlstate(error))
+
+
+def is_query_canceled_state(state: str | None) -> bool:
+    """Return True if an SQLSTATE means that; see `is_query_canceled`."""
+    return state == _QUERY_CANCELED
 
 
 def exceeds_a_limit(error: DBAPIError) -> bool:
@@ -148,6 +181,30 @@ def is_outage(error: BaseException | None) -> bool:
 def is_outage_state(state: str | None) -> bool:
     """Return True if an SQLSTATE means an outage; see `is_outage`."""
     return state is not None and (state in _OUTAGES or state.startswith("08"))
+
+
+def is_infrastructure(error: DBAPIError) -> bool:
+    """Return True if the database could not do its work: an outage, a timeout, or a lack of resources.
+
+    The statement is not to blame, or at least the error does not prove it. A prepared statement whose table has been
+    migrated belongs here, too.
+    """
+    return is_outage(error) or is_infrastructure_state(_sqlstate(error)) or _is_stale_plan(error)
+
+
+def is_infrastructure_state(state: str | None) -> bool:
+    """Return True if an SQLSTATE means trouble of the database; see `is_infrastructure`."""
+    return state is not None and (state in _INFRASTRUCTURE or state[:2] in _INFRASTRUCTURE_CLASSES)
+
+
+def is_shortage_state(state: str | None) -> bool:
+    """Return True if the server lacks something, such as disk space or a lock, and executes other statements."""
+    return state is not None and state[:2] in ("53", "55", "58")
+
+
+def is_refusal_state(state: str | None) -> bool:
+    """Return True if the server refuses the role or the database, or has become read-only, until someone changes it."""
+    return state is not None and (state[:2] == "28" or state in ("3D000", _READ_ONLY))
 
 
 def violates(error: DBAPIError, constraint: Constraint, connection: Connection) -> bool:
@@ -171,6 +228,12 @@ def detail_of(error: DBAPIError) -> str:
 def _sqlstate(error: DBAPIError) -> str | None:
     # psycopg2 calls it pgcode.
     return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+
+
+def _is_stale_plan(error: DBAPIError) -> bool:
+    diagnostics = _diagnostics(error)
+    names = ("source_function", "server_source_function")  # psycopg's and asyncpg's
+    return any(getattr(diagnostics, name, None) == _STALE_PLAN for name in names)
 
 
 def _is_of_a_function(error: DBAPIError) -> bool:

@@ -1,19 +1,29 @@
 """Failure classification: the only module that decides if a failure counts as a failure of an event.
 
+Only what the handler did may count, so two questions decide: what does the error mean, and where does it come from?
+
 ::
 
     kind       recognized by                                             consequence
     LOST_RACE  SQLSTATE 40001 (serialization failure), 40P01 (deadlock)  does not count; retried soon with fewer events
-    OUTAGE     SQLSTATE class 08 (connection), 53300 (too many           does not count; retried with back-off
-               connections), 57P01 to 57P03 (shutdown, crash, start);
-               an operational error without SQLSTATE: no server answers;
-               a connection that SQLAlchemy has invalidated;
-               a timeout of the pool; the lost connection of the batch
+    OUTAGE     an SQLSTATE or a class of SQLSTATEs that means trouble    does not count; retried with back-off; shown if
+               of the database, from a database of the batch's session;  it is always the same event
+               an operational error of it without SQLSTATE: no server
+               answers; a connection that SQLAlchemy has invalidated;
+               a timeout of a pool; the lost connection of the batch
     HANDLER    anything else that a handler, or the commit of its        counts; retried with back-off; may park the
-               writes, raises                                            partition
+               writes, raises; also errors of other databases and        partition
+               servers, which the handler uses on its own
 
-To move an SQLSTATE to another kind, edit the sets in `pupsourcing_sa.postgres.errors`. To add a kind, add a member to
-`FailureKind` and a rule to `_kind_of`; `classify` decides which kind wins.
+`docs/howto/handle-failures.md` has the SQLSTATEs; a test compares them. To move one to another kind, edit the sets in
+`pupsourcing_sa.postgres.errors`. To add a kind, add a member to `FailureKind` and a rule to `_kind_of`; `classify`
+decides which kind wins.
+
+- **Timeouts** of locks and statements do not count, because load and other transactions cause them. An event that
+  always exceeds ``statement_timeout`` is shown in ``status``.
+- **Internal errors** (XX000) count. Extensions raise them for wrong input, as PostGIS does for invalid geometries.
+  Corrupted data and indexes (XX001, XX002) do not.
+- **Program limits** (class 54), missing tables and privileges (class 42) count: the statement is the handler's.
 
 A handler may wrap a database error in an error of its own. Therefore every cause, context and member of an exception
 group is examined. A handler may also use the driver directly. Of the driver's own errors, only those with an SQLSTATE
@@ -23,7 +33,7 @@ are recognized. For the others, the caller checks if the connection of the batch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 from sqlalchemy.exc import DBAPIError
@@ -31,7 +41,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pupsourcing_sa.postgres import errors
 
-__all__ = ["FailureKind", "classify", "is_cancellation", "is_lost_race", "is_outage", "is_temporary"]
+__all__ = [
+    "FailureKind",
+    "classify",
+    "is_cancellation",
+    "is_connection_error",
+    "is_lost_race",
+    "is_shortage",
+    "is_temporary",
+    "is_timeout",
+]
 
 
 class FailureKind(Enum):
@@ -42,14 +61,21 @@ class FailureKind(Enum):
     HANDLER = "handler"
 
 
-def classify(error: BaseException, *, is_connection_lost: bool = False) -> FailureKind:
+def classify(
+    error: BaseException,
+    *,
+    is_connection_lost: bool = False,
+    is_of_batch: Callable[[BaseException], bool] = lambda _: True,
+) -> FailureKind:
     """Return the kind of a failure. When several kinds apply, a lost race wins over an outage.
 
     Args:
         error: the exception that ended the batch.
         is_connection_lost: the connection of the batch was found to be lost.
+        is_of_batch: returns True if a database error, which may be a cause of ``error``, comes from a database of the
+            batch's session.
     """
-    kinds = {_kind_of(cause) for cause in _causes(error)}
+    kinds = {_kind_of(cause, is_of_batch) for cause in _causes(error)}
     for kind in (FailureKind.LOST_RACE, FailureKind.OUTAGE):
         if kind in kinds:
             return kind
@@ -65,20 +91,30 @@ def is_lost_race(error: BaseException) -> bool:
     return classify(error) is FailureKind.LOST_RACE
 
 
-def is_outage(error: BaseException) -> bool:
+def is_connection_error(error: BaseException) -> bool:
     """Return True if the connection was lost or could not be made."""
-    return classify(error) is FailureKind.OUTAGE
+    return any(map(errors.is_outage, _causes(error))) or any(map(errors.is_outage_state, _sqlstates(error)))
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Return True if a statement exceeded ``statement_timeout`` or was canceled."""
+    return any(errors.is_query_canceled_state(state) for state in _sqlstates(error))
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return True if the server lacks something, such as disk space or a lock, and executes other statements."""
+    return any(map(errors.is_shortage_state, _sqlstates(error)))
 
 
 def is_temporary(error: BaseException) -> bool:
     """Return True if a start that failed with this error may succeed later.
 
-    These are outages, lost races, lock timeouts, as during a migration, and errors of the operating system, which
-    asyncpg raises when it cannot connect.
+    These are all failures that do not count, and errors of the operating system, which asyncpg raises when it cannot
+    connect. A refused role or database, and a standby, need someone who corrects the configuration.
     """
-    if classify(error) is not FailureKind.HANDLER:
-        return True
-    return errors.is_lock_timeout(error) or isinstance(error, OSError)
+    if any(map(errors.is_refusal_state, _sqlstates(error))):
+        return False
+    return classify(error) is not FailureKind.HANDLER or isinstance(error, OSError)
 
 
 def is_cancellation(error: BaseException) -> bool:
@@ -86,19 +122,26 @@ def is_cancellation(error: BaseException) -> bool:
     return any(isinstance(cause, asyncio.CancelledError) for cause in _causes(error))
 
 
-def _kind_of(error: BaseException) -> FailureKind:
+def _kind_of(error: BaseException, is_of_batch: Callable[[BaseException], bool]) -> FailureKind:
     """Return the kind of a single exception, without its causes."""
+    if isinstance(error, PoolTimeout):
+        return FailureKind.OUTAGE  # it does not tell the database
     if isinstance(error, DBAPIError):
         if not _has_sqlstate(error.orig):
             return FailureKind.HANDLER  # from a database other than PostgreSQL, which the handler also uses
-        is_race, is_outage = errors.is_lost_race(error), errors.is_outage(error)
+        is_race, is_outage = errors.is_lost_race(error), errors.is_infrastructure(error)
     else:
         state = _sqlstate(error)
-        is_race = errors.is_lost_race_state(state)
-        is_outage = errors.is_outage_state(state) or isinstance(error, PoolTimeout)
+        is_race, is_outage = errors.is_lost_race_state(state), errors.is_infrastructure_state(state)
     if is_race:
         return FailureKind.LOST_RACE
-    return FailureKind.OUTAGE if is_outage else FailureKind.HANDLER
+    return FailureKind.OUTAGE if is_outage and is_of_batch(error) else FailureKind.HANDLER
+
+
+def _sqlstates(error: BaseException) -> Iterator[str | None]:
+    """Yield the SQLSTATEs of the error and its causes. That of an error of SQLAlchemy is the driver's."""
+    for cause in _causes(error):
+        yield _sqlstate(cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause)
 
 
 def _sqlstate(error: BaseException) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
@@ -26,16 +28,19 @@ LOST_RACES = {"40001": "serialization failure", "40P01": "deadlock"}
 OUTAGES = {
     "08006": "connection failure",
     "53300": "too many connections",
+    "55P03": "lock timeout",
+    "57014": "statement timeout",
+    "58030": "I/O error",
     "57P01": "shutdown",
     "57P02": "crash",
     "57P03": "starting up",
 }
 MISTAKES = {
+    "0A000": "not supported",
     "22012": "division by zero",
     "23505": "unique violation",
     "40002": "constraint violation at the commit",
     "42P01": "no such table",
-    "57014": "statement timeout",
     "P0001": "raised by a function",
 }
 
@@ -199,6 +204,44 @@ def test_a_circular_cause_ends():
     assert classes(circular) == set()
 
 
+def test_the_documentation_has_every_sqlstate_that_does_not_count():
+    page = (Path(__file__).parents[2] / "docs/howto/handle-failures.md").read_text()
+    cells = re.findall(r"^\| ((?:(?:class [0-9A-Z]{2}|[0-9A-Z]{5})(?:, )?)+) \|", page, re.MULTILINE)
+    documented = {code.removeprefix("class ") for cell in cells for code in cell.split(", ")}
+    states = (getattr(error, "sqlstate", None) for error in vars(psycopg.errors).values())
+    known = {state for state in states if isinstance(state, str)}
+    assert documented <= known | {state[:2] for state in known}
+    for state in known:
+        error = ApplicationError()
+        error.sqlstate = state  # type: ignore[attr-defined]
+        is_documented = state in documented or state[:2] in documented
+        assert (classify(error) is not FailureKind.HANDLER) is is_documented, state
+
+
+def test_an_error_of_another_database_counts():
+    down = OperationalError("", {}, AdminShutdown())
+    for error in (down, bare(down), shaped(as_a_cause, down)):
+        assert classify(error, is_of_batch=lambda cause: False) is FailureKind.HANDLER
+    mixed = BaseExceptionGroup("both", [OperationalError("", {}, psycopg.errors.DiskFull()), down])
+    assert classify(mixed, is_of_batch=lambda cause: cause is down) is FailureKind.OUTAGE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_statement_whose_table_was_migrated(server: Engine, kind: str):
+    """PostgreSQL raises feature_not_supported, which a handler's statement can also deserve."""
+
+    def stale(connection: Connection) -> None:
+        connection.execute(text("CREATE TEMPORARY TABLE migrated (a int)"))
+        connection.execute(text("PREPARE reading AS SELECT * FROM migrated"))
+        connection.execute(text("EXECUTE reading"))
+        connection.execute(text("ALTER TABLE migrated ADD b int"))
+        with pytest.raises(DBAPIError) as caught:
+            connection.execute(text("EXECUTE reading"))
+        assert classes(caught.value) == {"outage"}
+
+    with_connection(server, kind, stale)
+
+
 def test_a_lost_race_wins_over_an_outage():
     lost_race, outage = OperationalError("", {}, DeadlockDetected()), OperationalError("", {}, AdminShutdown())
     assert classes(BaseExceptionGroup("both", [outage, lost_race])) == {"race"}
@@ -211,9 +254,10 @@ def test_a_lost_connection_is_an_outage_unless_the_handler_cancelled_its_stateme
     assert classify(cancelled, is_connection_lost=True) is FailureKind.HANDLER
 
 
-def test_a_start_is_also_retried_after_a_lock_timeout_and_an_error_of_the_operating_system():
-    locked = OperationalError("", {}, LockNotAvailable())
-    for error in (locked, ConnectionRefusedError(), AdminShutdown(), DeadlockDetected()):
+def test_a_start_is_retried_unless_someone_has_to_correct_the_configuration():
+    locked, full = OperationalError("", {}, LockNotAvailable()), OperationalError("", {}, psycopg.errors.DiskFull())
+    for error in (locked, full, ConnectionRefusedError(), AdminShutdown(), DeadlockDetected()):
         assert is_temporary(error)
-    for error in (ApplicationError(), OperationalError("", {}, InvalidPassword())):
+    refusals = InvalidPassword(), psycopg.errors.InvalidCatalogName(), psycopg.errors.ReadOnlySqlTransaction()
+    for error in (ApplicationError(), *(OperationalError("", {}, refusal) for refusal in refusals)):
         assert not is_temporary(error)

@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -163,6 +163,42 @@ def test_a_lost_connection(drivers: Fleet):
 def test_a_lost_race(drivers: Fleet):
     shapes = as_it_comes, wrapped, in_a_group, as_exit
     assert_nothing_is_counted(drivers, in_every_shape(*shapes, harms=[deadlock, conflict]))
+
+
+def raising(sqlstate: str) -> Callable[[Session], None]:
+    def harm(session: Session) -> None:
+        session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'as if' USING ERRCODE = '{sqlstate}'; END $$"))
+
+    return harm
+
+
+def test_trouble_of_the_database(drivers: Fleet):
+    """A full disk, no memory, a limit, an I/O error, a cancelled statement, a lock timeout, a pooler, a standby, …"""
+    states = "53100", "53200", "53400", "58030", "57014", "57P03", "55P03", "26000", "25006", "XX001", "F0000", "08006"
+    assert_nothing_is_counted(drivers, Accidents(*map(raising, states)))
+
+
+def test_trouble_of_another_database_is_counted(sync_fleet: Fleet):
+    """An engine that the handler has created is its own business, and its errors look the same."""
+    fleet = sync_fleet
+    other, nowhere = create_engine(fleet.engine.url), create_engine("postgresql+psycopg://127.0.0.1:1/nowhere")
+
+    def elsewhere(engine: Engine) -> Callable[[PersistedEvent], None]:
+        def fail(event: PersistedEvent) -> None:
+            with Session(engine) as session:
+                raising("53100")(session)
+
+        return fail
+
+    fleet.append()
+    recorder = Recorder()
+    engines = {"other": other, "nowhere": nowhere, "own": fleet.engine}
+    consumers = [fleet.see(name, check=elsewhere(engine), max_attempts=1) for name, engine in engines.items()]
+    fleet.start(fleet.worker(*consumers, telemetry=recorder))
+    fleet.wait(lambda: len(recorder.named("worker.parked")) == 2 and len(recorder.named("worker.batch_retried")) > 6)
+    assert {data["consumer"] for data in recorder.named("worker.parked")} == {"other", "nowhere"}
+    assert {data["consumer"] for data in recorder.named("worker.batch_retried")} == {"own"}
+    other.dispose()
 
 
 def test_a_batch_that_is_undone_is_handled_again_from_its_first_event(both_fleets: Fleet):

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from psycopg.errors import SerializationFailure
+from psycopg.errors import DiskFull, SerializationFailure
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import PersistedEvent, consumer
+from pupsourcing_sa.postgres.errors import is_query_canceled
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.processing.failures import Failures
 from pupsourcing_sa.worker.processing.outcomes import BatchInterrupted
@@ -113,6 +114,25 @@ def test_one_that_thinks_for_too_long(every_fleet: Fleet):
     assert_shown_and_passed(every_fleet, harmful, harmful.consumer(every_fleet), 5)
 
 
+def exceed_the_timeout(session: Session) -> None:
+    session.execute(text("SET LOCAL statement_timeout = 1"))
+    session.execute(text("SELECT pg_sleep(60)"))
+
+
+def test_one_whose_statement_always_exceeds_the_timeout(both_fleets: Fleet):
+    harmful = Harmful(3, exceed_the_timeout)
+    assert_shown_and_passed(both_fleets, harmful, harmful.consumer(both_fleets), 5)
+
+
+def test_a_drain_raises_its_error_and_commits_the_events_before_it(both_fleets: Fleet):
+    harmful = Harmful(3, exceed_the_timeout)
+    both_fleets.append(5)
+    with pytest.raises(DBAPIError) as caught:
+        both_fleets.worker(harmful.consumer(both_fleets)).drain()
+    assert is_query_canceled(caught.value)
+    assert both_fleets.seen("all") == [1, 2]
+
+
 def test_one_of_a_batch_is_searched_for(fleet: Fleet):
     harmful = Harmful(7, end)
     assert_shown_and_passed(fleet, harmful, harmful.by_batch(), 10)
@@ -164,17 +184,21 @@ def test_batches_that_lose_races_get_smaller_and_grow_again(fleet: Fleet):
 
 
 class Table:
-    """An execution for failures that writes down what would have been recorded."""
+    """An execution for failures that counts what would have been recorded."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_full: bool = False) -> None:
         self.works = 0
+        self.is_full = is_full
 
     async def __call__(self, name: str, work: Any) -> Any:
         self.works += 1
+        if self.is_full:
+            raise FULL
 
     async def close(self) -> None: ...
 
 
+FULL = OperationalError("INSERT", {}, DiskFull("could not extend file"))
 AWAY = OperationalError("SELECT", {}, Exception("away"))
 
 
@@ -246,3 +270,22 @@ def test_pauses_grow_when_an_event_is_shown(caplog: pytest.LogCaptureFixture):
     assert {each.global_position for each in shown} == {3}
     assert [each.failures for each in shown] == list(range(5, 21))
     assert [each.retry_after for each in shown] == pauses[4:]
+
+
+def test_a_full_disk_is_retried_soon_and_logged_rarely(caplog: pytest.LogCaptureFixture):
+    """It looks like a harmful event, so one is shown; but the partition has to continue when there is space again."""
+
+    async def main() -> list[float]:
+        return [await told.interrupted(interrupted(FULL), is_isolated=True) for _ in range(40)]
+
+    table = Table(is_full=True)
+    told = failures(table, retry_delay=1.0, max_retry_delay=60.0)
+    assert max(asyncio.run(main())) <= 2.0
+    assert table.works == 36
+    logged = [(record.message, record.levelno) for record in caplog.records]
+    assert logged == [
+        ("batch was interrupted; will retry", logging.WARNING),
+        ("handling the event keeps being interrupted; will retry", logging.ERROR),
+        ("cannot record the failure", logging.WARNING),
+        *[("handling the event keeps being interrupted; will retry", logging.WARNING)] * 3,  # the 8th, 16th and 32nd
+    ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa.postgres.errors import is_read_only
+from pupsourcing_sa.worker.execution.session_databases import watch_databases
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -48,6 +49,7 @@ def in_session(session: Session, work: Work[_T], bind: BindHandler) -> _T:
     pool would hand it out again and again.
     """
     session.autobegin = True
+    watch_databases(session)
     try:
         return work(session, bind)
     except Exception as error:

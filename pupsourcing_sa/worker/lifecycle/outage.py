@@ -22,7 +22,7 @@ from typing import Any
 
 from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.worker.backoff import delay_after
-from pupsourcing_sa.worker.classification import is_outage
+from pupsourcing_sa.worker.classification import is_connection_error
 
 __all__ = ["Outage", "first_line"]
 
@@ -75,7 +75,7 @@ class Outage:
         """
         self.failures += 1
         delay = delay_after(self.failures, first=self._first_delay, max_delay=self._max_delay, jitter=random.random())
-        is_news = not (self._has_traceback or is_outage(error) or isinstance(error, OSError))
+        is_news = not (self._has_traceback or is_connection_error(error) or isinstance(error, OSError))
         if is_news or self.failures == 1 or self._is_each_logged:
             self._has_traceback |= is_news
             error = redacted(error, hide_parameters=self._hide_parameters)

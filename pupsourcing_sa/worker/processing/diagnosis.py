@@ -2,6 +2,10 @@
 
 `pupsourcing_sa.worker.classification` decides which failures count. Before that, the server is asked if the connection
 is lost, because the driver may not know it yet. It is also asked if the handler has committed the transaction.
+
+An error of another database, which the handler uses on its own, is a failure of the handler. `session_databases`
+knows the others. An error that the handler got from the driver itself belongs to the batch if the batch's
+transaction has failed.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import HandlerTransactionError
 from pupsourcing_sa.worker.classification import FailureKind, classify
+from pupsourcing_sa.worker.execution.session_databases import is_from_session_database
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, LockedCheckpoint
 from pupsourcing_sa.worker.processing.outcomes import BatchCommitted, BatchFailed, BatchInterrupted
 from pupsourcing_sa.worker.processing.overdue import BatchProgress
@@ -66,6 +71,15 @@ def is_connection_lost(connection: Connection) -> bool:
     return False
 
 
+def _has_failed(connection: Connection) -> bool:
+    """Return True if the transaction can execute nothing more."""
+    try:
+        connection.scalar(select(1))
+    except Exception:
+        return True
+    return False
+
+
 def raise_outcome(
     error: BaseException, transaction: LockedTransaction, progress: BatchProgress, *, is_moved: bool
 ) -> NoReturn:
@@ -79,7 +93,12 @@ def raise_outcome(
             committed it.
     """
     events, failed = progress.events, progress.current
-    kind = classify(error, is_connection_lost=is_connection_lost(transaction.connection))
+    connection = transaction.connection
+
+    def is_of_batch(cause: BaseException) -> bool:
+        return is_from_session_database(cause) if isinstance(cause, DBAPIError) else _has_failed(connection)
+
+    kind = classify(error, is_connection_lost=is_connection_lost(connection), is_of_batch=is_of_batch)
     if not is_moved and transaction.was_committed():
         handled = events if failed is None else events[: failed + 1]
         committed = _handler_committed(transaction.checkpoint, handled[0].global_position, handled[-1].global_position)

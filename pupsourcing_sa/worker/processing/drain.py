@@ -82,7 +82,7 @@ class DrainProcessor(Service):
         if is_query_canceled(error) and not self._turns.state.limits.is_smallest:
             self._turns.shrink()
             return True
-        if isinstance(error, BatchFailed):
+        if isinstance(error, (BatchFailed, BatchInterrupted)):
             self._turns.narrow(error)
             return not error.is_isolated
         return False

@@ -9,13 +9,16 @@ outcome of the batch      in the checkpoint's row       delay                  l
 `BatchCommitted`          parked at once                until it is parked     ERROR with traceback
 outage                    nothing                       doubles, up to 2 s     WARNING once, INFO when it is over
 outages of one event,     shown, not counted            doubles per outage     first one ERROR with traceback,
-five in a row, isolated                                                        others WARNING in one line
+five in a row, isolated                                 if the event may be    others WARNING in one line, for the 8th,
+                                                        expensive to retry     16th … in a row if they are frequent
 lost race                 nothing                       the first delay        WARNING for the 4th, 8th, 16th … in a
                                                                                row, INFO when it is over
 ========================  ============================  =====================  ====================================
 
 The row counts the attempts of all processes. An event whose handler ends the connection each time is shown in the row,
-so that other processes know about it, but it is not counted. A handler that commits is not retried, because that would
+so that other processes know about it, but it is not counted. The same goes for an event whose statement always exceeds
+``statement_timeout``. Both are expensive to retry, so the delays grow. For other troubles, such as a full disk, the
+delays stay short, so that the partition continues soon after. A handler that commits is not retried, because that would
 apply the event twice.
 """
 
@@ -32,7 +35,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.worker.backoff import delay_after
-from pupsourcing_sa.worker.classification import is_lost_race
+from pupsourcing_sa.worker.classification import is_lost_race, is_shortage, is_timeout
 from pupsourcing_sa.worker.execution.protocol import BindHandler
 from pupsourcing_sa.worker.lifecycle.outage import Outage, first_line
 from pupsourcing_sa.worker.processing.checkpoints import Failure
@@ -80,6 +83,7 @@ class Failures:
         self._unrecorded = 0  # failed attempts at an event that the table does not have
         self._interruptions = 0  # of batches that had events, outages only
         self._shown = 0  # interruptions when the event was last shown in the table
+        self._is_write_failing = False
 
     # -- failures of an event ----------------------------------------------------------------------------------
 
@@ -176,9 +180,7 @@ class Failures:
             if isinstance(error, BatchInterrupted):
                 self._interruptions += 1
                 if is_isolated and self._interruptions >= _SHOWN:
-                    # The event may crash the server, and with it the work of others: retry it less and less often.
-                    delay = max(delay, self._delay(self._interruptions - _SHOWN + 1))
-                    await self._show(error, delay)
+                    delay = await self._show(error, delay)
         self._context.hooks.event("worker.batch_retried", **self._details, retry_after=delay)
         return delay
 
@@ -192,22 +194,30 @@ class Failures:
     def _race_lost(self, error: BaseException, delay: float) -> None:
         """Warn of lost races less and less often; a few are normal."""
         self._lost_races = number = self._lost_races + 1
-        is_power_of_two = number & (number - 1) == 0
-        if is_power_of_two and number > _UNREPORTED_RACES:
+        if number > _UNREPORTED_RACES and _is_power_of_two(number):
             details = self._details | {"failures": number, "retry_after": delay} | _summary(self._report(error))
             _logger.warning(_INTERRUPTED, extra=details)
 
-    async def _show(self, interrupted: BatchInterrupted, delay: float) -> None:
-        """Show the error in the table, without counting it."""
-        error, is_first = self._report(interrupted.__cause__), not self._shown
+    async def _show(self, interrupted: BatchInterrupted, delay: float) -> float:
+        """Show the error in the table, without counting it. Return the delay, which may be longer."""
+        cause, is_first = interrupted.__cause__ or interrupted, not self._shown
+        error = self._report(cause)
         self._shown = self._interruptions
+        is_cheap = is_shortage(cause)
+        if not is_cheap:
+            # The event may crash the server, and with it the work of others, or keep it busy until the timeout: retry
+            # it less and less often.
+            delay = max(delay, self._delay(self._interruptions - _SHOWN + 1))
         details = self._event_details(interrupted) | {"failures": self._interruptions, "retry_after": delay}
         message = "handling the event keeps losing the connection; will retry"
+        if is_cheap or is_timeout(cause):
+            message = "handling the event keeps being interrupted; will retry"
         if is_first:
             _logger.error(message, exc_info=error, extra=details)
-        else:
+        elif not is_cheap or _is_power_of_two(self._interruptions):
             _logger.warning(message, extra=details | _summary(error))
         await self._write(interrupted, partial(self._context.checkpoint.record_interruption, retry_after=delay))
+        return delay
 
     # ----------------------------------------------------------------------------------------------------------
 
@@ -224,8 +234,12 @@ class Failures:
         try:
             recorded = await self._context.execution(self._context.name, work)
         except Exception as failed:
-            _logger.warning("cannot record the failure", exc_info=self._report(failed), extra=self._details)
+            # The reason may be an outage that lasts.
+            if not self._is_write_failing:
+                _logger.warning("cannot record the failure", exc_info=self._report(failed), extra=self._details)
+            self._is_write_failing = True
             return None
+        self._is_write_failing = False
         if recorded is None:
             _logger.warning("failure is not recorded: another process has the partition", extra=self._details)
         return recorded
@@ -245,6 +259,10 @@ class Failures:
     def _delay(self, failures: int) -> float:
         config = self._context.config
         return delay_after(failures, first=config.retry_delay, max_delay=config.max_retry_delay, jitter=random.random())
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
 
 
 def _summary(error: BaseException | None) -> dict[str, str]:
