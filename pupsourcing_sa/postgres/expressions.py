@@ -160,9 +160,15 @@ def sequence_of(events: Table) -> ColumnElement[Any]:
 
 
 def server_identity() -> ColumnElement[Any]:
-    """Return the start time of the server with the oid of the database, as a string.
+    """Return the start time of the server, the start time of its statistics, and the oid of the database, as a string.
 
-    It changes with a restart, a failover, and a restore into a new database of the same name.
+    It changes with a restart, a failover, a crash, and a restore into a new database of the same name. The postmaster
+    survives the crash of a backend, but recovery discards the statistics. Every role may read that time.
     """
-    started = cast(extract("epoch", func.pg_postmaster_start_time()) * 1_000_000, BigInteger)
-    return cast(started, Text).concat("/").concat(cast(oid_of_database(), Text))
+    started = _microseconds(func.pg_postmaster_start_time())
+    recovered = func.coalesce(_microseconds(func.pg_stat_get_bgwriter_stat_reset_time()), constant(""))
+    return started.concat("/").concat(recovered).concat("/").concat(cast(oid_of_database(), Text))
+
+
+def _microseconds(timestamp: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(cast(extract("epoch", timestamp) * 1_000_000, BigInteger), Text)

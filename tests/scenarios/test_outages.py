@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -24,6 +23,7 @@ from tests.scenarios.application import CHANNEL, Follows
 from tests.scenarios.fleet import Fleet
 from tests.scenarios.pooler import POOLER
 from tests.scenarios.scene import Scene
+from tests.scenarios.server import Server
 
 CONSUMERS = {"a": Follows(partitions=3), "b": Follows(), "c": Follows(partitions=2, by_batch=True)}
 ONE = {"one": Follows()}
@@ -32,42 +32,6 @@ DRIVERS = ["psycopg", "async-psycopg", "asyncpg"]
 
 #: For tests about connections that a node keeps for longer than a transaction.
 not_pooled = pytest.mark.skipif(POOLER is not None, reason="behind a pooler nodes have no connections of their own")
-
-
-class Server:
-    """A server that tests may crash."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._directory = Path(str(make_url(url).query["host"]))
-        engine = create_engine(url)
-        with engine.connect() as connection:
-            programs = connection.scalar(text("SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
-        engine.dispose()
-        self._program = Path(programs or "") / "pg_ctl"
-        self._is_ours = False
-
-    def restart_at_once(self) -> None:
-        """Stop without a checkpoint, like a power failure; start and recover."""
-        self._is_ours = True
-        self._control("restart", f"--log={self._directory / 'log-of-restarts'}")
-
-    def close(self) -> None:
-        """Stop the server. The fixture that started it does not know the process that runs now."""
-        if self._is_ours and (self._directory / "postmaster.pid").exists():
-            self._control("stop")
-
-    def _control(self, what: str, *options: str) -> None:
-        owner = self._directory.stat()  # PostgreSQL refuses to run as root
-        subprocess.run(
-            [self._program, what, f"--pgdata={self._directory}", "--mode=immediate", "--wait", *options],
-            user=owner.st_uid,
-            group=owner.st_gid,
-            extra_groups=[] if os.geteuid() == 0 else None,
-            cwd=self._directory,
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
 
 
 @pytest.fixture(scope="module")

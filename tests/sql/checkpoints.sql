@@ -27,7 +27,10 @@ SELECT
   locked.parked_at IS NOT NULL AS anon_1,
   GREATEST(CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DECIMAL), 0) AS greatest_1,
   txid_current() AS txid_current_1,
-  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || COALESCE(
+    CAST(CAST(EXTRACT(EPOCH FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000 AS BIGINT) AS TEXT),
+    ''
+  ) || '/' || CAST((
     SELECT
       pg_catalog.pg_database.oid
     FROM pg_catalog.pg_database
@@ -58,7 +61,10 @@ SELECT
   locked.parked_at IS NOT NULL AS anon_1,
   GREATEST(CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DECIMAL), 0) AS greatest_1,
   txid_current() AS txid_current_1,
-  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || COALESCE(
+    CAST(CAST(EXTRACT(EPOCH FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000 AS BIGINT) AS TEXT),
+    ''
+  ) || '/' || CAST((
     SELECT
       pg_catalog.pg_database.oid
     FROM pg_catalog.pg_database
@@ -118,7 +124,10 @@ SELECT
   CASE
     WHEN (
       (
-        CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+        CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || COALESCE(
+          CAST(CAST(EXTRACT(EPOCH FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000 AS BIGINT) AS TEXT),
+          ''
+        ) || '/' || CAST((
           SELECT
             pg_catalog.pg_database.oid
           FROM pg_catalog.pg_database

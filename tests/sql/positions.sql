@@ -105,7 +105,10 @@ SELECT
 
 -- server_identity
 SELECT
-  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || COALESCE(
+    CAST(CAST(EXTRACT(EPOCH FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000 AS BIGINT) AS TEXT),
+    ''
+  ) || '/' || CAST((
     SELECT
       pg_catalog.pg_database.oid
     FROM pg_catalog.pg_database
@@ -172,7 +175,10 @@ SELECT
   ) AS is_replicated,
   current_setting('transaction_isolation') AS isolation,
   pg_is_in_recovery() AS is_in_recovery,
-  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || CAST((
+  CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || COALESCE(
+    CAST(CAST(EXTRACT(EPOCH FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000 AS BIGINT) AS TEXT),
+    ''
+  ) || '/' || CAST((
     SELECT
       pg_catalog.pg_database.oid
     FROM pg_catalog.pg_database

@@ -103,6 +103,18 @@ def test_connections_that_were_made_to_a_standby_are_not_used_again(
     fleet.wait(lambda: fleet.seen("all") == [1, 2])
 
 
+def test_statistics_that_are_reset_only_make_nodes_start_over(fleet: Fleet, caplog: pytest.LogCaptureFixture):
+    """Recovery from a crash resets them, and so can an administrator."""
+    caplog.set_level("INFO", "pupsourcing_sa.worker")
+    fleet.append(3)
+    fleet.start(fleet.worker(fleet.see("all")))
+    fleet.wait(lambda: fleet.seen("all") == [1, 2, 3])
+    fleet.query("SELECT pg_stat_reset_shared('bgwriter')")
+    fleet.wait(lambda: "database server was restarted or replaced" in caplog.messages)
+    fleet.append(3)
+    fleet.wait(lambda: fleet.seen("all") == [1, 2, 3, 4, 5, 6])
+
+
 def test_no_batch_begins_with_the_stable_position_of_another_server(sync_fleet: Fleet):
     """It may be found before the dispatcher has looked at the new one."""
     fleet = sync_fleet
