@@ -16,6 +16,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    Boolean,
     ColumnElement,
     Connection,
     Dialect,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     extract,
+    false,
     func,
     literal_column,
     select,
@@ -48,6 +50,8 @@ __all__ = [
     "moment",
     "oid_of",
     "oid_of_database",
+    "opaque",
+    "opaque_parameter",
     "parameter",
     "qualified_name",
     "seconds",
@@ -63,6 +67,24 @@ def constant(value: int | str) -> ColumnElement[Any]:
 
 def parameter(name: str, type_: TypeEngine[Any]) -> BindParameter[Any]:
     return bindparam(name, type_=type_)
+
+
+def opaque_parameter(name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
+    """Return a parameter whose value the planner does not see, because it does not look into a subquery.
+
+    PostgreSQL plans a statement with the values of its parameters unless the statement is prepared, and at first even
+    then. With this parameter it uses constants instead of values and statistics: a range has 0.5 % of the rows, and
+    LIMIT returns a tenth of them. So it reads an index in order rather than sort what the range contains.
+    """
+    return select(parameter(name, type_)).scalar_subquery()
+
+
+def opaque(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return a condition that the planner expects to be true for half of the rows, whatever the statistics say.
+
+    With a filter that seems to remove nearly all rows, the planner would not expect LIMIT to end the statement early.
+    """
+    return func.coalesce(condition, false(), type_=Boolean())
 
 
 #: PostgreSQL's timestamps in binary are microseconds since this moment.

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks, is_of_node
-from pupsourcing_sa.postgres.expressions import SECONDS, age, constant, moment, parameter, sequence_of
+from pupsourcing_sa.postgres.expressions import SECONDS, age, constant, moment, opaque_parameter, parameter, sequence_of
 from pupsourcing_sa.tables import EventTables, WorkerTables
 
 __all__ = ["StatusStatements"]
@@ -140,11 +140,13 @@ class StatusStatements:
         following = func.lead(position, constant(1), _ABOVE_ALL).over(order_by=position)
         reached = select(position, following.label("following")).group_by(position).cte("pupsourcing_reached")
         c = self._events.c
-        # No ORDER BY. With it, PostgreSQL plans a bitmap scan until the table is analyzed, and reads beyond the limit.
+        # ORDER BY and the opaque limit ensure that PostgreSQL stops reading at the limit. Otherwise it would plan a
+        # bitmap scan until the table is analyzed, which reads the index up to the end of the log.
         between = (
             select(constant(1).label("one"))
             .where(c.global_position > reached.c.position, c.global_position <= reached.c.following)
-            .limit(parameter("max_counted", BigInteger()))
+            .order_by(c.global_position)
+            .limit(opaque_parameter("max_counted", BigInteger()))
             .correlate(reached)
             .subquery("between")
         )

@@ -1,4 +1,10 @@
-"""The statements that read events."""
+"""The statements that read events.
+
+Each reads the events that it returns, in order, from one index, and stops at its limit. The plan must not depend on
+statistics: a log that was restored or imported has none until ANALYZE has run. Without statistics, or with old ones,
+PostgreSQL may expect few rows, and read and sort everything that is left of the log. Values and conditions are
+therefore opaque to the planner. docs/decisions/0017 has the measurements.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +17,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     Text,
+    and_,
     cast,
     column,
     func,
@@ -21,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from pupsourcing_sa.consumer import Scope
-from pupsourcing_sa.postgres.expressions import constant, parameter
+from pupsourcing_sa.postgres.expressions import constant, opaque, opaque_parameter, parameter
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["ReadStatements"]
@@ -64,15 +71,16 @@ class ReadStatements:
         if backwards not in self._built:
             c = self._events.c
             version = c.aggregate_version
+            lowest, highest = (opaque_parameter(name, BigInteger()) for name in ("from_version", "to_version"))
             self._built[backwards] = (
                 select(*self._row())
                 .where(
                     c.aggregate_type == parameter("stream_type", Text()),
                     c.aggregate_id == parameter("stream_id", Text()),
-                    version.between(parameter("from_version", BigInteger()), parameter("to_version", BigInteger())),
+                    version.between(lowest, highest),
                 )
                 .order_by(version.desc() if backwards else version)
-                .limit(parameter("limit", BigInteger()))
+                .limit(opaque_parameter("limit", BigInteger()))
             )
         return self._built[backwards]
 
@@ -122,45 +130,59 @@ class ReadStatements:
         """Build the statement for one kind of scope.
 
         Without aggregate types, it reads and filters a range of the primary key. With a correlation id, it reads and
-        filters the index on (correlation_id, global_position), which has few entries per id.
+        filters a range of the index on (correlation_id, global_position).
 
         With aggregate types, it reads a page of positions for each type by the index (aggregate_type, global_position).
         It merges these pages, and looks up the rows of the resulting page. The cost is at most the number of types
         times the limit, even if the types make up most of the log. With ``= ANY``, the planner would have to choose
-        between filtering the whole log and sorting all events of the types.
-
-        Two details ensure this plan for a prepared statement, whose values the planner does not know. The range
-        compares pairs, which only this index supports. For a range of positions, the planner would filter the log by
-        the primary key wherever VACUUM has not run yet, such as at the end of the log. And LIMIT makes the lookup of
-        each row a separate one, which the planner never turns into a join with the whole log.
+        between filtering the whole log and sorting all events of the types. LIMIT makes the lookup of each row a
+        separate one, which the planner never turns into a join with the whole log.
         """
         events = self._events
-        after, up_to, limit = (parameter(name, BigInteger()) for name in ("after", "up_to", "limit"))
+        after, up_to, limit = (opaque_parameter(name, BigInteger()) for name in ("after", "up_to", "limit"))
+
+        def is_in_range(position: ColumnElement[Any]) -> ColumnElement[bool]:
+            return and_(position > after, position <= up_to)
 
         def matches(candidates: FromClause) -> list[ColumnElement[bool]]:
             c = candidates.c
             conditions = []
             if by_event_type:
                 conditions.append(c.event_type == func.any(parameter("event_types", ARRAY(Text()))))
-            if by_correlation:
-                conditions.append(c.correlation_id == parameter("correlation", Text()))
             if by_partition:
                 # Mask the sign out: abs() fails for the smallest bigint.
                 hashed = func.hashtextextended(c.aggregate_id, 0, type_=BigInteger).bitwise_and(constant(2**63 - 1))
                 partition = hashed % parameter("partitions", BigInteger())
                 conditions.append(partition == parameter("partition", BigInteger()))
-            return conditions
+            if by_correlation and by_aggregate_type:
+                conditions.append(c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text()))))
+            return list(map(opaque, conditions))
 
         def ordered(position: ColumnElement[Any]) -> ColumnElement[Any]:
             return position.desc() if backwards else position
 
-        if not by_aggregate_type or by_correlation:
+        def of_key(key: ColumnElement[Any], value: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+            """Select the range of positions of one key by the index on (key, global_position).
+
+            The comparison of pairs makes the index start and stop reading at the right entries. The primary key does
+            not support it. Other indexes on the key do, but for the key alone. The planner estimates it by the key
+            alone, too. The comparisons of both columns correct the estimate, so that it prefers this index.
+            """
+            position = key.table.c.global_position
+            pair = tuple_(key, position)
+            in_pairs = [pair > tuple_(value, after), pair <= tuple_(value, up_to)]
+            return [*in_pairs, key.between(value, value), is_in_range(position)]
+
+        if by_correlation:
+            c, correlation = events.c, opaque_parameter("correlation", Text())
+            of_id = [c.correlation_id.is_not(None), *of_key(c.correlation_id, correlation)]
+            rows = select(*self._row()).where(*of_id, *matches(events))
+            return rows.order_by(ordered(c.correlation_id), ordered(c.global_position)).limit(limit)
+
+        if not by_aggregate_type:
             position = events.c.global_position
-            rows = select(*self._row()).where(position > after, position <= up_to, *matches(events))
-            rows = rows.order_by(ordered(position)).limit(limit)
-            if by_aggregate_type:
-                rows = rows.where(events.c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text()))))
-            return rows
+            rows = select(*self._row()).where(is_in_range(position), *matches(events))
+            return rows.order_by(ordered(position)).limit(limit)
 
         types = (
             func.unnest(parameter("aggregate_types", ARRAY(Text())))
@@ -168,15 +190,11 @@ class ReadStatements:
             .render_derived()
         )
         candidates = events.alias("candidates")
-        key = candidates.c.aggregate_type, candidates.c.global_position
+        c = candidates.c
         of_type = (
-            select(candidates.c.global_position)
-            .where(
-                tuple_(*key) > tuple_(types.c.aggregate_type, after),
-                tuple_(*key) <= tuple_(types.c.aggregate_type, up_to),
-                *matches(candidates),
-            )
-            .order_by(*map(ordered, key))
+            select(c.global_position)
+            .where(*of_key(c.aggregate_type, types.c.aggregate_type), *matches(candidates))
+            .order_by(ordered(c.aggregate_type), ordered(c.global_position))
             .limit(limit)
             .lateral("pupsourcing_of_type")
         )

@@ -60,10 +60,19 @@ FROM events
 WHERE
   events.aggregate_type = CAST(%(stream_type)s AS VARCHAR)
   AND events.aggregate_id = CAST(%(stream_id)s AS VARCHAR)
-  AND events.aggregate_version BETWEEN CAST(%(from_version)s AS BIGINT) AND CAST(%(to_version)s AS BIGINT)
+  AND events.aggregate_version BETWEEN (
+    SELECT
+      CAST(%(from_version)s AS BIGINT) AS anon_1
+  ) AND (
+    SELECT
+      CAST(%(to_version)s AS BIGINT) AS anon_2
+  )
 ORDER BY
   events.aggregate_version
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
 
 -- aggregate_stream: backwards
 SELECT
@@ -84,10 +93,19 @@ FROM events
 WHERE
   events.aggregate_type = CAST(%(stream_type)s AS VARCHAR)
   AND events.aggregate_id = CAST(%(stream_id)s AS VARCHAR)
-  AND events.aggregate_version BETWEEN CAST(%(from_version)s AS BIGINT) AND CAST(%(to_version)s AS BIGINT)
+  AND events.aggregate_version BETWEEN (
+    SELECT
+      CAST(%(from_version)s AS BIGINT) AS anon_1
+  ) AND (
+    SELECT
+      CAST(%(to_version)s AS BIGINT) AS anon_2
+  )
 ORDER BY
   events.aggregate_version DESC
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
 
 -- page: Scope(aggregate_types=None, event_types=None, correlation_id=None, partitions=1, partition=0)
 SELECT
@@ -106,11 +124,20 @@ SELECT
   timestamptz_send(events.created_at) AS timestamptz_send_1
 FROM events
 WHERE
-  events.global_position > CAST(%(after)s AS BIGINT)
-  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+  events.global_position > (
+    SELECT
+      CAST(%(after)s AS BIGINT) AS anon_1
+  )
+  AND events.global_position <= (
+    SELECT
+      CAST(%(up_to)s AS BIGINT) AS anon_2
+  )
 ORDER BY
   events.global_position
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
 
 -- page: Scope(aggregate_types=None, event_types=('Opened',), correlation_id=None, partitions=1, partition=0)
 SELECT
@@ -129,14 +156,23 @@ SELECT
   timestamptz_send(events.created_at) AS timestamptz_send_1
 FROM events
 WHERE
-  events.global_position > CAST(%(after)s AS BIGINT)
-  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
-  AND events.event_type = ANY(
-    CAST(%(event_types)s AS TEXT[])
+  events.global_position > (
+    SELECT
+      CAST(%(after)s AS BIGINT) AS anon_1
   )
+  AND events.global_position <= (
+    SELECT
+      CAST(%(up_to)s AS BIGINT) AS anon_2
+  )
+  AND COALESCE(events.event_type = ANY(
+    CAST(%(event_types)s AS TEXT[])
+  ), FALSE)
 ORDER BY
   events.global_position
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
 
 -- page: Scope(aggregate_types=None, event_types=None, correlation_id='c', partitions=1, partition=0)
 SELECT
@@ -155,12 +191,49 @@ SELECT
   timestamptz_send(events.created_at) AS timestamptz_send_1
 FROM events
 WHERE
-  events.global_position > CAST(%(after)s AS BIGINT)
-  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
-  AND events.correlation_id = CAST(%(correlation)s AS VARCHAR)
+  events.correlation_id IS NOT NULL
+  AND (events.correlation_id, events.global_position) > (
+    (
+      SELECT
+        CAST(%(correlation)s AS VARCHAR) AS anon_1
+    ),
+    (
+      SELECT
+        CAST(%(after)s AS BIGINT) AS anon_2
+    )
+  )
+  AND (events.correlation_id, events.global_position) <= (
+    (
+      SELECT
+        CAST(%(correlation)s AS VARCHAR) AS anon_1
+    ),
+    (
+      SELECT
+        CAST(%(up_to)s AS BIGINT) AS anon_3
+    )
+  )
+  AND events.correlation_id BETWEEN (
+    SELECT
+      CAST(%(correlation)s AS VARCHAR) AS anon_1
+  ) AND (
+    SELECT
+      CAST(%(correlation)s AS VARCHAR) AS anon_1
+  )
+  AND events.global_position > (
+    SELECT
+      CAST(%(after)s AS BIGINT) AS anon_2
+  )
+  AND events.global_position <= (
+    SELECT
+      CAST(%(up_to)s AS BIGINT) AS anon_3
+  )
 ORDER BY
+  events.correlation_id,
   events.global_position
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_4
+);
 
 -- page: Scope(aggregate_types=None, event_types=None, correlation_id=None, partitions=4, partition=0)
 SELECT
@@ -179,14 +252,26 @@ SELECT
   timestamptz_send(events.created_at) AS timestamptz_send_1
 FROM events
 WHERE
-  events.global_position > CAST(%(after)s AS BIGINT)
-  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
-  AND (
-    hashtextextended(events.aggregate_id, 0) & 9223372036854775807
-  ) % CAST(%(partitions)s AS BIGINT) = CAST(%(partition)s AS BIGINT)
+  events.global_position > (
+    SELECT
+      CAST(%(after)s AS BIGINT) AS anon_1
+  )
+  AND events.global_position <= (
+    SELECT
+      CAST(%(up_to)s AS BIGINT) AS anon_2
+  )
+  AND COALESCE(
+    (
+      hashtextextended(events.aggregate_id, 0) & 9223372036854775807
+    ) % CAST(%(partitions)s AS BIGINT) = CAST(%(partition)s AS BIGINT),
+    FALSE
+  )
 ORDER BY
   events.global_position
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
 
 -- page: Scope(aggregate_types=('User',), event_types=None, correlation_id=None, partitions=1, partition=0)
 SELECT
@@ -212,17 +297,38 @@ FROM (
       candidates.global_position AS global_position
     FROM events AS candidates
     WHERE
-      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, CAST(%(after)s AS BIGINT))
-      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, CAST(%(up_to)s AS BIGINT))
+      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, (
+          SELECT
+            CAST(%(after)s AS BIGINT) AS anon_2
+      ))
+      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, (
+          SELECT
+            CAST(%(up_to)s AS BIGINT) AS anon_3
+      ))
+      AND candidates.aggregate_type BETWEEN anon_1.aggregate_type AND anon_1.aggregate_type
+      AND candidates.global_position > (
+        SELECT
+          CAST(%(after)s AS BIGINT) AS anon_2
+      )
+      AND candidates.global_position <= (
+        SELECT
+          CAST(%(up_to)s AS BIGINT) AS anon_3
+      )
     ORDER BY
       candidates.aggregate_type,
       candidates.global_position
-    LIMIT CAST(%(limit)s AS BIGINT)
+    LIMIT (
+      SELECT
+        CAST(%(limit)s AS BIGINT) AS anon_4
+    )
   ) AS pupsourcing_of_type
     ON TRUE
   ORDER BY
     pupsourcing_of_type.global_position
-  LIMIT CAST(%(limit)s AS BIGINT)
+  LIMIT (
+    SELECT
+      CAST(%(limit)s AS BIGINT) AS anon_4
+  )
 ) AS pupsourcing_page
 JOIN LATERAL (
   SELECT
@@ -265,15 +371,52 @@ SELECT
   timestamptz_send(events.created_at) AS timestamptz_send_1
 FROM events
 WHERE
-  events.global_position > CAST(%(after)s AS BIGINT)
-  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
-  AND events.correlation_id = CAST(%(correlation)s AS VARCHAR)
-  AND events.aggregate_type = ANY(
-    CAST(%(aggregate_types)s AS TEXT[])
+  events.correlation_id IS NOT NULL
+  AND (events.correlation_id, events.global_position) > (
+    (
+      SELECT
+        CAST(%(correlation)s AS VARCHAR) AS anon_1
+    ),
+    (
+      SELECT
+        CAST(%(after)s AS BIGINT) AS anon_2
+    )
   )
+  AND (events.correlation_id, events.global_position) <= (
+    (
+      SELECT
+        CAST(%(correlation)s AS VARCHAR) AS anon_1
+    ),
+    (
+      SELECT
+        CAST(%(up_to)s AS BIGINT) AS anon_3
+    )
+  )
+  AND events.correlation_id BETWEEN (
+    SELECT
+      CAST(%(correlation)s AS VARCHAR) AS anon_1
+  ) AND (
+    SELECT
+      CAST(%(correlation)s AS VARCHAR) AS anon_1
+  )
+  AND events.global_position > (
+    SELECT
+      CAST(%(after)s AS BIGINT) AS anon_2
+  )
+  AND events.global_position <= (
+    SELECT
+      CAST(%(up_to)s AS BIGINT) AS anon_3
+  )
+  AND COALESCE(events.aggregate_type = ANY(
+    CAST(%(aggregate_types)s AS TEXT[])
+  ), FALSE)
 ORDER BY
+  events.correlation_id,
   events.global_position
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_4
+);
 
 -- page: Scope(aggregate_types=('User',), event_types=('Opened',), correlation_id=None, partitions=4, partition=0)
 SELECT
@@ -299,23 +442,47 @@ FROM (
       candidates.global_position AS global_position
     FROM events AS candidates
     WHERE
-      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, CAST(%(after)s AS BIGINT))
-      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, CAST(%(up_to)s AS BIGINT))
-      AND candidates.event_type = ANY(
-        CAST(%(event_types)s AS TEXT[])
+      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, (
+          SELECT
+            CAST(%(after)s AS BIGINT) AS anon_2
+      ))
+      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, (
+          SELECT
+            CAST(%(up_to)s AS BIGINT) AS anon_3
+      ))
+      AND candidates.aggregate_type BETWEEN anon_1.aggregate_type AND anon_1.aggregate_type
+      AND candidates.global_position > (
+        SELECT
+          CAST(%(after)s AS BIGINT) AS anon_2
       )
-      AND (
-        hashtextextended(candidates.aggregate_id, 0) & 9223372036854775807
-      ) % CAST(%(partitions)s AS BIGINT) = CAST(%(partition)s AS BIGINT)
+      AND candidates.global_position <= (
+        SELECT
+          CAST(%(up_to)s AS BIGINT) AS anon_3
+      )
+      AND COALESCE(candidates.event_type = ANY(
+        CAST(%(event_types)s AS TEXT[])
+      ), FALSE)
+      AND COALESCE(
+        (
+          hashtextextended(candidates.aggregate_id, 0) & 9223372036854775807
+        ) % CAST(%(partitions)s AS BIGINT) = CAST(%(partition)s AS BIGINT),
+        FALSE
+      )
     ORDER BY
       candidates.aggregate_type,
       candidates.global_position
-    LIMIT CAST(%(limit)s AS BIGINT)
+    LIMIT (
+      SELECT
+        CAST(%(limit)s AS BIGINT) AS anon_4
+    )
   ) AS pupsourcing_of_type
     ON TRUE
   ORDER BY
     pupsourcing_of_type.global_position
-  LIMIT CAST(%(limit)s AS BIGINT)
+  LIMIT (
+    SELECT
+      CAST(%(limit)s AS BIGINT) AS anon_4
+  )
 ) AS pupsourcing_page
 JOIN LATERAL (
   SELECT
@@ -358,11 +525,20 @@ SELECT
   timestamptz_send(events.created_at) AS timestamptz_send_1
 FROM events
 WHERE
-  events.global_position > CAST(%(after)s AS BIGINT)
-  AND events.global_position <= CAST(%(up_to)s AS BIGINT)
+  events.global_position > (
+    SELECT
+      CAST(%(after)s AS BIGINT) AS anon_1
+  )
+  AND events.global_position <= (
+    SELECT
+      CAST(%(up_to)s AS BIGINT) AS anon_2
+  )
 ORDER BY
   events.global_position DESC
-LIMIT CAST(%(limit)s AS BIGINT);
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
 
 -- page: aggregate types, backwards
 SELECT
@@ -388,17 +564,38 @@ FROM (
       candidates.global_position AS global_position
     FROM events AS candidates
     WHERE
-      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, CAST(%(after)s AS BIGINT))
-      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, CAST(%(up_to)s AS BIGINT))
+      (candidates.aggregate_type, candidates.global_position) > (anon_1.aggregate_type, (
+          SELECT
+            CAST(%(after)s AS BIGINT) AS anon_2
+      ))
+      AND (candidates.aggregate_type, candidates.global_position) <= (anon_1.aggregate_type, (
+          SELECT
+            CAST(%(up_to)s AS BIGINT) AS anon_3
+      ))
+      AND candidates.aggregate_type BETWEEN anon_1.aggregate_type AND anon_1.aggregate_type
+      AND candidates.global_position > (
+        SELECT
+          CAST(%(after)s AS BIGINT) AS anon_2
+      )
+      AND candidates.global_position <= (
+        SELECT
+          CAST(%(up_to)s AS BIGINT) AS anon_3
+      )
     ORDER BY
       candidates.aggregate_type DESC,
       candidates.global_position DESC
-    LIMIT CAST(%(limit)s AS BIGINT)
+    LIMIT (
+      SELECT
+        CAST(%(limit)s AS BIGINT) AS anon_4
+    )
   ) AS pupsourcing_of_type
     ON TRUE
   ORDER BY
     pupsourcing_of_type.global_position DESC
-  LIMIT CAST(%(limit)s AS BIGINT)
+  LIMIT (
+    SELECT
+      CAST(%(limit)s AS BIGINT) AS anon_4
+  )
 ) AS pupsourcing_page
 JOIN LATERAL (
   SELECT

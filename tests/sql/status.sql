@@ -169,7 +169,12 @@ WITH pupsourcing_partitions AS (
           WHERE
             events.global_position > pupsourcing_reached.position
             AND events.global_position <= pupsourcing_reached.following
-          LIMIT CAST(%(max_counted)s AS BIGINT)
+          ORDER BY
+            events.global_position
+          LIMIT (
+            SELECT
+              CAST(%(max_counted)s AS BIGINT) AS anon_1
+          )
         ) AS "between"
       )
     ) OVER (ORDER BY pupsourcing_reached.position DESC) AS BIGINT) AS lag_events,
@@ -180,7 +185,7 @@ WITH pupsourcing_partitions AS (
             WHEN isfinite(events.created_at)
             THEN GREATEST(CAST(EXTRACT(EPOCH FROM clock_timestamp() - events.created_at) AS DECIMAL), 0)
             ELSE 0
-          END AS anon_1
+          END AS anon_2
         FROM events
         WHERE
           events.global_position > pupsourcing_reached.position

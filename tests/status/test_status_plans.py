@@ -57,8 +57,9 @@ def scans(connection: Connection, statement: Select[Any], **parameters: int) -> 
 
     def walk(node: dict[str, Any]) -> None:
         if node.get("Relation Name") == "events":
-            rows = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+            # The index of a bitmap scan is read up to the end of the range, even if LIMIT ends the scan early.
             by = node["Plans"][0] if node["Node Type"] == "Bitmap Heap Scan" else node
+            rows = (by["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * by["Actual Loops"]
             found.append((by.get("Index Name", by["Node Type"]), round(rows)))
         for child in node.get("Plans", ()):
             walk(child)
