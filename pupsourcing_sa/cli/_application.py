@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
@@ -13,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pupsourcing_sa import __version__
 from pupsourcing_sa.cli._console import discard_output
 from pupsourcing_sa.cli._demo import demo
-from pupsourcing_sa.cli._errors import fail, usage_message
+from pupsourcing_sa.cli._errors import UsageError, fail, fail_of_usage
 from pupsourcing_sa.cli._help import Group
 from pupsourcing_sa.cli._import import import_
 from pupsourcing_sa.cli._init import init
@@ -99,21 +100,27 @@ def run(arguments: Sequence[str], *, owns_process: bool) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.UsageError as error:
-        return fail(usage_message(error), error.exit_code)
+        return fail_of_usage(error)
+    except UsageError as error:
+        return fail(error.message, error.exit_code, exception=error.exception)
     except click.ClickException as error:
         return fail(error.message, error.exit_code)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except BrokenPipeError as error:
         if not _is_of_output(error):
-            raise
+            return _fail_with_traceback(error)
         discard_output()
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - Python would print a traceback, too, but not in the log's format
         if not _is_explained_by_message(error):
-            raise
+            return _fail_with_traceback(error)
         return fail(getattr(error, "orig", None) or error, 1)
     return exit_status or 0
+
+
+def _fail_with_traceback(error: Exception) -> int:
+    return fail("".join(traceback.format_exception_only(error)).partition("\n")[0], 1, exception=error)
 
 
 def _is_explained_by_message(error: Exception) -> bool:

@@ -138,21 +138,22 @@ def import_(
             )
         except ImportFailed as error:
             progress.stop()
-            message = (
-                f"{error}\n{appended:,} events were appended, and none from line {error.first_line} on. "
+            hint = (
+                f"{appended:,} events were appended, and none from line {error.first_line} on. "
                 f"Correct the line, then continue with --from-line {error.first_line}"
             )
-            return fail(message, 1)
+            return fail(error, 1, hint=hint)
         except Interrupted as error:
             progress.stop()
             reason = "interrupted" if error.number == signal.SIGINT else "terminated"
-            return fail(f"{reason}\n{_how_to_continue(appended, next_line, is_committing)}", 128 + error.number)
+            hint = _how_to_continue(appended, next_line, is_committing)
+            return fail(reason, 128 + error.number, hint=hint)
         except (SQLAlchemyError, OSError) as error:
             progress.stop()
             if not appended and not is_committing:
                 raise
             cause = getattr(error, "orig", None) or error
-            return fail(f"{cause}\n{_how_to_continue(appended, next_line, is_committing)}", 1)
+            return fail(cause, 1, hint=_how_to_continue(appended, next_line, is_committing))
         finally:
             engine.dispose()
     print(f"{appended:,} events appended")

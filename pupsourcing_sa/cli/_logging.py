@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["FORMATS", "LEVELS", "JsonFormatter", "TextFormatter", "configure_logging"]
+from pupsourcing_sa.printable import indented
+
+__all__ = ["FORMATS", "LEVELS", "JsonFormatter", "TextFormatter", "configure_logging", "is_json_log", "log_everything"]
+
+_logger = logging.getLogger("pupsourcing_sa.cli")
 
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -37,16 +43,42 @@ def configure_logging(log_format: str | None, level: str | None) -> None:
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
 
 
+def is_json_log() -> bool:
+    """Return True if the log consists of lines of JSON, so that a message must be one, too."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+
+
+def log_everything() -> None:
+    """Log what Python itself would print to standard error: warnings, and exceptions that end a thread."""
+    logging.captureWarnings(True)
+
+    def in_thread(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_type is not SystemExit:
+            _logger.error(
+                "thread failed", exc_info=failed.exc_value, extra={"thread_name": failed.thread and failed.thread.name}
+            )
+
+    def unraisable(failed: Any) -> None:
+        _logger.error("exception was ignored", exc_info=failed.exc_value, extra={"object": repr(failed.object)})
+
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+
+
 class TextFormatter(logging.Formatter):
     """``2026-07-25 11:29:05.120 INFO    worker started consumers=["a","b"] process=4711``
 
-    Records of other libraries also have ``logger=``.
+    Records of other libraries also have ``logger=``. Further lines, as of a traceback, are indented. Control characters
+    are escaped.
     """
 
     default_msec_format = "%s.%03d"
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return indented(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         data = _data(record)
@@ -68,7 +100,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "process": record.process,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -77,6 +109,13 @@ class JsonFormatter(logging.Formatter):
         for name, value in _data(record).items():
             line[f"{name}_" if name in line else name] = _as_json(value)
         return json.dumps(line)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - logging would print a traceback, which is not JSON
+        return str(record.msg)
 
 
 def _data(record: logging.LogRecord) -> dict[str, Any]:
@@ -103,4 +142,7 @@ def _as_json(value: Any) -> Any:
         return {str(name): _as_json(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_as_json(item) for item in value]
-    return str(value)
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001
+        return f"<{type(value).__name__}>"

@@ -11,8 +11,9 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.status import ConsumerStatus, PartitionStatus, Status
-from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end, one_line
+from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
 from pupsourcing_sa.status.findings import Finding, is_ahead_of_log
 
 __all__ = ["print_report"]

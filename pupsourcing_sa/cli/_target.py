@@ -6,7 +6,6 @@ import difflib
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ def load_worker(target: str) -> Worker:
     The working directory is on the path, as with ``python -m``.
 
     Raises:
-        UsageError: there is no such worker. If the application's code failed, its traceback has been printed.
+        UsageError: there is no such worker, or the application's code failed.
     """
     module_name, attribute = _split(target)
     try:
@@ -43,24 +42,25 @@ def load_worker(target: str) -> Worker:
 
 @contextmanager
 def application_code(action: str) -> Iterator[None]:
-    """Run code of the application. If it fails, print its traceback without the frames of this package.
+    """Run code of the application.
 
     Raises:
-        UsageError: the action failed; the message says why.
+        UsageError: the action failed. It has the exception, without the frames of this package.
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - code of the application may raise anything
         frames = error.__traceback__
         while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__name__", "")):
             frames = frames.tb_next
-        traceback.print_exception(type(error), error, frames)
         hint = ""
         # psycopg2 is the default driver of SQLAlchemy 2.0.
         if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":
             hint = ". Write postgresql+psycopg:// in the URL of the database"
         line = str(error).partition("\n")[0]
-        raise UsageError(f"{action} failed: {type(error).__name__}: {line}{hint}") from error
+        raise UsageError(
+            f"{action} failed: {type(error).__name__}: {line}{hint}", error.with_traceback(frames)
+        ) from None
 
 
 def _is_ours(module: str) -> bool:

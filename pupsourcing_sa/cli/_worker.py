@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import click
@@ -12,7 +14,7 @@ from click.core import ParameterSource
 from pupsourcing_sa.cli._discovery import DiscoveredConsumer, discover_consumers, distinct_consumers
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import Command, option
-from pupsourcing_sa.cli._logging import FORMATS, LEVELS, configure_logging
+from pupsourcing_sa.cli._logging import FORMATS, LEVELS, configure_logging, log_everything
 from pupsourcing_sa.cli._supervised import SupervisedNode
 from pupsourcing_sa.cli._supervisor import Supervisor
 from pupsourcing_sa.cli._target import load_worker
@@ -24,6 +26,7 @@ from pupsourcing_sa.cli._worker_settings import (
     variable,
     worker_settings,
 )
+from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.worker import Worker
 from pupsourcing_sa.worker.lifecycle import shutdown
 from pupsourcing_sa.worker.lifecycle.signals import limit_exit
@@ -37,7 +40,23 @@ class WorkerCommand(Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line."""
         ctx.meta["arguments"] = list(args)
+        if _log_format(args) == "json":
+            # From the first line on: a wrong option is reported as JSON, too.
+            configure_logging("json", None)
+            if ctx.obj:
+                log_everything()
         return super().parse_args(ctx, args)
+
+
+def _log_format(arguments: Sequence[str]) -> str | None:
+    """Return the format of the log before the command line is parsed."""
+    name, found = "--log-format", os.environ.get(variable("log_format"))
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == name:
+            found = following
+        elif argument.startswith(f"{name}="):
+            found = argument.partition("=")[2]
+    return found
 
 
 _HELP: Final = """\
@@ -139,18 +158,27 @@ def worker(
         configure_logging(log_format, level)
         return Supervisor(_node_command(context.meta["arguments"]), processes).run()
     node = _supervised_node(supervised_by)
-    ready = _configured(load_worker(target), target, given_settings(context), discover=discover)
-    configure_logging(log_format, level)
+    try:
+        ready = _configured(load_worker(target), target, given_settings(context), discover=discover)
+    finally:
+        # Now, because the application may configure logging when it is imported.
+        configure_logging(log_format, level)
     if node is not None:
         node.report_ready(ready)
+    failure: BaseException | None = None
     try:
         if drain:
             ready.drain()
         else:
             ready.run()
+    except Exception as error:  # noqa: BLE001 - a handler may raise anything
+        failure = redacted(error, hide_parameters=ready.config.hide_parameters)
     finally:
         if context.obj:
             limit_exit(shutdown.EXIT_SECONDS)
+    # Raise outside of the except block, whose exception would become the context.
+    if failure is not None:
+        raise failure
     return 0
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from pupsourcing_sa.postgres.lock_holders import LockHolder
+from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.status.model import FailingEvent
 
-__all__ = ["cause_of", "describe_event", "describe_transaction", "how_to_end", "one_line"]
+__all__ = ["cause_of", "describe_event", "describe_transaction", "how_to_end"]
 
 _MAX_QUERY_LENGTH: Final = 100
 _MAX_ERROR_LENGTH: Final = 200
@@ -54,9 +55,3 @@ def how_to_end(holder: LockHolder) -> str:
     if holder.gid is not None:
         return "COMMIT PREPARED or ROLLBACK PREPARED '{}'".format(holder.gid.replace("'", "''"))
     return f"SELECT pg_terminate_backend({holder.pid})"
-
-
-def one_line(text: str, max_length: int | None = None) -> str:
-    """Return text on one line, without terminal control characters, shortened to `max_length`."""
-    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
-    return line if max_length is None or len(line) <= max_length else line[: max_length - 1] + "…"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pupsourcing_sa.errors import ReplicatedLogError
-from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end, one_line
+from pupsourcing_sa.printable import one_line
+from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
 from pupsourcing_sa.status.model import ConsumerStatus, NodeStatus, PartitionStatus, Status
 
 __all__ = ["Finding", "StatusLimits", "diagnose", "is_ahead_of_log"]

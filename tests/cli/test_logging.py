@@ -71,7 +71,8 @@ def test_text_of_another_library_names_its_logger():
 def test_text_of_an_exception_follows_the_line():
     line, *traceback = TextFormatter().format(record(exc_info=failure(), attempts=3)).split("\n")
     assert line.endswith(f"worker started attempts=3 process={os.getpid()}")
-    assert traceback[-2:] == ["ValueError: no", "luck"]
+    assert traceback[0] == "    Traceback (most recent call last):"
+    assert traceback[-2:] == ["    ValueError: no", "    luck"]
 
 
 def test_json():

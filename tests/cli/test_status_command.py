@@ -144,7 +144,7 @@ def test_problems_come_first(command: Command, group: Group):
     assert "consumer 'or[bold]' partition 0 is 3 events behind (limit 2)" in lines[2]
     assert "consumer 'orders' partition 1 is not assigned to a node" in lines[3]
     assert "consumer 'orders' partition 0 is failing on event 2 (UserRegistered" in lines[4]
-    assert lines[4].endswith("attempts 4: ValueError: [red]no[/nothing] �]0;title�; the worker will retry")
+    assert lines[4].endswith(r"attempts 4: ValueError: [red]no[/nothing] \x1b]0;title\x07; the worker will retry")
     assert "consumer 'orders' partition 1 is 3 events behind (limit 2)" in lines[5]
     assert "orders/0: event 2 (UserRegistered" in done.stdout
     assert re.search(r"attempts 4, last failure \d\d s ago\n  ValueError: \[red\]no", done.stdout)

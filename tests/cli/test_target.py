@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,13 +134,12 @@ def test_the_message_names_the_mistake(target: str, message: str, capsys: pytest
         ("myapp.jobs:failing", "looking for 'failing' in module 'myapp.jobs' failed: RuntimeError: no luck", "raise "),
     ],
 )
-def test_the_applications_own_error_stays_visible(
-    target: str, message: str, last_line: str, capsys: pytest.CaptureFixture[str]
-):
+def test_the_applications_own_error_stays_visible(target: str, message: str, last_line: str):
     with pytest.raises(UsageError) as caught:
         load_worker(target)
     assert str(caught.value) == message
-    shown = capsys.readouterr().err
+    assert caught.value.exception is not None
+    shown = "".join(traceback.format_exception(caught.value.exception))
     assert last_line in shown
     assert shown.count("Error") + shown.count("SystemExit") >= 1
     assert "pupsourcing_sa/cli" not in shown, "frames of this package are of no use to the reader"

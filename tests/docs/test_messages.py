@@ -46,8 +46,9 @@ def test_the_reference_lists_the_messages_of_the_worker():
     assert {message for _, message in documented} <= strings_of_the_package()
 
 
-def test_the_reference_lists_the_messages_of_the_supervisor():
-    documented = {(row[1], row[0].strip("`")) for row in rows("worker.md", "supervisor's message")}
+def test_the_reference_lists_the_messages_of_the_command():
+    tables = [*rows("worker.md", "supervisor's message"), *rows("worker.md", "command's message")]
+    documented = {(row[1], row[0].strip("`")) for row in tables}
     logged = set(logged_in(ROOT / "pupsourcing_sa" / "cli"))
     assert {("error" if level == "exception" else level, message) for level, message in logged} <= documented
     assert {message for _, message in documented} <= strings_of_the_package()
