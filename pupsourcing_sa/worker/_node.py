@@ -68,7 +68,7 @@ class Node(Service):
         self._stable = StablePosition()
         self._pool = ProcessorPool(
             str(run.worker_id),
-            lambda partition: Processor(self._processors.context(partition), self._stable),
+            lambda partition: Processor(self._processors.context(partition, self._membership.joined_at), self._stable),
             run.hooks,
             self._processors.is_aborted,
             hide_parameters=run.config.hide_parameters,

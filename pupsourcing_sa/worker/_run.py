@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -101,7 +102,7 @@ class Processors:
         #: Batches read this in their threads.
         self._is_aborted = threading.Event()
 
-    def context(self, partition: Partition) -> PartitionContext:
+    def context(self, partition: Partition, started_at: datetime | None = None) -> PartitionContext:
         """Return the context in which a processor runs the partition."""
         run, subscription = self._run, self._run.subscriptions[partition.consumer]
         return PartitionContext(
@@ -114,6 +115,7 @@ class Processors:
             is_aborted=self.is_aborted,
             hooks=run.hooks,
             worker_id=self._worker_id,
+            started_at=started_at,
         )
 
     def is_aborted(self) -> bool:

@@ -19,6 +19,14 @@ WHERE
   ) ON CONFLICT DO NOTHING
 RETURNING consumer_checkpoints.partition;
 
+-- failed_before
+SELECT
+  consumer_checkpoints.failed_at < CAST(%(time)s AS TIMESTAMPTZ) AS anon_1
+FROM consumer_checkpoints
+WHERE
+  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);
+
 -- lock
 SELECT
   locked.last_position,

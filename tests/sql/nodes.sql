@@ -55,4 +55,5 @@ VALUES
     4711,
     CAST(%(consumers)s AS TEXT[]),
     clock_timestamp()
-  ) ON CONFLICT(worker_id) DO UPDATE SET hostname = 'host', pid = 4711, consumers = CAST(%(param_3)s AS TEXT[]), heartbeat_at = clock_timestamp();
+  ) ON CONFLICT(worker_id) DO UPDATE SET hostname = 'host', pid = 4711, consumers = CAST(%(param_3)s AS TEXT[]), heartbeat_at = clock_timestamp()
+RETURNING worker_nodes.heartbeat_at;

@@ -167,20 +167,53 @@ def test_delays_keep_growing_with_the_next_worker(fleet: Fleet):
     assert 0.75 * 0.16 <= failed["retry_after"] <= 0.16
 
 
-def test_the_next_worker_waits_until_the_event_is_due(fleet: Fleet):
-    first, second = Counting(3), Counting(3)
+PATIENT = {"retry_delay": 600, "max_retry_delay": 600}
+
+
+def test_a_process_that_started_after_the_failure_retries_the_event_at_once(
+    both_fleets: Fleet, caplog: pytest.LogCaptureFixture
+):
+    """Once: it may have the corrected handler, and it may not."""
+    caplog.set_level(logging.INFO)
+    fleet, counts = both_fleets, [Counting(3), Counting(3), Counting(3)]
+    counts[2].is_healed = True
     fleet.append(5)
-    fleet.start(fleet.worker(fleet.see("failing", check=first), retry_delay=600, max_retry_delay=600))
-    fleet.wait(lambda: fleet.attempts("failing") == 1)
-    fleet.stop()
-    second.is_healed = True
-    recorder = Recorder()
-    fleet.start(fleet.worker(fleet.see("failing", check=second), telemetry=recorder))
-    fleet.wait(lambda: len(recorder.named("worker.batch")) >= 3)  # it looks again, at least every max_retry_delay
-    assert second.given == []
-    assert fleet.attempts("failing") == 1
-    fleet.query("UPDATE consumer_checkpoints SET retry_at = now()", commit=True)
+    for attempts, count in enumerate(counts[:2], start=1):
+        recorder = Recorder()
+        fleet.start(fleet.worker(fleet.see("failing", check=count), telemetry=recorder, **PATIENT))
+        fleet.wait(lambda attempts=attempts: fleet.attempts("failing") == attempts)
+        looks = len(recorder.named("worker.batch"))
+        fleet.query("UPDATE consumer_checkpoints SET last_position = 1", commit=True)  # another processor is started
+        fleet.wait(lambda looks=looks, recorder=recorder: len(recorder.named("worker.batch")) > looks)
+        assert fleet.attempts("failing") == attempts
+        fleet.query("UPDATE consumer_checkpoints SET last_position = 2", commit=True)
+        fleet.stop()
+    assert counts[1].given == [3]
+    fleet.start(fleet.worker(fleet.see("failing", check=counts[2]), **PATIENT))
     fleet.wait(lambda: fleet.seen("failing") == [1, 2, 3, 4, 5])
+    assert caplog.messages.count("process started after the failure; retrying the event now") == 2
+
+
+def test_a_process_that_was_there_at_the_failure_waits_until_the_event_is_due(fleet: Fleet):
+    counts, recorders = [Counting(3), Counting(3)], [Recorder(), Recorder()]
+    workers = [
+        fleet.worker(fleet.see("failing", check=count), telemetry=recorder, **PATIENT)
+        for count, recorder in zip(counts, recorders, strict=True)
+    ]
+    for worker in workers:
+        fleet.start(worker)
+    fleet.wait(lambda: len(fleet.query("SELECT FROM worker_nodes")) == 2)
+    fleet.append(5)
+    fleet.wait(lambda: fleet.attempts("failing") == 1)
+    (owner,) = fleet.query("SELECT worker_id FROM consumer_assignments")
+    number = [worker.id for worker in workers].index(owner.worker_id)
+    workers[number].stop()
+    other = 1 - number
+    fleet.wait(lambda: bool(recorders[other].named("worker.batch")))
+    assert counts[other].given == []
+    assert fleet.attempts("failing") == 1
+    fleet.query("UPDATE consumer_checkpoints SET retry_at = NULL", commit=True)
+    fleet.wait(lambda: fleet.attempts("failing") == 2)
 
 
 def test_a_drain_does_not_wait_and_does_not_count(fleet: Fleet):

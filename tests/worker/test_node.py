@@ -96,6 +96,8 @@ class TestMovedBack:
             fleet.stop()
         is_broken = False
         recorder = Recorder()
+        # As if the process had started before the failure; otherwise it would retry at once.
+        fleet.query("UPDATE consumer_checkpoints SET failed_at = now() + interval '1 hour'", commit=True)
         start(recorder)
         fleet.wait(lambda: len({data["consumer"] for data in recorder.named("worker.batch")}) == 2)  # they were early
         for name, (statement, _) in statements.items():

@@ -29,6 +29,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -63,6 +64,9 @@ class Membership:
         config: the worker's settings.
         hooks: receive rebalancing and removed nodes.
         clock: returns seconds, as ``time.monotonic`` does.
+
+    Attributes:
+        joined_at: time of the first `join`, by the database's clock; ``None`` before it.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Membership:
         self._hooks = hooks
         self._clock = clock
         self._details = {"worker": str(worker_id)}
+        self.joined_at: datetime | None = None
         self._last_beat = clock()
         self._last_plan = clock()
         #: Silence of other nodes before this time may be due to an outage.
@@ -125,7 +130,7 @@ class Membership:
         """
         connection = self._begin(session)
         self._declare(connection)
-        self._nodes.write(connection, self._worker_id, self._consumers)
+        now = self._nodes.write(connection, self._worker_id, self._consumers)
         self._rebalance(connection)
         runnable = self._assignments.runnable(connection, self._worker_id)
         if self._is_leaving:
@@ -134,6 +139,7 @@ class Membership:
             return {}
         session.commit()
         self._last_beat = self._last_plan = self._clock()
+        self.joined_at = self.joined_at or now
         return runnable
 
     def tick(self, session: Session) -> dict[Partition, PartitionState] | None:

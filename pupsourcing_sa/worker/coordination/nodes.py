@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection, Integer, cast, func, select
@@ -47,15 +47,17 @@ class Nodes:
         """Become the leader until the end of the transaction. Return False if there is another leader."""
         return bool(connection.scalar(self._try_to_lead))
 
-    def write(self, connection: Connection, worker_id: UUID, consumers: Sequence[str]) -> None:
-        """Insert or update the row of a node, with the consumers that it can run."""
+    def write(self, connection: Connection, worker_id: UUID, consumers: Sequence[str]) -> datetime:
+        """Insert or update the row of a node, with the consumers that it can run. Return the time of the database."""
         now = func.clock_timestamp()
         node = {"hostname": socket.gethostname(), "pid": os.getpid(), "consumers": list(consumers), "heartbeat_at": now}
-        connection.execute(
+        written: datetime = connection.execute(
             insert(self._table)
             .values(worker_id=worker_id, **node)
             .on_conflict_do_update(index_elements=[self._table.c.worker_id], set_=node)
-        )
+            .returning(self._table.c.heartbeat_at)
+        ).scalar_one()
+        return written
 
     def beat(self, connection: Connection, worker_id: UUID) -> bool:
         """Write the heartbeat of a node. Return False if the node was presumed dead and removed."""

@@ -42,6 +42,7 @@ the worker retries.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,9 @@ from pupsourcing_sa.worker.processing.outcomes import BatchResult, RetryLater, S
 from pupsourcing_sa.worker.processing.overdue import BatchProgress
 
 __all__ = ["BatchRequest", "BatchTransaction"]
+
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ class BatchTransaction:
         self._context = context
         self._checkpoint = context.checkpoint
         self._is_stopping = is_stopping
+        #: Time at which the process started; ``None`` once it was compared with the failure that the processor found.
+        self._started_at = context.started_at
 
     def run(
         self, session: Session, bind: BindHandler, request: BatchRequest, progress: BatchProgress
@@ -167,9 +173,20 @@ class BatchTransaction:
         if locked.is_parked:
             failed = locked.position if locked.failed_position is None else locked.failed_position
             raise PartitionParkedError(self._context.subscription.name, self._context.scope.partition, failed)
-        if locked.retry_after > 0 and not request.ignore_retry_time:
+        if locked.retry_after > 0 and not request.ignore_retry_time and not self._is_new_to_failure(session):
             raise RetryLater(locked.retry_after)
         return locked
+
+    def _is_new_to_failure(self, session: Session) -> bool:
+        """Return True if this process started after the failure, perhaps with a corrected handler.
+
+        It then retries the event before its time, once: the next failure is younger than the process.
+        """
+        started_at, self._started_at = self._started_at, None
+        if started_at is None or not self._checkpoint.failed_before(session, started_at):
+            return False
+        _logger.info("process started after the failure; retrying the event now", extra=self._context.details)
+        return True
 
     def _read(self, session: Session, locked: LockedCheckpoint, request: BatchRequest) -> _Page:
         """Read the events after the locked position."""

@@ -100,6 +100,11 @@ class CheckpointStatements:
         return select(self._table.c.last_position).where(self._is_own)
 
     @cached_property
+    def failed_before(self) -> Select[Any]:
+        """Return True if the last failure is older than ``time``."""
+        return select(self._table.c.failed_at < bindparam("time")).where(self._is_own)
+
+    @cached_property
     def move(self) -> ClauseElement:
         """Move the checkpoint to ``position`` and clear the failure; returns a row if it did.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -134,6 +134,10 @@ class Checkpoint:
         """Return the position without locking the row; 0 if there is no row."""
         with translated(self._table):
             return self.connection(session).scalar(self._statements.read, self._own) or 0
+
+    def failed_before(self, session: Session, time: datetime) -> bool:
+        """Return True if the last failure of the locked row is older than a time of the database's clock."""
+        return bool(self.connection(session).scalar(self._statements.failed_before, self._own | {"time": time}))
 
     def move(self, session: Session, position: int, locked: LockedCheckpoint) -> None:
         """Move the checkpoint in the transaction that locked it, and clear the recorded failure.

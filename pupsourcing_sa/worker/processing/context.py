@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +33,7 @@ class PartitionContext:
         is_aborted: returns True once running batches must roll back. The event loop sets it, threads read it.
         hooks: telemetry.
         worker_id: the node that the partition is assigned to; ``None`` in a drain.
+        started_at: time at which the node joined for the first time, by the database's clock; ``None`` in a drain.
         clock: returns seconds, as ``time.monotonic`` does.
     """
 
@@ -44,6 +46,7 @@ class PartitionContext:
     is_aborted: Callable[[], bool]
     hooks: Hooks = NO_TELEMETRY
     worker_id: UUID | None = None
+    started_at: datetime | None = None
     clock: Callable[[], float] = time.monotonic
 
     @property
