@@ -42,6 +42,7 @@ check: $(READY) ## Check lint, format, types and layers; change nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 format: $(READY) ## Format the code, and fix what can be fixed

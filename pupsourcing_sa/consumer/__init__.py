@@ -26,8 +26,19 @@ An attribute with a similar name, such as ``aggregate_type``, is refused.
 from __future__ import annotations
 
 from pupsourcing_sa.consumer.decorator import consumer
-from pupsourcing_sa.consumer.protocol import BatchConsumer, Consumer, Handler
+from pupsourcing_sa.consumer.protocol import AsyncConsumer, BatchConsumer, Consumer, Handler, SyncConsumer
 from pupsourcing_sa.consumer.scope import Scope
-from pupsourcing_sa.consumer.subscription import ISOLATION_LEVELS, Subscription
+from pupsourcing_sa.consumer.subscription import ISOLATION_LEVELS, IsolationLevel, Subscription
 
-__all__ = ["ISOLATION_LEVELS", "BatchConsumer", "Consumer", "Handler", "Scope", "Subscription", "consumer"]
+__all__ = [
+    "ISOLATION_LEVELS",
+    "AsyncConsumer",
+    "BatchConsumer",
+    "Consumer",
+    "Handler",
+    "IsolationLevel",
+    "Scope",
+    "Subscription",
+    "SyncConsumer",
+    "consumer",
+]

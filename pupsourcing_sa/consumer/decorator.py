@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
-from typing import Any
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from pupsourcing_sa.consumer.protocol import Handler
-from pupsourcing_sa.consumer.subscription import Subscription
+from pupsourcing_sa.consumer.subscription import IsolationLevel, Subscription
 from pupsourcing_sa.event import PersistedEvent
 
 __all__ = ["consumer"]
 
 
-class _FunctionConsumer:
+_Session = TypeVar("_Session")
+_Result = TypeVar("_Result")
+
+
+class _FunctionConsumer(Generic[_Session, _Result]):
     """A handler function with the attributes of a consumer. Calling it calls the function."""
+
+    if TYPE_CHECKING:
+        # An attribute at run time. As a method, it matches the protocols of consumers.
+        def handle(self, session: _Session, event: PersistedEvent, /) -> _Result: ...
 
     def __init__(
         self,
-        handle: Handler,
+        handle: Callable[[_Session, PersistedEvent], _Result],
         name: str,
         aggregate_types: Iterable[str] | None,
         event_types: Iterable[str] | None,
         partitions: int,
         batch_size: int | None,
         max_attempts: int | None,
-        isolation: str,
+        isolation: IsolationLevel,
     ) -> None:
         self.name = name
         self.aggregate_types = aggregate_types
@@ -34,14 +41,20 @@ class _FunctionConsumer:
         self.batch_size = batch_size
         self.max_attempts = max_attempts
         self.isolation = isolation
-        self.handle = handle
+        vars(self)["handle"] = handle
         update_wrapper(self, handle)
 
-    def __call__(self, session: Any, event: PersistedEvent) -> Any:
+    def __call__(self, session: _Session, event: PersistedEvent) -> _Result:
         return self.handle(session, event)
 
     def __repr__(self) -> str:
         return f"<consumer {self.name!r}>"
+
+
+class _Decorator(Protocol):
+    def __call__(
+        self, handle: Callable[[_Session, PersistedEvent], _Result], /
+    ) -> _FunctionConsumer[_Session, _Result]: ...
 
 
 def consumer(
@@ -52,8 +65,8 @@ def consumer(
     partitions: int = 1,
     batch_size: int | None = None,
     max_attempts: int | None = None,
-    isolation: str = "REPEATABLE READ",
-) -> Callable[[Handler], _FunctionConsumer]:
+    isolation: IsolationLevel = "REPEATABLE READ",
+) -> _Decorator:
     """Make a handler function a consumer. You can still call it as a function.
 
     Args:
@@ -80,7 +93,7 @@ def consumer(
     if callable(name):
         raise TypeError("a consumer needs a name: write @consumer('user_count')")
 
-    def decorate(handle: Handler) -> _FunctionConsumer:
+    def decorate(handle: Callable[[_Session, PersistedEvent], _Result], /) -> _FunctionConsumer[_Session, _Result]:
         if not callable(handle) or isinstance(handle, type):
             raise TypeError(f"@consumer({name!r}) decorates a function, not {handle!r}; use it above a def")
         decorated = _FunctionConsumer(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Awaitable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pupsourcing_sa.event import PersistedEvent
 
-__all__ = ["BatchConsumer", "Consumer", "Handler"]
+__all__ = ["AsyncConsumer", "BatchConsumer", "Consumer", "Handler", "SyncConsumer"]
+
+_Session_contra = TypeVar("_Session_contra", contravariant=True)
 
 
 class Handler(Protocol):
@@ -39,3 +42,30 @@ class BatchConsumer(Protocol):
 
     def handle_batch(self, session: Any, events: list[PersistedEvent], /) -> Any:
         """Handle one or more events in order; write through the session."""
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class _HandlesEvents(_Named, Protocol[_Session_contra]):
+    def handle(self, session: _Session_contra, event: PersistedEvent, /) -> None: ...
+
+
+class _HandlesBatches(_Named, Protocol[_Session_contra]):
+    def handle_batch(self, session: _Session_contra, events: list[PersistedEvent], /) -> None: ...
+
+
+class _AwaitsEvents(_Named, Protocol[_Session_contra]):
+    def handle(self, session: _Session_contra, event: PersistedEvent, /) -> Awaitable[None]: ...
+
+
+class _AwaitsBatches(_Named, Protocol[_Session_contra]):
+    def handle_batch(self, session: _Session_contra, events: list[PersistedEvent], /) -> Awaitable[None]: ...
+
+
+#: A consumer whose handler is a function that takes a session of this class.
+SyncConsumer: TypeAlias = _HandlesEvents[_Session_contra] | _HandlesBatches[_Session_contra]
+#: A consumer whose handler is a coroutine function that takes a session of this class.
+AsyncConsumer: TypeAlias = _AwaitsEvents[_Session_contra] | _AwaitsBatches[_Session_contra]

@@ -6,16 +6,17 @@ import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 from pupsourcing_sa._checks import MAX_INTEGER, check_int
 from pupsourcing_sa.consumer.scope import Scope
 from pupsourcing_sa.event import PersistedEvent
 
-__all__ = ["ISOLATION_LEVELS", "Subscription"]
+__all__ = ["ISOLATION_LEVELS", "IsolationLevel", "Subscription"]
 
 #: Isolation levels of a batch, from the lowest to the highest.
-ISOLATION_LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+IsolationLevel: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+ISOLATION_LEVELS: Final[tuple[str, ...]] = get_args(IsolationLevel)
 
 _MAX_NAME_LENGTH: Final = 255
 _MAX_PARTITIONS: Final = 2**15

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Coroutine, Iterable
 from functools import partial
 from types import NoneType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from uuid import UUID, uuid4
 
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa._checks import check_type
-from pupsourcing_sa.consumer import BatchConsumer, Consumer, Subscription
+from pupsourcing_sa.consumer import AsyncConsumer, BatchConsumer, Consumer, Subscription, SyncConsumer
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.store import AsyncEventStore, EventStore
@@ -32,7 +32,13 @@ from pupsourcing_sa.worker.execution.threads import UnawaitedExecutor
 from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.signals import handling_signals
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
 __all__ = ["Worker"]
+
+_Session = TypeVar("_Session", bound=Session)
+_AsyncSession = TypeVar("_AsyncSession", bound="AsyncSession")
 
 #: In addition to the connections of batches: for the dispatcher, its listener while it connects, and the node.
 _EXTRA_CONNECTIONS: Final = 3
@@ -60,11 +66,35 @@ class Worker:
         MissingExtraError: greenlet is not installed, which an ``async_sessionmaker`` needs.
     """
 
+    @overload
+    def __init__(
+        self,
+        session_factory: sessionmaker[_Session],
+        store: EventStore | AsyncEventStore,
+        consumers: Iterable[SyncConsumer[_Session]],
+        *,
+        tables: WorkerTables | None = None,
+        config: WorkerConfig | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        session_factory: async_sessionmaker[_AsyncSession],
+        store: EventStore | AsyncEventStore,
+        consumers: Iterable[AsyncConsumer[_AsyncSession] | SyncConsumer[Session]],
+        *,
+        tables: WorkerTables | None = None,
+        config: WorkerConfig | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None: ...
+
     def __init__(
         self,
         session_factory: SessionFactory,
         store: EventStore | AsyncEventStore,
-        consumers: Iterable[Consumer | BatchConsumer],
+        consumers: Iterable[Any],
         *,
         tables: WorkerTables | None = None,
         config: WorkerConfig | None = None,
