@@ -18,8 +18,8 @@ __all__ = ["SupervisedNode"]
 class SupervisedNode:
     """A node that stops when the stream from its supervisor ends.
 
-    If the stream ends before `report_ready`, the process exits at once, because it runs no batch. Later, it stops the
-    worker first. If a handler blocks the event loop for too long, the process exits anyway.
+    If the stream ends before `attach`, the process exits at once, because it runs no batch. Later, it stops the worker
+    first. If a handler blocks the event loop for too long, the process exits anyway.
 
     Args:
         descriptor: the inherited socket.
@@ -36,12 +36,16 @@ class SupervisedNode:
         self._worker: Worker | None = None
         threading.Thread(target=self._watch, name="pupsourcing-supervised", daemon=True).start()
 
-    def report_ready(self, worker: Worker) -> None:
-        """Report to the supervisor that this worker is about to run."""
+    def attach(self, worker: Worker) -> None:
+        """Stop this worker, which is about to run, when the stream ends."""
         with self._lock:
             self._worker = worker
-            with suppress(OSError):  # if the supervisor was killed, the other thread notices it
-                self._socket.sendall(b"%f\n" % worker.config.shutdown_timeout)
+
+    def report_ready(self) -> None:
+        """Report to the supervisor that the worker has joined."""
+        assert self._worker is not None
+        with suppress(OSError):  # if the supervisor was killed, the other thread notices it
+            self._socket.sendall(b"%f\n" % self._worker.config.shutdown_timeout)
 
     def _watch(self) -> None:
         with suppress(OSError):

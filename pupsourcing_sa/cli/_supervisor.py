@@ -8,8 +8,9 @@ pipe, which is one end of a pair of connected sockets (see `pupsourcing_sa.cli._
                   └────────── ends ──────────────┴────────── ends ──────────────┘
                                 back-off, then start again
 
-- **The node sends one line** when it has loaded the application: its ``shutdown_timeout`` in seconds. The first node
-  starts alone. The others follow when it is ready, so that a command that cannot work fails once.
+- **The node sends one line** when it has joined the group: its ``shutdown_timeout`` in seconds. The first node starts
+  alone. The others follow when it is ready, so that a command that cannot work fails once. During an outage of the
+  database, a single node retries to connect.
 - **The supervisor sends nothing.** The end of its stream stops the node. The stream also ends when the supervisor is
   killed, so no node outlives it.
 
@@ -18,8 +19,9 @@ to every process of a unit. A node would mistake a copy for the second signal, w
 
 **Mistakes that no restart can correct**, such as a wrong option or missing tables, end the command. The supervisor
 recognizes them by the exit status: a node ends by itself with status 1 or 2 before any node has settled, and no other
-node runs. The command then ends with that status, as a single process would. The supervisor restarts any other node
-that ends.
+node runs. This is so when the first node fails to start, because the others wait for it. The command then ends with
+that status, as a single process would. The supervisor restarts any other node that ends. A node itself retries what may
+succeed later, such as connecting during an outage.
 """
 
 from __future__ import annotations
@@ -162,7 +164,8 @@ class Supervisor:
         line = await self._loop.sock_recv(node.pipe, 64)  # a line this short arrives in one piece
         if line:
             node.shutdown_timeout, node.ready_at = float(line), self._loop.time()
-            _logger.info("node ready", extra=node.details)
+            ready = sum(running.ready_at is not None for running in self._nodes.values())
+            _logger.info("node ready", extra=node.details | {"ready": ready, "processes": self._processes})
             self._first_is_ready.set()
 
     def _on_signal(self, number: int) -> None:

@@ -164,13 +164,13 @@ def worker(
         # Now, because the application may configure logging when it is imported.
         configure_logging(log_format, level)
     if node is not None:
-        node.report_ready(ready)
+        node.attach(ready)
     failure: BaseException | None = None
     try:
         if drain:
             ready.drain()
         else:
-            ready.run()
+            ready.run(on_ready=node.report_ready if node is not None else None)
     except Exception as error:  # noqa: BLE001 - a handler may raise anything
         failure = redacted(error, hide_parameters=ready.config.hide_parameters)
     finally:

@@ -59,6 +59,7 @@ class Run:
         config: the worker's settings.
         hooks: telemetry.
         executions: run the database work.
+        on_ready: called when the worker is ready; see `Worker.run`.
     """
 
     worker_id: UUID
@@ -68,6 +69,7 @@ class Run:
     config: WorkerConfig
     hooks: Hooks
     executions: Executions
+    on_ready: Callable[[], None] | None = None
 
     @contextmanager
     def announced(self) -> Iterator[None]:
@@ -76,6 +78,8 @@ class Run:
         names = tuple(self.subscriptions)
         _logger.info("worker started", extra=details | {"consumers": names})
         self.hooks.event("worker.started", consumers=names)
+        if self.on_ready is not None:
+            self.on_ready()
         try:
             yield
         finally:

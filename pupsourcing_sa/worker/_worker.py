@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -171,10 +171,14 @@ class Worker:
                 successor.stop()
         return successor
 
-    def run(self) -> None:
+    def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
         """Run until SIGINT, SIGTERM or `stop`. This blocks; in a running event loop use `serve`.
 
         ``pupsourcing_sa/worker/lifecycle/shutdown.py`` has the timeline of a shutdown.
+
+        Args:
+            on_ready: called once, on the event loop, when the node has joined and begins to process its partitions. For
+                example, it may notify a service manager. It must not block.
 
         Raises:
             TablesMissingError: the migrations have not been run.
@@ -184,7 +188,7 @@ class Worker:
         """
         # Handle signals around the event loop, from its first moment to its last.
         with handling_signals(self.stop, self.config.shutdown_timeout):
-            _run_in_new_loop(self._main(drain=False, owns_loop=True), "serve()")
+            _run_in_new_loop(self._main(drain=False, owns_loop=True, on_ready=on_ready), "serve()")
 
     def drain(self) -> None:
         """Process everything up to the current stable position, then return. For tests and backfills.
@@ -220,11 +224,11 @@ class Worker:
             for successor in self._successors:
                 successor.stop()
 
-    async def _main(self, *, drain: bool, owns_loop: bool) -> None:
+    async def _main(self, *, drain: bool, owns_loop: bool, on_ready: Callable[[], None] | None = None) -> None:
         # If the worker was created before a fork, each process is a separate node.
         if self._pid != os.getpid():
             self.id, self._pid = uuid4(), os.getpid()
-        run = self._new_run()
+        run = self._new_run(on_ready)
         service = Drain(run) if drain else Node(run)
         with self._lock:
             if self._running is not None:
@@ -252,7 +256,7 @@ class Worker:
             with self._lock:
                 self._running, self._stop_requested = None, False
 
-    def _new_run(self) -> Run:
+    def _new_run(self, on_ready: Callable[[], None] | None) -> Run:
         factory, config = self._session_factory, self.config
         return Run(
             worker_id=self.id,
@@ -270,6 +274,7 @@ class Worker:
                 log=execution_for(factory, 2),
                 coordination=execution_for(factory, 1),
             ),
+            on_ready=on_ready,
         )
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import URL, Engine, text
 
 from pupsourcing_sa import EventStore, WorkerTables
 from tests.fix_command import COMMAND
@@ -287,19 +287,31 @@ worker = Worker(sessionmaker(create_engine(os.environ["DATABASE_URL"])), EventSt
 
 
 @pytest.fixture
-def nodes(engine: Engine, tmp_path: Path) -> Iterator[Supervised]:
-    """The command with two nodes that have joined."""
+def command(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
+    """Starts the command with two nodes."""
     (tmp_path / "myapp.py").write_text(APPLICATION)
+    started = []
+
+    def start(url: URL = engine.url) -> Supervised:
+        environment = os.environ | {"DATABASE_URL": url.render_as_string(hide_password=False)}
+        command = [COMMAND, "worker", "myapp:worker", "--processes", "2", "--log-format", "json"]
+        started.append(Supervised(*command, cwd=tmp_path, env=environment))
+        return started[-1]
+
+    yield start
+    for supervisor in started:
+        supervisor.close()
+
+
+@pytest.fixture
+def nodes(engine: Engine, command: Callable[..., Supervised]) -> Supervised:
+    """The command, whose two nodes are ready."""
     store = EventStore(make_tables(engine))
     WorkerTables(store.tables.metadata).metadata.create_all(engine)
-    environment = os.environ | {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
-    command = [COMMAND, "worker", "myapp:worker", "--processes", "2", "--log-format", "json"]
-    supervisor = Supervised(*command, cwd=tmp_path, env=environment)
-    for _ in range(2):
-        supervisor.until("worker started")
+    supervisor = command()
+    supervisor.until("node ready", ready=2, processes=2)
     assert joined(engine) == 2
-    yield supervisor
-    supervisor.close()
+    return supervisor
 
 
 def joined(engine: Engine) -> int:
@@ -331,6 +343,24 @@ def test_no_node_outlives_the_supervisor(engine: Engine, nodes: Supervised):
 @pytest.mark.exhaustive
 def test_a_node_that_crashes_is_replaced(engine: Engine, nodes: Supervised):
     nodes.nodes()[0].kill()
-    nodes.until("worker started")
+    nodes.until("node ready", ready=2)
     nodes.process.terminate()
     assert nodes.end() == 0
+
+
+def test_the_command_ends_at_once_if_the_tables_are_missing(command: Callable[..., Supervised]):
+    supervisor = command()
+    assert supervisor.end() == 1
+    of_nodes = [message for message in supervisor.messages if message.startswith("node ")]
+    assert of_nodes == ["node started 1", "node failed, and no node has run for long; giving up 1"]
+    assert "run your migrations" in json.dumps(supervisor.log)
+
+
+def test_a_single_node_waits_for_the_database(engine: Engine, command: Callable[..., Supervised]):
+    supervisor = command(engine.url.set(host="127.0.0.1", port=1, query={}))
+    for _ in range(2):
+        supervisor.until("cannot connect to the database; will retry")
+    assert supervisor.messages.count("node started 1") == 1
+    assert not any(message.startswith(("node ready", "node started 2")) for message in supervisor.messages)
+    supervisor.process.terminate()
+    assert supervisor.end() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from datetime import timedelta
 from threading import Thread
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa import WorkerTables
 from pupsourcing_sa.errors import PartitionsError, TablesMissingError, TransactionRequiredError
 from pupsourcing_sa.worker import WorkerConfig
+from pupsourcing_sa.worker.coordination.membership import Membership
 from tests.fix_membership import Group
 
 
@@ -48,6 +50,31 @@ def test_a_consumer_goes_to_nodes_that_know_it(group: Group):
     group.do(other.leave)
     assert group.assigned() == {("a", 0): old, ("a", 1): old, ("b", 0): None, ("b", 1): None}
     assert set(group.do(membership.tick)) == {("a", 0), ("a", 1)}
+
+
+def test_a_node_without_a_partition_reports_it_once_until_it_has_one(group: Group, caplog: pytest.LogCaptureFixture):
+    def reports(membership: Membership) -> list[tuple[int, int]]:
+        for _ in range(2):
+            group.clock.seconds += 1
+            group.do(membership.tick)
+        found = [(record.nodes, record.partitions) for record in caplog.records if "this node waits" in record.message]
+        caplog.clear()
+        return found
+
+    caplog.set_level(logging.INFO)
+    first, membership = group.node(a=1)
+    _, other = group.node(b=1)
+    for each in (membership, other):
+        group.do(each.join)
+    waiting, idle = group.node(a=1)
+    group.do(idle.join)
+    assert reports(idle) == [(2, 1)]  # the node of the other consumer does not matter
+    assert reports(membership) == []
+    assignments = group.tables.consumer_assignments
+    for owner, expected in ((waiting, []), (first, [(2, 1)])):
+        with group.engine.begin() as connection:
+            connection.execute(assignments.update().where(assignments.c.consumer_name == "a").values(worker_id=owner))
+        assert reports(idle) == expected
 
 
 def test_a_silent_node_is_removed_and_joins_again(group: Group, caplog: pytest.LogCaptureFixture):

@@ -29,6 +29,19 @@ def test_it_follows_until_it_is_stopped(fleet: Fleet):
     assert not thread.is_alive()
 
 
+def test_it_reports_when_it_is_ready(both_fleets: Fleet):
+    """A worker is ready when its node has joined."""
+    fleet, nodes = both_fleets, list[int]()
+    worker = fleet.worker(fleet.see("all"))
+
+    def note() -> None:
+        nodes.append(len(fleet.query("SELECT FROM worker_nodes")))
+        worker.stop()
+
+    worker.run(on_ready=note)
+    assert nodes == [1]
+
+
 def test_a_stop_before_the_start_counts_once(fleet: Fleet):
     worker = fleet.worker(fleet.see("all"))
     fleet.append()

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -96,6 +96,7 @@ class Membership:
         self._is_leaving = False
         #: Consumers whose partitions were refused by `_restore`; each is logged once.
         self._refused: set[str] = set()
+        self._is_idle = False
 
     @property
     def tick_interval(self) -> float:
@@ -215,7 +216,18 @@ class Membership:
         self._assignments.assign(connection, changes)
         if changes:
             _logger.info("partitions assigned", extra=self._details | {"nodes": len(nodes), "moved": len(changes)})
+        self._report_idleness(nodes, planned)
         return len(nodes), len(changes)
+
+    def _report_idleness(self, nodes: Mapping[UUID, Sequence[str]], planned: Mapping[Partition, UUID | None]) -> None:
+        """Log that this node has no partition, once until it has one."""
+        is_idle = bool(self._consumers) and self._worker_id not in planned.values()
+        if is_idle and not self._is_idle:
+            partitions = sum(partition.consumer in self._partitions for partition in planned)
+            capable = sum(not self._partitions.keys().isdisjoint(consumers) for consumers in nodes.values())
+            details = self._details | {"nodes": capable, "partitions": partitions}
+            _logger.info("more nodes than partitions; this node waits until another one stops", extra=details)
+        self._is_idle = is_idle
 
     def _restore(self, connection: Connection, current: Collection[Partition]) -> bool:
         """Declare partitions again whose assignments were deleted, as the leader. Return True if there were any."""
