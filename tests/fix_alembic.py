@@ -30,7 +30,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, MetaData, make_url, text
 from sqlalchemy.dialects import postgresql
 
-from pupsourcing_sa.migrations import register, template_directory
+from pupsourcing_sa.migrations import log_op, register, template_directory
 
 __all__ = ["Autogenerate", "Project", "index_files"]
 
@@ -271,7 +271,7 @@ class Autogenerate:
         with self._engine.connect() as connection:
             context = MigrationContext.configure(connection, opts=self._options)
             with context.begin_transaction(), Operations.context(context):
-                exec(migration, {"op": alembic.op, "sa": sqlalchemy, "postgresql": postgresql})
+                exec(migration, {"op": alembic.op, "log_op": log_op, "sa": sqlalchemy, "postgresql": postgresql})
 
 
 def index_files(engine: Engine, table: str) -> dict[str, int]:

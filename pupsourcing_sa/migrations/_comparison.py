@@ -19,6 +19,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Column, Table, UniqueConstraint
 
 from pupsourcing_sa.migrations._catalog import ExistingGuard, TableKey, read_guards, table_key
+from pupsourcing_sa.migrations._dropped_tables import refuse_drops
 from pupsourcing_sa.migrations._operations import (
     AlterLogSequenceOp,
     CreateLogGuardOp,
@@ -52,6 +53,7 @@ def setup(plugin: Plugin) -> None:
 
 def _compare_logs(context: AutogenContext, upgrade: UpgradeOps, schemas: set[str | None]) -> PriorityDispatchResult:
     assert context.connection is not None
+    refuse_drops(context, upgrade)
     guards: dict[TableKey, _Guards] = {}
     for guard in read_guards(context.connection):
         guards.setdefault(_key(context, guard.schema, guard.table_name), {})[guard.name] = guard

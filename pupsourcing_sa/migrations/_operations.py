@@ -209,7 +209,9 @@ class AlterLogSequenceOp(LogOperation):
         self.to: Literal["identity", "serial"] = to
 
     @classmethod
-    def alter_log_sequence(cls, operations: Operations, table_name: str, *, to: str, schema: str | None = None) -> None:
+    def alter_log_sequence(
+        cls, operations: Operations, table_name: str, *, to: Literal["identity", "serial"], schema: str | None = None
+    ) -> None:
         """Make an identity (GENERATED ALWAYS) or a BIGSERIAL sequence issue the log's positions.
 
         Positions continue at the same value, and privileges on the sequence are granted again.
@@ -222,7 +224,7 @@ class AlterLogSequenceOp(LogOperation):
             to: ``"identity"`` or ``"serial"``.
             schema: schema of the log.
         """
-        operations.invoke(cls(table_name, to=to, schema=schema))  # type: ignore[arg-type]  # checked in __init__
+        operations.invoke(cls(table_name, to=to, schema=schema))
 
     @property
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:

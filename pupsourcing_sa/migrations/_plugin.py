@@ -14,16 +14,16 @@ _NAME: Final = "pupsourcing_sa"
 def register() -> None:
     """Add this library's operations and autogenerate plugin to Alembic. Further calls have no effect.
 
-    Call it in ``env.py``, because migrations need the operations whenever they run. Also list the plugin
-    ``"pupsourcing_sa"`` for autogenerate::
+    Call it in ``env.py``, and list the plugin ``"pupsourcing_sa"`` for autogenerate::
 
         migrations.register()
         context.configure(…, autogenerate_plugins=["alembic.autogenerate.*", "pupsourcing_sa"])
 
-    It adds these operations. Their docstrings name the locks that they take:
+    Autogenerate then finds differences that only this library knows, writes the operations of
+    `pupsourcing_sa.migrations.log_op`, and refuses to drop this library's tables because they are not on
+    ``target_metadata``. ``context.configure(drop_event_tables=True)`` allows that.
 
-    - ``op.create_log_guard``, ``op.replace_log_guard`` and ``op.drop_log_guard``;
-    - ``op.alter_log_sequence`` and ``op.rename_log_constraint``, to adopt a log that another program created.
+    It also adds the operations to ``alembic.op``, as in ``op.create_log_guard(…)``.
 
     Raises:
         MissingExtraError: Alembic is not installed, or is older than 1.18.

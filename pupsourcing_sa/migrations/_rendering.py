@@ -13,27 +13,27 @@ __all__ = ["render_autocommit_block", "render_operation"]
 
 
 def render_operation(context: AutogenContext, operation: LogOperation) -> str:
-    """Return the call of an operation, such as ``op.drop_log_guard('append_only', 'events')``."""
+    """Return the call of an operation, such as ``log_op.drop_log_guard('append_only', 'events')``.
+
+    Add the import of the module, which type checkers know. They do not know methods that are added to ``alembic.op``.
+    """
+    context.imports.add("from pupsourcing_sa.migrations import log_op")
     positional, named = operation.arguments
     if operation.schema is not None:
         named = named | {"schema": operation.schema}
     arguments = [_literal(value) for value in positional]
     arguments += [f"{name}={_literal(value)}" for name, value in named.items() if value is not None]
-    return f"{_prefix(context)}{operation.name}({', '.join(arguments)})"
+    return f"log_op.{operation.name}({', '.join(arguments)})"
 
 
 def render_autocommit_block(context: AutogenContext, operation: AutocommitBlockOp) -> list[str]:
     """Return the lines of a ``with`` block that contains the operations."""
     return [
-        f"with {_prefix(context)}get_context().autocommit_block():",
+        f"with {context.opts.get('alembic_module_prefix') or ''}get_context().autocommit_block():",
         *(line for child in operation.ops for line in render_op(context, child)),
         # Alembic's printer ends the indented block at an empty line.
         "",
     ]
-
-
-def _prefix(context: AutogenContext) -> str:
-    return str(context.opts.get("alembic_module_prefix") or "")
 
 
 def _literal(value: Any) -> str:

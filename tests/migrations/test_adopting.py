@@ -169,7 +169,7 @@ class TestAutogenerate:
             "op.create_index('events_correlation_id_global_position_idx', 'events', "
             "['correlation_id', 'global_position'], unique=False, "
             "postgresql_where=sa.text('correlation_id IS NOT NULL'))",
-            "op.alter_log_sequence('events', to='identity')",
+            "log_op.alter_log_sequence('events', to='identity')",
         ]
         autogenerate.execute(upgrade)
         assert autogenerate.upgrade() == ""
@@ -196,8 +196,8 @@ class TestAutogenerate:
             connection.exec_driver_sql("ALTER TABLE events RENAME TO log")
         tables = EventTables(events="log", guarded=True)
         Autogenerate(project.database, tables.metadata).execute(
-            "op.create_log_guard('append_only', 'log', version=1)\n"
-            "op.create_log_guard('low_water_mark', 'log', version=1)"
+            "log_op.create_log_guard('append_only', 'log', version=1)\n"
+            "log_op.create_log_guard('low_water_mark', 'log', version=1)"
         )
         store = EventStore(tables)
         with project.database.connect() as slow:
@@ -240,11 +240,11 @@ class TestSequence:
                 )
             autogenerate = Autogenerate(engine, tables.metadata)
             arguments = f"'events', to={{!r}}{f', schema={schema!r}' if schema else ''}"
-            autogenerate.execute(f"op.alter_log_sequence({arguments.format('identity')})")
+            autogenerate.execute(f"log_op.alter_log_sequence({arguments.format('identity')})")
             position = {each["name"]: each for each in inspect(engine).get_columns("events", schema)}["global_position"]
             assert position["identity"]["always"]
             assert append(engine, EventStore(tables), "a") == then[0]
-            autogenerate.execute(f"op.alter_log_sequence({arguments.format('serial')})")
+            autogenerate.execute(f"log_op.alter_log_sequence({arguments.format('serial')})")
             assert append(engine, EventStore(tables), "a") == then[1]
             position = {each["name"]: each for each in inspect(engine).get_columns("events", schema)}["global_position"]
             assert "identity" not in position
@@ -255,7 +255,7 @@ class TestSequence:
         create(engine, tables)
         autogenerate = Autogenerate(engine, tables.metadata)
         for position, to in enumerate(("identity", "serial"), 1):
-            autogenerate.execute(f"op.alter_log_sequence({name!r}, to={to!r})")
+            autogenerate.execute(f"log_op.alter_log_sequence({name!r}, to={to!r})")
             assert append(engine, EventStore(tables), "a") == position
         assert len(read(engine, EventStore(tables))) == 2
 
@@ -275,7 +275,7 @@ class TestSequence:
                 )
             autogenerate = Autogenerate(database, tables.metadata)
             for to in ("identity", "serial"):
-                autogenerate.execute(f"op.alter_log_sequence('events', to={to!r})")
+                autogenerate.execute(f"log_op.alter_log_sequence('events', to={to!r})")
                 with database.connect() as connection:
                     for who in (role, "public"):
                         for privilege in ("USAGE", "SELECT"):
@@ -302,7 +302,7 @@ class TestSequence:
         with engine.begin() as connection:
             connection.exec_driver_sql("ALTER SEQUENCE events_global_position_seq OWNED BY NONE")
         with pytest.raises(DBAPIError, match="global_position of events has no sequence of its own"):
-            Autogenerate(engine, tables.metadata).execute("op.alter_log_sequence('events', to='identity')")
+            Autogenerate(engine, tables.metadata).execute("log_op.alter_log_sequence('events', to='identity')")
 
 
 class TestConstraints:
@@ -316,7 +316,7 @@ class TestConstraints:
         renames = [line for line in upgrade.splitlines() if "constraint" in line]
         (ours,) = (each.name for each in tables.events.constraints if len(each.columns) == 3)
         assert renames == [
-            "op.rename_log_constraint('customer_support_case_events_aggregate_type_aggregate_id_ag_key', "
+            "log_op.rename_log_constraint('customer_support_case_events_aggregate_type_aggregate_id_ag_key', "
             f"{ours!r}, '{self._NAME}')"
         ]
         before = index_files(engine, self._NAME)
@@ -337,9 +337,9 @@ class TestConstraints:
         autogenerate = Autogenerate(project.database, tables.metadata)
         upgrade, downgrade = autogenerate.upgrade(), autogenerate.downgrade()
         assert [line for line in upgrade.splitlines() if "constraint" in line] == [
-            "op.rename_log_constraint('events_aggregate_type_aggregate_id_aggregate_version_key', "
+            "log_op.rename_log_constraint('events_aggregate_type_aggregate_id_aggregate_version_key', "
             "'uq_events_aggregate_type_aggregate_id_aggregate_version', 'events')",
-            "op.rename_log_constraint('events_event_id_key', 'uq_events_event_id', 'events')",
+            "log_op.rename_log_constraint('events_event_id_key', 'uq_events_event_id', 'events')",
         ]
         before = project.objects()
         autogenerate.execute(upgrade)

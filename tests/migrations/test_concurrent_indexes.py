@@ -54,7 +54,7 @@ def test_each_has_a_revision_of_its_own(adopting: Project) -> None:
         ", old indexes",
     ]
     everything_else, *of_indexes = [found for _, found in revisions]
-    assert everything_else == ["op.alter_log_sequence('events', to='identity')"]
+    assert everything_else == ["log_op.alter_log_sequence('events', to='identity')"]
     for block in of_indexes:
         assert block[:2] == ["with op.get_context().autocommit_block():", "op.execute('SET lock_timeout = 0')"]
         assert block[-1] == "op.execute('RESET lock_timeout')"

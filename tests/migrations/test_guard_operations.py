@@ -44,7 +44,7 @@ class Migrated:
 
     def operation(self, name: str, guard: str, arguments: str = "") -> str:
         table, schema = self.arguments
-        return f"op.{name}({guard!r}, {table}{arguments}{schema})"
+        return f"log_op.{name}({guard!r}, {table}{arguments}{schema})"
 
     def execute(self, sql: str) -> None:
         with self.engine.begin() as connection:
@@ -174,9 +174,10 @@ def test_a_guard_of_no_known_version_comes_back_as_the_current_one(
 
 
 def test_a_log_that_is_dropped_takes_its_functions_with_it(migrated: Migrated) -> None:
-    nothing = migrated.autogenerate_for(MetaData())
+    nothing = migrated.autogenerate_for(MetaData(), drop_event_tables=True)
     upgrade, downgrade = nothing.upgrade(), nothing.downgrade()
-    assert upgrade.index("op.drop_log_guard('low_water_mark'") < upgrade.index(f"op.drop_table({migrated.arguments[0]}")
+    dropped = upgrade.index(f"op.drop_table({migrated.arguments[0]}")
+    assert upgrade.index("log_op.drop_log_guard('low_water_mark'") < dropped
     nothing.execute(upgrade)
     assert migrated.log.objects() == []
     nothing.execute(downgrade)
@@ -200,8 +201,8 @@ def test_two_logs_in_several_metadata(engine: Engine) -> None:
     guarded = EventTables(MetaData(), events="e2", aggregate_heads="h2", guarded=True)
     both = Autogenerate(engine, [logs[0].metadata, guarded.metadata])
     assert both.upgrade().splitlines() == [
-        "op.create_log_guard('append_only', 'e2', version=1)",
-        "op.create_log_guard('low_water_mark', 'e2', version=1)",
+        "log_op.create_log_guard('append_only', 'e2', version=1)",
+        "log_op.create_log_guard('low_water_mark', 'e2', version=1)",
     ]
 
 

@@ -17,12 +17,12 @@ _LOCKS = text(
 )
 
 OPERATIONS = {
-    "create_log_guard": ("op.create_log_guard('append_only', 'events', version=1)", "SHARE ROW EXCLUSIVE"),
-    "replace_log_guard": ("op.replace_log_guard('append_only', 'events', version=1)", "ACCESS EXCLUSIVE"),
-    "drop_log_guard": ("op.drop_log_guard('append_only', 'events')", "ACCESS EXCLUSIVE"),
-    "alter_log_sequence": ("op.alter_log_sequence('events', to='serial')", "ACCESS EXCLUSIVE"),
+    "create_log_guard": ("log_op.create_log_guard('append_only', 'events', version=1)", "SHARE ROW EXCLUSIVE"),
+    "replace_log_guard": ("log_op.replace_log_guard('append_only', 'events', version=1)", "ACCESS EXCLUSIVE"),
+    "drop_log_guard": ("log_op.drop_log_guard('append_only', 'events')", "ACCESS EXCLUSIVE"),
+    "alter_log_sequence": ("log_op.alter_log_sequence('events', to='serial')", "ACCESS EXCLUSIVE"),
     "rename_log_constraint": (
-        "op.rename_log_constraint('events_event_id_key', 'event_ids', 'events')",
+        "log_op.rename_log_constraint('events_event_id_key', 'event_ids', 'events')",
         "ACCESS EXCLUSIVE",
     ),
 }
@@ -35,7 +35,7 @@ def test_the_strongest_lock_on_the_log(engine: Engine, name: str) -> None:
     is_there = name in ("replace_log_guard", "drop_log_guard")
     EventTables(MetaData(), guarded=is_there).metadata.create_all(engine)
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
-        exec(migration, {"op": alembic.op})
+        exec(migration, {"log_op": alembic.op})  # it has the same functions
         modes = set(connection.scalars(_LOCKS))
     documented = f"{lock.title().replace(' ', '')}Lock"
     assert documented in modes

@@ -1,4 +1,4 @@
-"""The complete text of the revision that autogenerate writes.
+"""The complete text of the revision that autogenerate writes. ``make check`` checks its types.
 
 To accept a change, review the difference, run this with ``PUPSOURCING_ACCEPT=1``, and review the file.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.fix_alembic import Project
 
-_EXPECTED = Path(__file__).parent / "revision.txt"
+_EXPECTED = Path(__file__).parents[1] / "typing" / "revision.py"
 
 
 def test_the_first_revision_of_a_guarded_log(new_project: Project) -> None:
