@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ from pupsourcing_sa.event import Event
 from pupsourcing_sa.event.encoding import for_jsonb, has_nul
 from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
 
-__all__ = ["Aggregate", "Append", "aggregate_parameter", "aggregates_of", "check_ids", "event_parameters"]
+__all__ = ["Aggregate", "Append", "aggregate_parameter", "aggregates_of", "check_ids", "event_parameters", "starts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Append:
             )
         if isinstance(events, Event):
             raise TypeError("events must be a sequence of Event, such as [event], not a single Event")
-        if not isinstance(events, Iterable):
+        if not isinstance(events, (list, tuple, Iterable)):
             raise TypeError(f"events must be a sequence of Event, not {type(events).__name__}")
         given = tuple(events)
         if not given:
@@ -56,6 +56,11 @@ class Append:
                 )
         check_ids(given)
         return cls(expected_version, given)
+
+    @property
+    def aggregate(self) -> tuple[str, str]:
+        first = self.events[0]
+        return first.aggregate_type, first.aggregate_id
 
     @property
     def aggregate_type(self) -> str:
@@ -91,18 +96,15 @@ class Aggregate:
     size: int = 0
 
 
-def aggregates_of(appends: Sequence[Append]) -> tuple[list[Aggregate], list[tuple[Aggregate, int]]]:
-    """Return the aggregates; and for each entry its aggregate, with the number of this aggregate's earlier events."""
+def aggregates_of(appends: Iterable[Append]) -> dict[tuple[str, str], Aggregate]:
+    """Return the aggregates by type and id."""
     aggregates: dict[tuple[str, str], Aggregate] = {}
-    places = []
     for append in appends:
-        name = append.aggregate_type, append.aggregate_id
-        aggregate = aggregates.get(name)
+        aggregate = aggregates.get(append.aggregate)
         if aggregate is None:
-            aggregate = aggregates[name] = Aggregate(len(aggregates) + 1, append)
-        places.append((aggregate, aggregate.size))
+            aggregate = aggregates[append.aggregate] = Aggregate(len(aggregates) + 1, append)
         aggregate.size += len(append.events)
-    return list(aggregates.values()), places
+    return aggregates
 
 
 def event_parameters(
@@ -128,6 +130,15 @@ def event_parameters(
         rows.append(f'{start}"number":{number},"start":{offset},"size":{size},{event.append_json}')
         offset += size
     return {"events": f"[{','.join(rows)}]", "payloads": b"".join([event.payload for event in events])}
+
+
+def starts_of(events: Iterable[Event], aggregates: Mapping[tuple[str, str], Aggregate]) -> Iterator[str]:
+    """Yield the start of each event's JSON object: its aggregate, and its place among the events of this aggregate."""
+    places = dict.fromkeys(aggregates, 0)
+    for event in events:
+        name = event.aggregate_type, event.aggregate_id
+        place = places[name] = places[name] + 1
+        yield f'{{"stream":{aggregates[name].number},"place":{place},'
 
 
 def aggregate_parameter(aggregates: Iterable[Aggregate]) -> str:

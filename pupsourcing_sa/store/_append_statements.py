@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    CompoundSelect,
     Delete,
     Dialect,
     FromClause,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB, TIMESTAMP, UUID, insert
 
@@ -168,15 +170,15 @@ class AppendStatements:
     # -- several aggregates ------------------------------------------------------------------------------------
 
     @cached_property
-    def many(self) -> Select[Any]:
-        """Append to several aggregates. Returns (number of the aggregate, its new version, global_position) per event.
+    def many(self) -> CompoundSelect[Any]:
+        """Append to several aggregates. Returns (number, new version) of each one, and (0, position) of each event.
 
         One pass writes the heads in the order of their primary key, existing or new. Two appends to the same aggregates
         therefore wait for each other and never deadlock.
 
         If the snapshot shows a conflict, no head is written and no row returned. If a concurrent writer causes a
-        conflict during the pass, no event is written. The heads that were written are returned with a NULL position,
-        and `undo` must restore them.
+        conflict during the pass, no event is written. The heads that were written are returned, and `undo` must restore
+        them.
         """
         events, heads, mark = self._events, self._heads, low_water_mark(self._events)
         wanted = select(_json_rows("streams", **_STREAM_COLUMNS)).cte("pupsourcing_wanted")
@@ -229,11 +231,13 @@ class AppendStatements:
                 head.c.aggregate_version - head.c.count + given.c.place,
                 given.join(head, and_(given.c.stream == head.c.stream, is_complete)),
             )
-            .returning(events.c.global_position, events.c.aggregate_type, events.c.aggregate_id)
+            .returning(events.c.global_position)
             .cte("pupsourcing_written_events")
         )
-        return select(head.c.stream, head.c.aggregate_version, written.c.global_position).select_from(
-            head.outerjoin(written, _is_same_aggregate(written, head))
+        # Not a join: PostgreSQL does not know the number of rows, and would compare each event with each aggregate.
+        return union_all(
+            select(head.c.stream, head.c.aggregate_version.label("value")),
+            select(constant(0), written.c.global_position),
         )
 
     @cached_property

@@ -36,6 +36,7 @@ from pupsourcing_sa.store._append import (
     aggregates_of,
     check_ids,
     event_parameters,
+    starts_of,
 )
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._idempotency import are_same
@@ -98,31 +99,27 @@ class Appender:
         """Append events of several aggregates; see `EventStore.append_many`."""
         events = [event for append in appends for event in append.events]
         check_ids(events)
-        aggregates, places = aggregates_of(appends)
-        starts = (
-            f'{{"stream":{aggregate.number},"place":{place},'
-            for append, (aggregate, earlier) in zip(appends, places, strict=True)
-            for place in range(earlier + 1, earlier + len(append.events) + 1)
-        )
+        aggregates = aggregates_of(appends)
+        starts = starts_of(events, aggregates)
         parameters = event_parameters(events, has_json_payload=self._has_json_payload, starts=starts)
-        parameters["streams"] = aggregate_parameter(aggregates)
+        parameters["streams"] = aggregate_parameter(aggregates.values())
         require_transaction(connection)
         try:
             rows = self._compiled.rows(connection, self._statements.many, parameters)
         except DBAPIError as error:
             self._raise_translated(error, connection, appends)
             raise
-        versions: dict[int, int] = {number: version for number, version, _ in rows}
-        if not rows or rows[0][2] is None:
-            self._raise_conflict(connection, aggregates, set(versions))
-        positions = iter(sorted([position for _, _, position in rows]))
+        heads = {number: version for number, version in rows if number}
+        written = sorted([position for number, position in rows if not number])
+        if not written:
+            self._raise_conflict(connection, list(aggregates.values()), heads)
+        positions = iter(written)
+        versions = {name: heads[aggregate.number] - aggregate.size for name, aggregate in aggregates.items()}
         results = []
-        for append, (aggregate, earlier) in zip(appends, places, strict=True):
-            from_version = versions[aggregate.number] - aggregate.size + earlier
-            to_version = from_version + len(append.events)
-            results.append(
-                AppendResult(tuple(islice(positions, len(append.events))), from_version, to_version, append.events)
-            )
+        for append in appends:
+            size, from_version = len(append.events), versions[append.aggregate]
+            to_version = versions[append.aggregate] = from_version + size
+            results.append(AppendResult(tuple(islice(positions, size)), from_version, to_version, append.events))
         return results
 
     def append_once(self, connection: Connection, append: Append) -> AppendResult:
@@ -194,7 +191,7 @@ class Appender:
             raise DuplicateEventError([event_id for event_id in ids if str(event_id) in detail] or ids) from error
         if violates(error, self._unique_version, connection):
             # This is not a lost race. The loser of a race waits for the head's row and then gets no row, or a 40001.
-            names = list(dict.fromkeys((append.aggregate_type, append.aggregate_id) for append in appends))
+            names = list(aggregates_of(appends))
             detail = detail_of(error)
             reported = [name for name in names if f"({name[0]}, {name[1]}, " in detail]
             raise StaleHeadsError(reported or names, self._tables.aggregate_heads.key) from error
@@ -203,7 +200,7 @@ class Appender:
             raise self._behind_log(connection) from error
         if is_serialization_failure(error):
             # PostgreSQL does not report which aggregate it was. Prefer one with an expected version.
-            firsts = [aggregate.first for aggregate in aggregates_of(appends)[0]]
+            firsts = [aggregate.first for aggregate in aggregates_of(appends).values()]
             expecting = (append for append in firsts if append.expected.version is not None)
             raise next(expecting, firsts[0]).conflict(None) from error
         if exceeds_a_limit(error):

@@ -539,16 +539,17 @@ WITH pupsourcing_wanted AS (
     )
   ORDER BY
     given_events.number
-  RETURNING events.global_position, events.aggregate_type, events.aggregate_id
+  RETURNING events.global_position
 )
 SELECT
   pupsourcing_written_heads.stream,
-  pupsourcing_written_heads.aggregate_version,
-  pupsourcing_written_events.global_position
+  pupsourcing_written_heads.aggregate_version AS value
 FROM pupsourcing_written_heads
-LEFT OUTER JOIN pupsourcing_written_events
-  ON pupsourcing_written_events.aggregate_type = pupsourcing_written_heads.stream_type
-  AND pupsourcing_written_events.aggregate_id = pupsourcing_written_heads.stream_id;
+UNION ALL
+SELECT
+  0,
+  pupsourcing_written_events.global_position
+FROM pupsourcing_written_events;
 
 -- refusal
 SELECT
