@@ -67,7 +67,7 @@ after the current batch. Each message says with which line to continue.
     group="Import",
     metavar="N",
     type=whole_number(),
-    default="1000",
+    default="5000",
     help="Events in one transaction.",
     show_default=True,
 )

@@ -143,7 +143,7 @@ class Event(EncodedEvent):
         metadata_json = None if metadata is _NO_METADATA else encode_metadata(metadata)
         set_slot(self, "metadata_json", metadata_json)
         # It is encoded once, even if the append is retried.
-        rest = f'"event_id":"{event_id}","event_type":{quote_json(event_type)},"event_version":{event_version},'
+        rest = f'"event_id":"{event_id!s}","event_type":{quote_json(event_type)},"event_version":{event_version},'
         if trace_id is not None:
             rest += f'"trace_id":{quote_json(trace_id)},'
         if correlation_id is not None:
