@@ -10,7 +10,8 @@ Only what the handler did may count, so two questions decide: what does the erro
                of the database, from a database of the batch's session;  it is always the same event
                an operational error of it without SQLSTATE: no server
                answers; a connection that SQLAlchemy has invalidated;
-               a timeout of a pool; the lost connection of the batch
+               a timeout of a pool; the lost connection of the batch;
+               `StablePositionError`: the log is not as it must be
     HANDLER    anything else that a handler, or the commit of its        counts; retried with back-off; may park the
                writes, raises; also errors of other databases and        partition
                servers, which the handler uses on its own
@@ -39,6 +40,7 @@ from enum import Enum
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.postgres import errors
 
 __all__ = [
@@ -112,7 +114,7 @@ def is_temporary(error: BaseException) -> bool:
     These are all failures that do not count, and errors of the operating system, which asyncpg raises when it cannot
     connect. A refused role or database, and a standby, need someone who corrects the configuration.
     """
-    if any(map(errors.is_refusal_state, _sqlstates(error))):
+    if isinstance(error, StablePositionError) or any(map(errors.is_refusal_state, _sqlstates(error))):
         return False
     return classify(error) is not FailureKind.HANDLER or isinstance(error, OSError)
 
@@ -124,8 +126,9 @@ def is_cancellation(error: BaseException) -> bool:
 
 def _kind_of(error: BaseException, is_of_batch: Callable[[BaseException], bool]) -> FailureKind:
     """Return the kind of a single exception, without its causes."""
-    if isinstance(error, PoolTimeout):
-        return FailureKind.OUTAGE  # it does not tell the database
+    # Neither of them names a database: a timeout of a pool, and a log to which a handler cannot append now.
+    if isinstance(error, (PoolTimeout, StablePositionError)):
+        return FailureKind.OUTAGE
     if isinstance(error, DBAPIError):
         if not _has_sqlstate(error.orig):
             return FailureKind.HANDLER  # from a database other than PostgreSQL, which the handler also uses

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.util import await_only
 
+from pupsourcing_sa.errors import SequenceBehindLogError, StablePositionError
 from pupsourcing_sa.worker.classification import FailureKind, classify, is_cancellation, is_temporary
 from pupsourcing_sa.worker.processing.diagnosis import is_connection_lost
 from tests.fix_store import make_async_engine
@@ -170,7 +171,7 @@ def await_if_needed(result: Any) -> Any:
 
 
 def test_without_a_sqlstate():
-    assert classes(PoolTimeout()) == {"outage"}
+    assert classes(PoolTimeout()) == classes(shaped(as_a_cause, SequenceBehindLogError("events"))) == {"outage"}
     assert classes(psycopg.OperationalError("the connection is closed")) == set(), "the batch asks its connection"
     assert classes(OperationalError("SELECT", {}, psycopg.OperationalError("connection refused"))) == {"outage"}
     assert classes(psycopg.ProgrammingError("no such cursor")) == set()
@@ -259,5 +260,9 @@ def test_a_start_is_retried_unless_someone_has_to_correct_the_configuration():
     for error in (locked, full, ConnectionRefusedError(), AdminShutdown(), DeadlockDetected()):
         assert is_temporary(error)
     refusals = InvalidPassword(), psycopg.errors.InvalidCatalogName(), psycopg.errors.ReadOnlySqlTransaction()
-    for error in (ApplicationError(), *(OperationalError("", {}, refusal) for refusal in refusals)):
+    for error in (
+        ApplicationError(),
+        StablePositionError(),
+        *(OperationalError("", {}, refusal) for refusal in refusals),
+    ):
         assert not is_temporary(error)
