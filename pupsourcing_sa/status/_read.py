@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from itertools import groupby
 from types import NoneType
@@ -15,7 +16,7 @@ from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.lock_holders import holder_of
 from pupsourcing_sa.status._statements import StatusStatements
 from pupsourcing_sa.status.durations import held_back_seconds, locked_seconds
-from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
+from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, RunningBatch, Status
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 
@@ -147,6 +148,7 @@ def _node(row: Row[Any], heartbeat_timeout: float) -> NodeStatus:
         started_at=row.started_at,
         heartbeat_age=row.heartbeat_age,
         is_silent=row.heartbeat_age > heartbeat_timeout,
+        batches=tuple(RunningBatch(**batch) for batch in json.loads(row.batches or "[]")),
     )
 
 
@@ -171,6 +173,7 @@ def _partition(row: Row[Any], lock: Row[Any] | None, lag_limit: int) -> Partitio
         failing=_failing_event(row) if is_failing else None,
         locked_by=None if lock is None else holder_of(lock),
         locked_seconds=0.0 if lock is None else locked_seconds(lock.age, lock.unmoved, row.lag_seconds),
+        deaths=row.deaths,
     )
 
 

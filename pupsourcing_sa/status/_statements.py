@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Select,
+    Text,
     and_,
     case,
     cast,
@@ -51,6 +52,8 @@ class StatusStatements:
             c.consumers,
             moment(c.created_at).label("started_at"),
             age(c.heartbeat_at).label("heartbeat_age"),
+            # As text, because an engine may have a JSON deserializer of its own.
+            func.jsonb_extract_path_text(c.running, constant("batches"), type_=Text).label("batches"),
         ).order_by(c.created_at, c.worker_id)
 
     @cached_property
@@ -123,6 +126,7 @@ class StatusStatements:
                 a.worker_id,
                 func.coalesce(c.last_position, constant(0)).label("position"),
                 func.coalesce(c.attempts, constant(0)).label("attempts"),
+                func.coalesce(c.deaths, constant(0)).label("deaths"),
                 c.failed_position,
                 c.error,
                 moment(c.failed_at).label("failed_at"),

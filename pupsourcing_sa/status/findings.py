@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pupsourcing_sa.errors import ReplicatedLogError
 from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
-from pupsourcing_sa.status.model import ConsumerStatus, NodeStatus, PartitionStatus, Status
+from pupsourcing_sa.status.model import SUSPICIOUS_DEATHS, ConsumerStatus, NodeStatus, PartitionStatus, Status
 
 __all__ = ["Finding", "StatusLimits", "diagnose", "is_ahead_of_log"]
 
@@ -38,8 +38,8 @@ class Finding:
 
     Attributes:
         kind: ``sequence_behind_log``, ``replicated_log``, ``no_node``, ``silent_node``, ``held_back``,
-            ``ahead_of_log``, ``no_node_for_consumer``, ``unassigned``, ``parked``, ``failing``, ``locked`` or
-            ``lagging``.
+            ``ahead_of_log``, ``no_node_for_consumer``, ``unassigned``, ``parked``, ``failing``, ``nodes_died``,
+            ``locked`` or ``lagging``.
         message: the problem in one line, with the remedy unless it is obvious.
     """
 
@@ -71,6 +71,7 @@ def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding
         for partition in consumer.partitions:
             name = f"{_name(consumer)} partition {partition.partition}"
             findings += _failure(name, partition)
+            findings += _deaths(name, partition)
             findings += _lock(name, partition, limits.max_lock_seconds)
             findings += _lag(name, partition, limits)
     return findings
@@ -150,6 +151,18 @@ def _failure(name: str, partition: PartitionStatus) -> Iterator[Finding]:
     else:
         remedy = "fix the cause, then set parked_at in its row of consumer_checkpoints to NULL"
         yield Finding("parked", f"{name} is parked {details}; {remedy}")
+
+
+def _deaths(name: str, partition: PartitionStatus) -> Iterator[Finding]:
+    # A partition without events is not the reason for deaths, and a parked one waits for the operator.
+    is_parked = partition.failing is not None and partition.failing.parked_at is not None
+    if partition.deaths >= SUSPICIOUS_DEATHS and partition.lag_events and not is_parked:
+        yield Finding(
+            "nodes_died",
+            f"{partition.deaths} nodes died while they processed {name}; the worker handles its events one by one to "
+            "find the one that kills the process. Look for the reason in the logs of the processes and of the "
+            "operating system",
+        )
 
 
 def _lock(name: str, partition: PartitionStatus, limit: float) -> Iterator[Finding]:

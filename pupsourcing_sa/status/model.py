@@ -4,14 +4,42 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from pupsourcing_sa.errors import StablePositionError
 from pupsourcing_sa.postgres.lock_holders import LockHolder
 from pupsourcing_sa.store import BlockingAppend
 
-__all__ = ["ConsumerStatus", "FailingEvent", "NodeStatus", "PartitionStatus", "Status"]
+__all__ = [
+    "SUSPICIOUS_DEATHS",
+    "ConsumerStatus",
+    "FailingEvent",
+    "NodeStatus",
+    "PartitionStatus",
+    "RunningBatch",
+    "Status",
+]
+
+#: Number of nodes that must have died in the batches of a partition before an event is suspected.
+SUSPICIOUS_DEATHS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBatch:
+    """A batch that a node was running at its last heartbeat.
+
+    Attributes:
+        consumer: name of the consumer.
+        partition: number of the partition.
+        position: position of the current event, or of the first one; ``None`` before the events are read.
+        seconds: seconds since the batch began.
+    """
+
+    consumer: str
+    partition: int
+    position: int | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +54,7 @@ class NodeStatus:
         started_at: time at which it registered.
         heartbeat_age: seconds since its last heartbeat.
         is_silent: True if the heartbeat is older than the heartbeat timeout, so that the node is presumed dead.
+        batches: the batches that it was running at its last heartbeat.
     """
 
     worker_id: UUID
@@ -35,6 +64,7 @@ class NodeStatus:
     started_at: datetime
     heartbeat_age: float
     is_silent: bool
+    batches: tuple[RunningBatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +110,7 @@ class PartitionStatus:
             lock was taken under a savepoint that was released.
         locked_seconds: upper bound of the seconds for which that transaction has held the lock; 0 if there is none. It
             does not exceed `lag_seconds` if this session may not see the transaction's age.
+        deaths: number of nodes that died while they had the partition, since a batch moved the checkpoint.
     """
 
     partition: int
@@ -91,6 +122,7 @@ class PartitionStatus:
     failing: FailingEvent | None
     locked_by: LockHolder | None
     locked_seconds: float
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
+from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Processors, Run
 from pupsourcing_sa.worker.classification import is_temporary
@@ -160,12 +162,12 @@ class Node(Service):
         while not await wait_for_event(self.stopping, self._membership.tick_interval):
             # Read this before the tick reads the table: a batch that commits during the tick changes its row.
             known = self._pool.states()
-            partitions = await self._coordinate(self._tick)
+            partitions = await self._coordinate(partial(self._tick, self._pool.batches()))
             if partitions is not None and not self.stopping.is_set():
                 self._pool.adjust(partitions, known)
 
-    def _tick(self, session: Session) -> dict[Partition, PartitionState]:
-        partitions = self._membership.tick(session)
+    def _tick(self, batches: list[RunningBatch], session: Session) -> dict[Partition, PartitionState]:
+        partitions = self._membership.tick(session, batches)
         if partitions is not None:
             return partitions
         session.rollback()
@@ -191,7 +193,8 @@ class Node(Service):
         while pool.tasks and (seconds := ends_at - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(pool.tasks, timeout=min(seconds, config.heartbeat_interval))
             if pool.tasks and (seconds := ends_at - asyncio.get_running_loop().time()) > 0:
-                await self._coordinate(self._membership.tick, seconds)  # heartbeat
+                heartbeat = partial(self._membership.tick, batches=pool.batches())
+                await self._coordinate(heartbeat, seconds)
         if pool.tasks:
             await self._processors.roll_back(pool.tasks)
 

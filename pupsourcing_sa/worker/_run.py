@@ -23,6 +23,7 @@ from pupsourcing_sa.worker.execution.protocol import Execution
 from pupsourcing_sa.worker.lifecycle import shutdown
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
 from pupsourcing_sa.worker.partition import Partition
+from pupsourcing_sa.worker.processing.careful import Announcements
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
@@ -103,6 +104,8 @@ class Processors:
         self._run = run
         self._worker_id = worker_id
         self._statements = CheckpointStatements(run.tables)
+        patience = run.config.stall_warning
+        self._announcements = None if worker_id is None else Announcements(run.tables, worker_id, patience)
         #: Batches read this in their threads.
         self._is_aborted = threading.Event()
 
@@ -120,6 +123,7 @@ class Processors:
             hooks=run.hooks,
             worker_id=self._worker_id,
             started_at=started_at,
+            announcements=self._announcements,
         )
 
     def is_aborted(self) -> bool:

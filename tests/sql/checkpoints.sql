@@ -34,6 +34,7 @@ SELECT
   locked.attempts,
   locked.parked_at IS NOT NULL AS anon_1,
   GREATEST(CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DECIMAL), 0) AS greatest_1,
+  locked.deaths,
   txid_current() AS txid_current_1,
   CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || COALESCE(
     CAST(CAST(EXTRACT(EPOCH FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000 AS BIGINT) AS TEXT),
@@ -52,6 +53,7 @@ FROM (
     consumer_checkpoints.last_position AS last_position,
     consumer_checkpoints.failed_position AS failed_position,
     consumer_checkpoints.attempts AS attempts,
+    consumer_checkpoints.deaths AS deaths,
     consumer_checkpoints.parked_at AS parked_at,
     consumer_checkpoints.retry_at AS retry_at,
     tableoid AS "table"
@@ -68,6 +70,7 @@ SELECT
   locked.attempts,
   locked.parked_at IS NOT NULL AS anon_1,
   GREATEST(CAST(EXTRACT(EPOCH FROM locked.retry_at - CURRENT_TIMESTAMP) AS DECIMAL), 0) AS greatest_1,
+  locked.deaths,
   txid_current() AS txid_current_1,
   CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS BIGINT) AS TEXT) || '/' || COALESCE(
     CAST(CAST(EXTRACT(EPOCH FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000 AS BIGINT) AS TEXT),
@@ -87,6 +90,7 @@ FROM (
     consumer_checkpoints.last_position AS last_position,
     consumer_checkpoints.failed_position AS failed_position,
     consumer_checkpoints.attempts AS attempts,
+    consumer_checkpoints.deaths AS deaths,
     consumer_checkpoints.parked_at AS parked_at,
     consumer_checkpoints.retry_at AS retry_at,
     tableoid AS "table"
@@ -97,7 +101,7 @@ FROM (
 ) AS locked;
 
 -- move
-UPDATE consumer_checkpoints SET last_position = CAST(%(position)s AS BIGINT), updated_at = CURRENT_TIMESTAMP, failed_position = NULL, attempts = 0, error = NULL, failed_at = NULL, retry_at = NULL, parked_at = NULL
+UPDATE consumer_checkpoints SET last_position = CAST(%(position)s AS BIGINT), updated_at = CURRENT_TIMESTAMP, failed_position = NULL, attempts = 0, error = NULL, failed_at = NULL, retry_at = NULL, parked_at = NULL, deaths = CAST(%(deaths)s AS INT)
 WHERE
   consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
   AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)

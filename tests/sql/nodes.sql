@@ -7,7 +7,9 @@ ORDER BY
   worker_nodes.worker_id;
 
 -- beat
-UPDATE worker_nodes SET heartbeat_at = clock_timestamp()
+UPDATE worker_nodes SET heartbeat_at = clock_timestamp(), running = (
+  COALESCE(worker_nodes.running, CAST('{}' AS JSONB)) || CAST(CAST(%(running)s AS VARCHAR) AS JSONB)
+)
 WHERE
   worker_nodes.worker_id = CAST(%(worker_id_1)s AS UUID);
 
@@ -34,7 +36,7 @@ WITH pupsourcing_future AS (
 DELETE FROM worker_nodes
 WHERE
   worker_nodes.heartbeat_at < clock_timestamp() - '0:00:08'
-RETURNING worker_nodes.worker_id, CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DECIMAL) AS anon_1;
+RETURNING worker_nodes.worker_id, worker_nodes.hostname, worker_nodes.pid, worker_nodes.consumers, CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DECIMAL) AS anon_1, CAST(worker_nodes.running AS TEXT) AS running;
 
 -- try_to_lead
 SELECT
@@ -46,7 +48,8 @@ INSERT INTO worker_nodes (
   hostname,
   pid,
   consumers,
-  heartbeat_at
+  heartbeat_at,
+  running
 )
 VALUES
   (
@@ -54,6 +57,30 @@ VALUES
     'host',
     4711,
     CAST(%(consumers)s AS TEXT[]),
-    clock_timestamp()
-  ) ON CONFLICT(worker_id) DO UPDATE SET hostname = 'host', pid = 4711, consumers = CAST(%(param_3)s AS TEXT[]), heartbeat_at = clock_timestamp()
+    clock_timestamp(),
+    CAST('{"process": null}' AS JSONB)
+  ) ON CONFLICT(worker_id) DO UPDATE SET hostname = 'host', pid = 4711, consumers = CAST(%(param_3)s AS TEXT[]), heartbeat_at = clock_timestamp(), running = CAST('{"process": null}' AS JSONB)
 RETURNING worker_nodes.heartbeat_at;
+
+-- remove_ended, 1
+SELECT
+  worker_nodes.worker_id,
+  jsonb_extract_path_text(worker_nodes.running, 'process') AS jsonb_extract_path_text_1
+FROM worker_nodes
+WHERE
+  jsonb_extract_path_text(worker_nodes.running, 'process', 'host') = CAST(%(host)s AS VARCHAR);
+
+-- remove_ended, 2
+DELETE FROM worker_nodes
+WHERE
+  worker_nodes.worker_id = ANY(
+    CAST(%(ended)s AS UUID[])
+  )
+RETURNING worker_nodes.worker_id, worker_nodes.hostname, worker_nodes.pid, worker_nodes.consumers, CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DECIMAL) AS anon_1, CAST(worker_nodes.running AS TEXT) AS running;
+
+-- announce
+UPDATE worker_nodes SET running = (
+  COALESCE(worker_nodes.running, CAST('{}' AS JSONB)) || CAST(CAST(%(running)s AS VARCHAR) AS JSONB)
+)
+WHERE
+  worker_nodes.worker_id = CAST(%(worker_id_1)s AS UUID);

@@ -6,8 +6,10 @@ recorded by calling the method with a connection that executes nothing.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -33,14 +35,20 @@ from pupsourcing_sa.store._position_statements import PositionStatements
 from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.tables.guard_statements import create_guard, drop_guard, replace_guard
 from pupsourcing_sa.tables.guards import current_guards
+from pupsourcing_sa.telemetry import NO_TELEMETRY
+from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.coordination.assignments import Assignments
-from pupsourcing_sa.worker.coordination.nodes import Nodes
+from pupsourcing_sa.worker.coordination.deaths import Deaths
+from pupsourcing_sa.worker.coordination.nodes import Nodes, RemovedNode
+from pupsourcing_sa.worker.coordination.processes import ProcessIdentity
 from pupsourcing_sa.worker.dispatch.notifications import open_notifications
 from pupsourcing_sa.worker.partition import Partition
+from pupsourcing_sa.worker.processing.careful import Announcements
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.diagnosis import is_connection_lost
 from pupsourcing_sa.worker.processing.lock_watch import HolderQuery
+from pupsourcing_sa.worker.running import Announcement
 
 __all__ = ["DIRECTORY", "files", "formatted", "rendered", "statements"]
 
@@ -48,6 +56,7 @@ DIRECTORY = Path(__file__).parent
 
 _DIALECT = PGDialect_psycopg()
 _NODE = UUID(int=1)
+_ANNOUNCED = Announcement("orders", 0, 5, "event", "Placed", None)
 
 
 def files() -> dict[str, str]:
@@ -80,7 +89,15 @@ def _groups() -> dict[str, list[tuple[str, ClauseElement]]]:
             *_recorded(limit_transaction, 0.5, "lock_timeout"),
         ],
         "notifications.sql": [*_recorded(_listen)],
-        "nodes.sql": [*_methods(Nodes(workers), _node_arguments)],
+        "nodes.sql": [
+            *_methods(Nodes(workers), _node_arguments),
+            *_recorded(_remove_ended, workers),
+            *_recorded(_announce, workers),
+        ],
+        "deaths.sql": [
+            *_recorded(_record_death, workers),
+            *list(_recorded(_park_after_death, workers))[1:],
+        ],
         "assignments.sql": [*_methods(Assignments(workers), _assignment_arguments)],
         "status.sql": [*_attributes(StatusStatements(events, workers))],
         "tables.sql": [*_tables(events, workers)],
@@ -171,6 +188,34 @@ def _ask_if_lost(connection: Any) -> None:
     is_connection_lost(connection)
 
 
+def _remove_ended(connection: Any, tables: WorkerTables) -> None:
+    process = ProcessIdentity("boot pid:[1]", 4711, 1)
+    connection.execute.return_value.all.return_value = [(_NODE, json.dumps(asdict(process)))]
+    module = "pupsourcing_sa.worker.coordination.nodes"
+    with patch(f"{module}.this_process", return_value=process), patch(f"{module}.has_ended", return_value=True):
+        Nodes(tables).remove_ended(connection)
+
+
+def _announce(connection: Any, tables: WorkerTables) -> None:
+    Announcements(tables, _NODE, 1.0).write(connection, _ANNOUNCED)
+
+
+def _park_after_death(connection: Any, tables: WorkerTables) -> None:
+    _record_death(connection, tables, max_attempts=2)
+
+
+def _record_death(connection: Any, tables: WorkerTables, max_attempts: int | None = None) -> None:
+    announced = replace(_ANNOUNCED, max_attempts=max_attempts)
+    node = RemovedNode(_NODE, "host", 4711, ["orders"], 1.0, (), announced)
+    row = MagicMock(
+        consumer_name="orders", partition=0, last_position=1, failed_position=_ANNOUNCED.position, attempts=1
+    )
+    connection.execute.return_value = [row]
+    with patch("random.random", return_value=0.5):
+        deaths = Deaths(tables, _NODE, WorkerConfig(), NO_TELEMETRY)
+        deaths.record(connection, node, {}, "removed node: no heartbeat")
+
+
 def _listen(connection: Any) -> None:
     engine = MagicMock(spec=Engine, dialect=_DIALECT)
     engine.connect.return_value = connection
@@ -191,7 +236,7 @@ def _recorded(call: Callable[..., Any], *arguments: Any) -> Iterator[tuple[str, 
 _node_arguments: dict[str, tuple[Any, ...]] = {
     "limit_idleness": (8.0,),
     "write": (_NODE, ["orders"]),
-    "beat": (_NODE,),
+    "beat": (_NODE, ()),
     "remove": (_NODE,),
     "remove_silent": (8.0,),
 }

@@ -125,7 +125,8 @@ SELECT
   GREATEST(
     CAST(EXTRACT(EPOCH FROM clock_timestamp() - worker_nodes.heartbeat_at) AS DECIMAL),
     0
-  ) AS heartbeat_age
+  ) AS heartbeat_age,
+  jsonb_extract_path_text(worker_nodes.running, 'batches') AS batches
 FROM worker_nodes
 ORDER BY
   worker_nodes.created_at,
@@ -139,6 +140,7 @@ WITH pupsourcing_partitions AS (
     consumer_assignments.worker_id AS worker_id,
     COALESCE(consumer_checkpoints.last_position, 0) AS position,
     COALESCE(consumer_checkpoints.attempts, 0) AS attempts,
+    COALESCE(consumer_checkpoints.deaths, 0) AS deaths,
     consumer_checkpoints.failed_position AS failed_position,
     consumer_checkpoints.error AS error,
     timestamptz_send(consumer_checkpoints.failed_at) AS failed_at,
@@ -203,6 +205,7 @@ SELECT
   pupsourcing_partitions.worker_id,
   pupsourcing_partitions.position,
   pupsourcing_partitions.attempts,
+  pupsourcing_partitions.deaths,
   pupsourcing_partitions.failed_position,
   pupsourcing_partitions.error,
   pupsourcing_partitions.failed_at,

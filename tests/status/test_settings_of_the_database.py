@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,11 +16,13 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, WorkerTables
 from pupsourcing_sa.migrations._catalog import read_guards
+from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.worker import read_status
 from pupsourcing_sa.worker.coordination.assignments import Assignments
 from pupsourcing_sa.worker.coordination.nodes import Nodes
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.lock_watch import HolderQuery
+from pupsourcing_sa.worker.running import Announcement, to_text
 from tests.fix_postgres import DatabasePool
 from tests.fix_store import make_event
 
@@ -76,7 +80,10 @@ class Scene:
             "retry_at": now + timedelta(seconds=AGE),
         }
         heartbeat_at = now - timedelta(seconds=AGE)
+        batch = RunningBatch("é", 1, 2**62, 0.1)
+        running = json.loads(to_text(batches=[batch], announced=Announcement("é", 1, 2**62, "id", "\\", None)))
         node = {"worker_id": NODE, "hostname": "é", "pid": 1, "consumers": ["a", "b c"], "created_at": MOMENT}
+        node["running"] = running
         with Session(engine) as session:
             for number in range(3):
                 event = make_event(f"é{number}", payload={"é\\": number / 3}, metadata={"x": "\\é"}, created_at=MOMENT)
@@ -105,7 +112,7 @@ class Scene:
             assert AGE <= status.nodes[0].heartbeat_age < AGE + 60
             assert abs(failing.lag_seconds - (status.taken_at - MOMENT).total_seconds()) < 60
             values = {
-                "node": (status.nodes[0].started_at, status.nodes[0].hostname, status.nodes[0].consumers),
+                "node": replace(status.nodes[0], heartbeat_age=0.0),
                 "status": (status.last_position, status.last_issued, status.stable_position, failing.failing),
                 "blocking": (blocking.pid, blocking.mark, blocking.state, blocking.query),
                 "locked": (locked.locked_by.pid, locked.locked_by.user),
@@ -128,9 +135,9 @@ class Scene:
             assert AGE - 60 < checkpoint.retry_after < AGE
             values["checkpoint"] = checkpoint._replace(retry_after=0.0, transaction=0)
         with Session(engine) as session:
-            ((removed, age),) = Nodes(self.workers).remove_silent(session.connection(), AGE - 60).items()
-            assert removed == NODE
-            assert AGE <= age < AGE + 60
+            (removed,) = Nodes(self.workers).remove_silent(session.connection(), AGE - 60)
+            assert AGE <= removed.silence < AGE + 60
+            values["removed"] = replace(removed, silence=0.0)
         return values
 
 

@@ -45,7 +45,7 @@ class TestLock:
         found = checkpoint.lock(session)
         assert found is not None
         assert found._replace(transaction=0, server_identity="", table=0) == LockedCheckpoint(
-            0, None, 0, False, 0.0, 0, "", 0, "read committed"
+            0, None, 0, False, 0.0, 0, 0, "", 0, "read committed"
         )
         assert found.transaction == session.scalar(text("SELECT txid_current()"))
         assert other.scalar(select(func.count()).select_from(checkpoint.tables.consumer_checkpoints)) == 1

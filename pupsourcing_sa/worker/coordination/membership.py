@@ -14,7 +14,9 @@ immediately. The server terminates a leader that is idle in its transaction for 
 
 **Failure detection.** The leader removes nodes whose last heartbeat is older than ``heartbeat_timeout``, by the
 database's clock. After a database outage it first waits for one ``heartbeat_timeout``, because no node could send
-heartbeats during the outage.
+heartbeats during the outage. A node that joins also removes nodes whose processes have certainly ended: see
+`pupsourcing_sa.worker.coordination.processes`. `pupsourcing_sa.worker.coordination.deaths` records what a removed node
+may have died of.
 
 **Deleted rows.** An operator may delete rows while nodes run. A leader declares the partitions of its own consumers
 again if their assignments are missing. Each node becomes the leader sooner or later, so this covers every consumer. A
@@ -39,10 +41,12 @@ from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.errors import PartitionsError
 from pupsourcing_sa.postgres.connections import connection_of, require_transaction
 from pupsourcing_sa.postgres.errors import translated
+from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.coordination.assignments import Assignments
+from pupsourcing_sa.worker.coordination.deaths import Deaths
 from pupsourcing_sa.worker.coordination.nodes import Nodes
 from pupsourcing_sa.worker.coordination.plan import plan
 from pupsourcing_sa.worker.partition import Partition, PartitionState
@@ -81,6 +85,7 @@ class Membership:
         self._tables = tables
         self._nodes = Nodes(tables)
         self._assignments = Assignments(tables)
+        self._deaths = Deaths(tables, worker_id, config, hooks)
         self._worker_id = worker_id
         self._partitions = {subscription.name: subscription.scope.partitions for subscription in subscriptions}
         self._consumers = sorted(self._partitions)
@@ -132,7 +137,7 @@ class Membership:
         connection = self._begin(session)
         self._declare(connection)
         now = self._nodes.write(connection, self._worker_id, self._consumers)
-        self._rebalance(connection)
+        self._rebalance(connection, is_joining=True)
         runnable = self._assignments.runnable(connection, self._worker_id)
         if self._is_leaving:
             # `leave` has run already, or it waits for the leader's lock, which this transaction holds.
@@ -143,8 +148,12 @@ class Membership:
         self.joined_at = self.joined_at or now
         return runnable
 
-    def tick(self, session: Session) -> dict[Partition, PartitionState] | None:
+    def tick(self, session: Session, batches: Iterable[RunningBatch] = ()) -> dict[Partition, PartitionState] | None:
         """Send a heartbeat and plan, each if it is due. Return the partitions to run, as `join` does.
+
+        Args:
+            session: the session.
+            batches: the batches that the node runs.
 
         Returns:
             ``None`` if the node was presumed dead and removed. It has to join again.
@@ -153,7 +162,7 @@ class Membership:
         silence, tolerance = now - self._last_beat, self.tick_interval / 2
         connection = self._begin(session)
         is_beating = silence + tolerance >= config.heartbeat_interval
-        if is_beating and not self._nodes.beat(connection, self._worker_id):
+        if is_beating and not self._nodes.beat(connection, self._worker_id, batches):
             return None
         if silence > max(config.heartbeat_timeout / 2, 2 * config.heartbeat_interval):
             self.note_outage()
@@ -182,6 +191,7 @@ class Membership:
 
     def leave(self, session: Session) -> None:
         """Remove the node, and move its partitions to other nodes."""
+        self._consumers = []
         connection = self._begin(session)
         self._nodes.lead(connection)
         self._nodes.remove(connection, self._worker_id)
@@ -200,15 +210,22 @@ class Membership:
             self._nodes.lead(connection)
             self._assignments.declare(connection, self._partitions)
 
-    def _rebalance(self, connection: Connection) -> tuple[int, int]:
-        """Remove silent nodes and write changed assignments, as the leader. Return the counts of nodes and moves."""
-        if self._clock() >= self._may_remove_from:
-            for node, seconds in self._nodes.remove_silent(connection, self._config.heartbeat_timeout).items():
-                details = {"node": str(node), "seconds": round(seconds, 1)}
-                _logger.warning("removed node: no heartbeat", extra=self._details | details)
-                self._hooks.event("worker.node_removed", node=str(node))
-        nodes = self._nodes.all(connection)
+    def _rebalance(self, connection: Connection, *, is_joining: bool = False) -> tuple[int, int]:
+        """Remove dead nodes and write changed assignments, as the leader. Return the counts of nodes and moves."""
+        # Before nodes are removed, because the foreign key then clears their assignments.
         current = self._assignments.all(connection)
+        removed: set[UUID] = set()
+        if is_joining:
+            for node in self._nodes.remove_ended(connection):
+                removed.add(node.worker_id)
+                self._deaths.record(connection, node, current, "removed node: its process has ended")
+        if self._clock() >= self._may_remove_from:
+            for node in self._nodes.remove_silent(connection, self._config.heartbeat_timeout):
+                removed.add(node.worker_id)
+                self._deaths.record(connection, node, current, "removed node: no heartbeat")
+        if removed:
+            current = {partition: None if node in removed else node for partition, node in current.items()}
+        nodes = self._nodes.all(connection)
         if self._restore(connection, current):
             current = self._assignments.all(connection)
         planned = plan(current, nodes)

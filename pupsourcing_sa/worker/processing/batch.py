@@ -51,12 +51,13 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.errors import PartitionParkedError, StablePositionError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.worker.execution.protocol import BindHandler
+from pupsourcing_sa.worker.processing.careful import CarefulMode, is_suspicious
 from pupsourcing_sa.worker.processing.checkpoints import LockedCheckpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
 from pupsourcing_sa.worker.processing.diagnosis import LockedTransaction, raise_outcome
 from pupsourcing_sa.worker.processing.handler_guard import HandlerGuard, is_for_worker
 from pupsourcing_sa.worker.processing.isolation import begin
-from pupsourcing_sa.worker.processing.outcomes import BatchResult, RetryLater, ShuttingDown
+from pupsourcing_sa.worker.processing.outcomes import BatchResult, NodesDied, RetryLater, ShuttingDown
 from pupsourcing_sa.worker.processing.overdue import BatchProgress
 
 __all__ = ["BatchRequest", "BatchTransaction"]
@@ -79,6 +80,7 @@ class BatchRequest:
         ends_at: time after which no other event is handled, and the batch commits. A ``handle_batch`` gets all events
             at once, so it does not apply.
         ignore_retry_time: retry a failing event before its time.
+        careful: the careful mode; ``None`` if the batch may have several events.
     """
 
     last: BatchResult
@@ -89,6 +91,7 @@ class BatchRequest:
     checkpoint_threshold: int
     ends_at: float
     ignore_retry_time: bool = False
+    careful: CarefulMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +134,13 @@ class BatchTransaction:
             progress: is updated while the batch runs.
 
         Returns:
-            ``None`` if another transaction has locked the checkpoint.
+            ``None`` if another transaction has locked the checkpoint, or the next event cannot be announced now.
 
         Raises:
             BatchFailed: from the exception of the handler.
             BatchInterrupted: from an exception of the handler or the commit that no event caused.
             BatchCommitted: from a `HandlerTransactionError`: the handler has committed.
+            NodesDied: the next event must be handled in careful mode.
             PartitionParkedError: the partition is parked.
             RetryLater: the next event has failed, and its next attempt is not due.
             ShuttingDown: the worker rolls back running batches.
@@ -146,6 +150,13 @@ class BatchTransaction:
         if locked is None:
             return None
         page = self._read(session, locked, request)
+        if page.events and request.careful is not None:
+            announced = self._announce(session, page.events[0], request)
+            if announced is None:
+                return None
+            locked, page = announced
+        elif page.events and self._is_dangerous(locked):
+            raise NodesDied(locked.deaths)
         transaction = LockedTransaction(session, self._checkpoint.connection(session), self._checkpoint, locked)
         handled = self._handle(transaction, bind, page, request, progress) if page.events else 0
         if self._context.is_aborted():
@@ -153,7 +164,8 @@ class BatchTransaction:
         scanned, position, is_moved = page.end_after(handled), locked.position, False
         try:
             if handled or scanned - position >= request.checkpoint_threshold:
-                self._checkpoint.move(session, scanned, locked)
+                is_careful = request.careful is not None and request.careful.after(handled, scanned) is not None
+                self._checkpoint.move(session, scanned, locked, deaths=locked.deaths if is_careful else 0)
                 position, is_moved = scanned, True
             session.commit()
         except Exception as error:
@@ -173,20 +185,45 @@ class BatchTransaction:
         if locked.is_parked:
             failed = locked.position if locked.failed_position is None else locked.failed_position
             raise PartitionParkedError(self._context.subscription.name, self._context.scope.partition, failed)
-        if locked.retry_after > 0 and not request.ignore_retry_time and not self._is_new_to_failure(session):
+        if locked.retry_after > 0 and not request.ignore_retry_time and not self._is_new_to_failure(session, locked):
             raise RetryLater(locked.retry_after)
         return locked
 
-    def _is_new_to_failure(self, session: Session) -> bool:
+    def _is_new_to_failure(self, session: Session, locked: LockedCheckpoint) -> bool:
         """Return True if this process started after the failure, perhaps with a corrected handler.
 
         It then retries the event before its time, once: the next failure is younger than the process.
         """
+        if self._is_dangerous(locked):
+            return False  # after a death every process is new, so there would be no delay
         started_at, self._started_at = self._started_at, None
         if started_at is None or not self._checkpoint.failed_before(session, started_at):
             return False
         _logger.info("process started after the failure; retrying the event now", extra=self._context.details)
         return True
+
+    def _is_dangerous(self, locked: LockedCheckpoint) -> bool:
+        return self._context.announcements is not None and is_suspicious(locked.deaths)
+
+    def _announce(
+        self, session: Session, event: PersistedEvent, request: BatchRequest
+    ) -> tuple[LockedCheckpoint, _Page] | None:
+        """Announce the next event and commit, then lock the checkpoint and read again.
+
+        Returns:
+            ``None`` if the event cannot be announced, or is no longer the next one.
+        """
+        context = self._context
+        assert context.announcements is not None
+        if not context.announcements.write(session, context.announcement_of(event)):
+            return None
+        session.commit()
+        locked = self._lock(session, request)
+        if locked is None:
+            return None
+        page = self._read(session, locked, request)
+        is_next = [found.global_position for found in page.events] == [event.global_position]
+        return (locked, page) if is_next else None
 
     def _read(self, session: Session, locked: LockedCheckpoint, request: BatchRequest) -> _Page:
         """Read the events after the locked position."""
@@ -204,7 +241,8 @@ class BatchTransaction:
         last = request.last
         can_continue = last.checkpoint == locked.position and last.server_identity == server_identity
         after = last.scanned if can_continue else locked.position
-        limit = request.max_events if locked.failed_position is None else 1
+        is_alone = locked.failed_position is not None or self._is_dangerous(locked)
+        limit = 1 if is_alone else request.max_events
         up_to = min(request.up_to, after + request.window)
         events = store.reader.page(session, self._context.scope, after, up_to, limit)
         if not events and up_to < request.up_to:

@@ -61,7 +61,7 @@ class CheckpointStatements:
         """
         c = self._table.c
         row = (
-            select(c.last_position, c.failed_position, c.attempts, c.parked_at, c.retry_at, _TABLE)
+            select(c.last_position, c.failed_position, c.attempts, c.deaths, c.parked_at, c.retry_at, _TABLE)
             .where(self._is_own)
             .with_for_update(skip_locked=True)
             .subquery("locked")
@@ -72,6 +72,7 @@ class CheckpointStatements:
             row.attempts,
             row.parked_at.is_not(None),
             func.greatest(seconds(row.retry_at - func.now()), constant(0)),  # GREATEST ignores NULL
+            row.deaths,
             # Identifies the transaction, even when a handler ends it and begins another one by SQL.
             func.txid_current(type_=BigInteger),
             server_identity(),
@@ -106,7 +107,7 @@ class CheckpointStatements:
 
     @cached_property
     def move(self) -> ClauseElement:
-        """Move the checkpoint to ``position`` and clear the failure; returns a row if it did.
+        """Move the checkpoint to ``position``, clear the failure and set ``deaths``; returns a row if it did.
 
         It does so only in the transaction and the table in which the row was locked.
         """
@@ -117,6 +118,7 @@ class CheckpointStatements:
             last_position=bindparam("position"),
             updated_at=func.now(),
             attempts=constant(0),
+            deaths=bindparam("deaths"),
             failed_position=null(),
             error=null(),
             failed_at=null(),

@@ -34,6 +34,7 @@ class LockedCheckpoint(NamedTuple):
         attempts: number of failed attempts at that event.
         is_parked: True if the partition is parked.
         retry_after: seconds until the next attempt is due, by the database's clock; 0 if it is due, or nothing fails.
+        deaths: number of nodes that died while they had the partition, since a batch moved the checkpoint.
         transaction: id of the transaction that has the lock.
         server_identity: the server and database of the row, as `LogPositions.server_identity`.
         table: oid of the row's table. The table's name may mean another table later.
@@ -45,6 +46,7 @@ class LockedCheckpoint(NamedTuple):
     attempts: int
     is_parked: bool
     retry_after: float
+    deaths: int
     transaction: int
     server_identity: str
     table: int
@@ -139,8 +141,14 @@ class Checkpoint:
         """Return True if the last failure of the locked row is older than a time of the database's clock."""
         return bool(self.connection(session).scalar(self._statements.failed_before, self._own | {"time": time}))
 
-    def move(self, session: Session, position: int, locked: LockedCheckpoint) -> None:
+    def move(self, session: Session, position: int, locked: LockedCheckpoint, *, deaths: int = 0) -> None:
         """Move the checkpoint in the transaction that locked it, and clear the recorded failure.
+
+        Args:
+            session: the session of that transaction.
+            position: the new position.
+            locked: the row, as it was locked.
+            deaths: the new number of deaths; not 0 in careful mode.
 
         Raises:
             HandlerTransactionError: this transaction no longer holds the lock, or is aborted, or the table's name means
@@ -149,6 +157,7 @@ class Checkpoint:
         name = f"the checkpoint of partition {self.partition} of consumer {self.consumer_name!r}"
         parameters = self._own | {
             "position": position,
+            "deaths": deaths,
             "own_transaction": locked.transaction,
             "own_table": locked.table,
         }

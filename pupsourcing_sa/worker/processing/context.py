@@ -10,11 +10,14 @@ from typing import Any
 from uuid import UUID
 
 from pupsourcing_sa.consumer import Scope, Subscription
+from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.telemetry import NO_TELEMETRY, Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.execution.protocol import Execution
+from pupsourcing_sa.worker.processing.careful import Announcements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.running import Announcement
 
 __all__ = ["PartitionContext"]
 
@@ -34,6 +37,7 @@ class PartitionContext:
         hooks: telemetry.
         worker_id: the node that the partition is assigned to; ``None`` in a drain.
         started_at: time at which the node joined for the first time, by the database's clock; ``None`` in a drain.
+        announcements: the announcements of that node; ``None`` in a drain.
         clock: returns seconds, as ``time.monotonic`` does.
     """
 
@@ -47,6 +51,7 @@ class PartitionContext:
     hooks: Hooks = NO_TELEMETRY
     worker_id: UUID | None = None
     started_at: datetime | None = None
+    announcements: Announcements | None = None
     clock: Callable[[], float] = time.monotonic
 
     @property
@@ -58,3 +63,14 @@ class PartitionContext:
     def details(self) -> dict[str, Any]:
         """Data of every log message and telemetry event of the partition."""
         return {"consumer": self.subscription.name, "partition": self.scope.partition}
+
+    def announcement_of(self, event: PersistedEvent) -> Announcement:
+        """Return the announcement of an event of the partition."""
+        return Announcement(
+            consumer=self.subscription.name,
+            partition=self.scope.partition,
+            position=event.global_position,
+            event_id=str(event.event_id),
+            event_type=event.event_type,
+            max_attempts=self.subscription.max_attempts,
+        )

@@ -4,6 +4,7 @@
 
     BatchResult            committed; None instead of it if another transaction has the checkpoint's lock
     RetryLater             rolled back: the next event has failed, and its next attempt is not due
+    NodesDied              rolled back: nodes have died in this partition, and events must be handled one by one
     ShuttingDown           rolled back: the shutdown timeout is over
     BatchError
      ├── BatchFailed       rolled back: the handler failed; counts against an event
@@ -24,6 +25,7 @@ __all__ = [
     "BatchFailed",
     "BatchInterrupted",
     "BatchResult",
+    "NodesDied",
     "RetryLater",
     "ShuttingDown",
 ]
@@ -94,6 +96,14 @@ class RetryLater(Exception):
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
         self.seconds = seconds
+
+
+class NodesDied(Exception):
+    """Nodes have died in batches of the partition, so the next event must be handled in careful mode."""
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__(deaths)
+        self.deaths = deaths
 
 
 class ShuttingDown(Exception):

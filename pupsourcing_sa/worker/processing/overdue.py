@@ -34,6 +34,12 @@ class BatchProgress:
         self.current: int | None = None
         self.is_reported = False
 
+    @property
+    def position(self) -> int | None:
+        """Position of the current event, or of the first one; ``None`` before the events are read."""
+        events, current = self.events, self.current
+        return events[current or 0].global_position if events else None
+
     def details(self) -> dict[str, Any]:
         """Return the current event, or the first and the last position of the batch, for a log record."""
         # The thread may write them at any time, so read each only once.
@@ -67,6 +73,11 @@ class OverdueMonitor:
         self._clock = clock
         # Written by the batch's thread, read by the event loop; None between batches and while they wait for a slot.
         self._progress: BatchProgress | None = None
+
+    @property
+    def progress(self) -> BatchProgress | None:
+        """The batch that runs; ``None`` between batches."""
+        return self._progress
 
     @contextmanager
     def batch(self) -> Iterator[BatchProgress]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pupsourcing_sa.postgres.redaction import redacted
+from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.partition import Partition, PartitionState
 from pupsourcing_sa.worker.processing.processor import Processor
@@ -56,13 +57,18 @@ class ProcessorPool:
         self._is_aborted = is_aborted
         self._hide_parameters = hide_parameters
         self._running: dict[Partition, _Running] = {}
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._stopping: dict[asyncio.Task[None], Processor] = {}
         self._is_new = True
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """Tasks of the processors that have not ended, even if they were stopped."""
-        return {running.task for running in self._running.values() if not running.task.done()} | self._stopping
+        return {running.task for running in self._running.values() if not running.task.done()} | self._stopping.keys()
+
+    def batches(self) -> list[RunningBatch]:
+        """Return the batches that run, even those of processors that were stopped."""
+        processors = [*(running.processor for running in self._running.values()), *self._stopping.values()]
+        return [batch for processor in processors if (batch := processor.batch) is not None]
 
     def states(self) -> dict[Partition, PartitionState]:
         """Return the state in which each processor left its partition."""
@@ -111,12 +117,12 @@ class ProcessorPool:
         if running is None:
             return
         running.processor.stop()
-        self._stopping.add(running.task)
+        self._stopping[running.task] = running.processor
         running.task.add_done_callback(self._ended)
         self._hooks.event("worker.revoked", consumer=partition.consumer, partition=partition.number)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._stopping.discard(task)
+        self._stopping.pop(task, None)
         details = self._details | {"processor": task.get_name()}
         if task.cancelled():
             if not self._is_aborted():

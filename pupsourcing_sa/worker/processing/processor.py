@@ -8,6 +8,7 @@
     run a turn of batches ──┬─ committed ─────────────────────────────────────────────────────────┤
                             ├─ locked by another transaction: see lock_watch ────────── delay ────┤
                             ├─ the next event has failed, and is not due ────────────── delay ────┤
+                            ├─ nodes have died in this partition: see careful ─ one by one ───────┤
                             ├─ interrupted: lost race ────────────── fewer events ───── delay ────┤
                             ├─ a statement of the worker timed out ─ read less ──────── delay ────┤
                             ├─ interrupted: outage ──────────────────────────────────── delay ────┤
@@ -29,6 +30,7 @@ from contextlib import suppress
 
 from pupsourcing_sa.errors import PartitionParkedError
 from pupsourcing_sa.postgres.errors import is_query_canceled
+from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.worker.classification import is_lost_race
 from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.tasks import wait_for_event
@@ -41,6 +43,7 @@ from pupsourcing_sa.worker.processing.outcomes import (
     BatchCommitted,
     BatchFailed,
     BatchInterrupted,
+    NodesDied,
     RetryLater,
     ShuttingDown,
 )
@@ -66,6 +69,11 @@ class Processor(Service):
         self._turns = Turns(context, self._failures, self.stopping)
         self._lock_watch = LockWatch(context)
         self._is_waiting = False
+
+    @property
+    def batch(self) -> RunningBatch | None:
+        """The batch that runs; ``None`` between batches."""
+        return self._turns.batch
 
     @property
     def state(self) -> PartitionState:
@@ -112,6 +120,9 @@ class Processor(Service):
             self._is_waiting = self._failures.is_recorded
             # Limit the delay, because the database's clock may jump.
             return min(early.seconds, self._context.config.max_retry_delay)
+        except NodesDied as died:
+            self._turns.be_careful(died, up_to)
+            return 0.0
         except BatchFailed as failure:
             return await self._failed(failure)
         except BatchCommitted as committed:

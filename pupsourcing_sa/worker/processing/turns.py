@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from sqlalchemy.orm import Session
 
+from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.worker.execution.protocol import BindHandler
 from pupsourcing_sa.worker.processing.batch import BatchRequest, BatchTransaction
+from pupsourcing_sa.worker.processing.careful import CarefulMode
 from pupsourcing_sa.worker.processing.catch_up import CatchUp
 from pupsourcing_sa.worker.processing.context import PartitionContext
 from pupsourcing_sa.worker.processing.failures import Failures
 from pupsourcing_sa.worker.processing.limits import BatchLimits, checkpoint_threshold
-from pupsourcing_sa.worker.processing.outcomes import BatchError, BatchResult, ShuttingDown
+from pupsourcing_sa.worker.processing.outcomes import BatchError, BatchResult, NodesDied, ShuttingDown
 from pupsourcing_sa.worker.processing.overdue import BatchProgress, OverdueMonitor
 
 __all__ = ["TurnState", "Turns"]
@@ -42,16 +46,19 @@ class TurnState:
         last: result of the last batch.
         limits: limits of the next batch.
         moved_at: time when the checkpoint moved, or when the processor was created.
+        careful: the careful mode; ``None`` usually.
     """
 
     last: BatchResult
     limits: BatchLimits
     moved_at: float
+    careful: CarefulMode | None = None
 
     def after(self, result: BatchResult, now: float) -> TurnState:
         """Return the state after another batch."""
         limits = self.limits.grown(has_events=result.handled > 0)
-        return TurnState(result, limits, self.moved_at if result.checkpoint == self.last.checkpoint else now)
+        careful = self.careful and self.careful.after(result.handled, result.scanned)
+        return TurnState(result, limits, self.moved_at if result.checkpoint == self.last.checkpoint else now, careful)
 
 
 @dataclass(slots=True)
@@ -106,9 +113,11 @@ class Turns:
         work = partial(self._work, turn, up_to, server_identity, is_draining)
         try:
             with self._overdue.watching():
-                has_lock = await self._context.execution(self._context.name, work)
+                has_lock = await self._execute(work)
         finally:
-            self.state = turn.state
+            was_careful, self.state = self.state.careful is not None, turn.state
+            if was_careful and self.state.careful is None:
+                _logger.info("events were handled one by one, and no node died", extra=self._context.details)
             if turn.batches:
                 self._failures.batch_completed()
             if turn.failures is not None:
@@ -117,6 +126,25 @@ class Turns:
             self._report_catch_up(up_to)
         return has_lock
 
+    @property
+    def batch(self) -> RunningBatch | None:
+        """The batch that runs; ``None`` between batches."""
+        progress = self._overdue.progress
+        if progress is None:
+            return None
+        seconds = self._context.clock() - progress.began_at
+        return RunningBatch(**self._context.details, position=progress.position, seconds=round(seconds, 3))
+
+    def be_careful(self, died: NodesDied, up_to: int) -> None:
+        """Handle the next events one by one."""
+        batch_size = self.state.limits.batch_size
+        self.state = replace(self.state, careful=CarefulMode(batch_size, up_to))
+        details = {"deaths": died.deaths, "events": batch_size}
+        _logger.warning(
+            "nodes died while they had this partition; handling events one by one",
+            extra=self._context.details | details,
+        )
+
     def narrow(self, error: BatchError) -> None:
         """Handle fewer events in the next batch."""
         self.state = replace(self.state, limits=self.state.limits.narrowed(error))
@@ -124,6 +152,28 @@ class Turns:
     def shrink(self) -> None:
         """Read fewer positions, and handle fewer events, in the next batches."""
         self.state = replace(self.state, limits=self.state.limits.shrunk())
+
+    async def _execute(self, work: Callable[[Session, BindHandler], bool]) -> bool:
+        """Run a turn. In careful mode, no other partition of the node is in careful mode meanwhile."""
+        context, announcements = self._context, self._context.announcements
+        if self.state.careful is None or announcements is None:
+            return await context.execution(context.name, work)
+
+        def clear(session: Session, _: BindHandler) -> None:
+            announcements.write(session, None)
+            session.commit()
+
+        async with announcements.alone():
+            try:
+                has_lock = await context.execution(context.name, work)
+            except Exception:
+                # The failure matters more. If the announcement stays and the process is killed before the next one, a
+                # failed attempt too many is counted.
+                with suppress(Exception):
+                    await context.execution(context.name, clear)
+                raise
+            await context.execution(context.name, clear)
+            return has_lock
 
     def _work(
         self,
@@ -146,11 +196,12 @@ class Turns:
                 last=state.last,
                 up_to=up_to,
                 server_identity=server_identity,
-                max_events=state.limits.max_events,
+                max_events=1 if state.careful else state.limits.max_events,
                 window=state.limits.window,
-                checkpoint_threshold=1 if is_draining else checkpoint_threshold(now - state.moved_at),
+                checkpoint_threshold=1 if is_draining or state.careful else checkpoint_threshold(now - state.moved_at),
                 ends_at=now + context.config.batch_time,
                 ignore_retry_time=is_draining,
+                careful=state.careful,
             )
             with context.hooks.span("worker.batch", **context.details) as data, self._overdue.batch() as progress:
                 result = self._transaction.run(session, bind, request, progress)
