@@ -33,8 +33,8 @@ __all__ = [
     "is_query_canceled_state",
     "is_read_only",
     "is_refusal_state",
+    "is_refused_statement_state",
     "is_serialization_failure",
-    "is_shortage_state",
     "raise_translated",
     "translated",
     "violates",
@@ -197,9 +197,10 @@ def is_infrastructure_state(state: str | None) -> bool:
     return state is not None and (state in _INFRASTRUCTURE or state[:2] in _INFRASTRUCTURE_CLASSES)
 
 
-def is_shortage_state(state: str | None) -> bool:
-    """Return True if the server lacks something, such as disk space or a lock, and executes other statements."""
-    return state is not None and state[:2] in ("53", "55", "58")
+def is_refused_statement_state(state: str | None) -> bool:
+    """Return True if an SQLSTATE means trouble that neither ended the session nor kept the server busy: a full disk."""
+    is_session_or_timeout = state is not None and (state[:2] in ("08", "57") or state[:3] == "25P")
+    return is_infrastructure_state(state) and not is_session_or_timeout
 
 
 def is_refusal_state(state: str | None) -> bool:

@@ -47,9 +47,9 @@ __all__ = [
     "FailureKind",
     "classify",
     "is_cancellation",
+    "is_cheap_to_retry",
     "is_connection_error",
     "is_lost_race",
-    "is_shortage",
     "is_temporary",
     "is_timeout",
 ]
@@ -103,9 +103,9 @@ def is_timeout(error: BaseException) -> bool:
     return any(errors.is_query_canceled_state(state) for state in _sqlstates(error))
 
 
-def is_shortage(error: BaseException) -> bool:
-    """Return True if the server lacks something, such as disk space or a lock, and executes other statements."""
-    return any(map(errors.is_shortage_state, _sqlstates(error)))
+def is_cheap_to_retry(error: BaseException) -> bool:
+    """Return True if the server only refuses the statement, such as when its disk is full."""
+    return any(map(errors.is_refused_statement_state, _sqlstates(error)))
 
 
 def is_temporary(error: BaseException) -> bool:

@@ -18,7 +18,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.util import await_only
 
 from pupsourcing_sa.errors import SequenceBehindLogError, StablePositionError
-from pupsourcing_sa.worker.classification import FailureKind, classify, is_cancellation, is_temporary
+from pupsourcing_sa.worker.classification import (
+    FailureKind,
+    classify,
+    is_cancellation,
+    is_cheap_to_retry,
+    is_temporary,
+)
 from pupsourcing_sa.worker.processing.diagnosis import is_connection_lost
 from tests.fix_store import make_async_engine
 from tests.fix_worker import KINDS
@@ -241,6 +247,14 @@ def test_a_prepared_statement_whose_table_was_migrated(server: Engine, kind: str
         assert classes(caught.value) == {"outage"}
 
     with_connection(server, kind, stale)
+
+
+def test_an_attempt_is_cheap_if_the_server_only_refuses_the_statement():
+    for error in (psycopg.errors.DiskFull(), LockNotAvailable(), psycopg.errors.ReadOnlySqlTransaction()):
+        assert is_cheap_to_retry(shaped(as_a_cause, OperationalError("", {}, error)))
+    expensive = (AdminShutdown, psycopg.errors.QueryCanceled, psycopg.errors.IdleInTransactionSessionTimeout)
+    for error in (ApplicationError(), *(OperationalError("", {}, kind()) for kind in expensive)):
+        assert not is_cheap_to_retry(error)
 
 
 def test_a_lost_race_wins_over_an_outage():

@@ -35,7 +35,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.worker.backoff import delay_after
-from pupsourcing_sa.worker.classification import is_lost_race, is_shortage, is_timeout
+from pupsourcing_sa.worker.classification import is_cheap_to_retry, is_lost_race, is_timeout
 from pupsourcing_sa.worker.execution.protocol import BindHandler
 from pupsourcing_sa.worker.lifecycle.outage import Outage, first_line
 from pupsourcing_sa.worker.processing.checkpoints import Failure
@@ -203,7 +203,7 @@ class Failures:
         cause, is_first = interrupted.__cause__ or interrupted, not self._shown
         error = self._report(cause)
         self._shown = self._interruptions
-        is_cheap = is_shortage(cause)
+        is_cheap = is_cheap_to_retry(cause)
         if not is_cheap:
             # The event may crash the server, and with it the work of others, or keep it busy until the timeout: retry
             # it less and less often.
