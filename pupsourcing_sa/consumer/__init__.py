@@ -13,6 +13,8 @@ Optional attributes of a consumer:
                      its own checkpoint and keeps its events in order, so different nodes can process them in parallel
 ``handle_batch``     called with a list of events; takes precedence over ``handle``
 ``batch_size``       maximum number of events per transaction; by default the worker's ``batch_size``
+``batch_bytes``      maximum number of bytes of payloads and metadata per transaction; by default the worker's
+                     ``batch_bytes``
 ``max_attempts``     number of failed attempts at an event after which its partition is parked, that is, paused until an
                      operator intervenes; by default the worker retries the event until it succeeds
 ``isolation``        isolation level of a batch: ``"REPEATABLE READ"`` (default), ``"SERIALIZABLE"``, or

@@ -31,6 +31,7 @@ class _FunctionConsumer(Generic[_Session, _Result]):
         event_types: Iterable[str] | None,
         partitions: int,
         batch_size: int | None,
+        batch_bytes: int | None,
         max_attempts: int | None,
         isolation: IsolationLevel,
     ) -> None:
@@ -39,6 +40,7 @@ class _FunctionConsumer(Generic[_Session, _Result]):
         self.event_types = event_types
         self.partitions = partitions
         self.batch_size = batch_size
+        self.batch_bytes = batch_bytes
         self.max_attempts = max_attempts
         self.isolation = isolation
         vars(self)["handle"] = handle
@@ -64,6 +66,7 @@ def consumer(
     event_types: Iterable[str] | None = None,
     partitions: int = 1,
     batch_size: int | None = None,
+    batch_bytes: int | None = None,
     max_attempts: int | None = None,
     isolation: IsolationLevel = "REPEATABLE READ",
 ) -> _Decorator:
@@ -76,6 +79,7 @@ def consumer(
         event_types: process only events of these event types; by default all.
         partitions: number of partitions; an aggregate's partition is a hash of its id.
         batch_size: maximum number of events per transaction; by default the worker's setting.
+        batch_bytes: maximum number of bytes of payloads and metadata per transaction; by default the worker's setting.
         max_attempts: number of failed attempts at an event after which its partition is parked; by default the worker
             retries the event until it succeeds.
         isolation: isolation level of a batch: ``"REPEATABLE READ"``, ``"SERIALIZABLE"``, or ``"READ COMMITTED"``, under
@@ -97,7 +101,7 @@ def consumer(
         if not callable(handle) or isinstance(handle, type):
             raise TypeError(f"@consumer({name!r}) decorates a function, not {handle!r}; use it above a def")
         decorated = _FunctionConsumer(
-            handle, name, aggregate_types, event_types, partitions, batch_size, max_attempts, isolation
+            handle, name, aggregate_types, event_types, partitions, batch_size, batch_bytes, max_attempts, isolation
         )
         # Report mistakes at import, not when the worker starts.
         Subscription.of(decorated)

@@ -27,6 +27,7 @@ _OPTIONS: Final = (
     "partitions",
     "handle_batch",
     "batch_size",
+    "batch_bytes",
     "max_attempts",
     "isolation",
 )
@@ -44,6 +45,7 @@ class Subscription:
         handle: handler of one event, or ``None``.
         handle_batch: handler of a list of events, or ``None``; it takes precedence.
         batch_size: maximum number of events per transaction; ``None`` for the worker's setting.
+        batch_bytes: maximum number of bytes per transaction; ``None`` for the worker's setting.
         max_attempts: number of failed attempts after which a partition is parked; ``None`` for no limit.
         isolation: isolation level of a batch, one of `ISOLATION_LEVELS`.
     """
@@ -53,6 +55,7 @@ class Subscription:
     handle: Callable[[Any, PersistedEvent], Any] | None
     handle_batch: Callable[[Any, Sequence[PersistedEvent]], Any] | None
     batch_size: int | None = None
+    batch_bytes: int | None = None
     max_attempts: int | None = None
     isolation: str = "REPEATABLE READ"
 
@@ -79,6 +82,7 @@ class Subscription:
             handle,
             handle_batch,
             batch_size=_integer(consumer, name, "batch_size", None),
+            batch_bytes=_integer(consumer, name, "batch_bytes", None),
             max_attempts=_integer(consumer, name, "max_attempts", None),
             isolation=_isolation(consumer, name),
         )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pupsourcing_sa.consumer import Scope
@@ -68,6 +67,7 @@ class AsyncEventStore:
         from_version: int | None = None,
         to_version: int | None = None,
         limit: int | None = None,
+        max_bytes: int | None = None,
         backwards: bool = False,
     ) -> Stream:
         """See `EventStore.read_aggregate_stream`."""
@@ -79,6 +79,7 @@ class AsyncEventStore:
             from_version=from_version,
             to_version=to_version,
             limit=limit,
+            max_bytes=max_bytes,
             backwards=backwards,
         )
 
@@ -91,16 +92,18 @@ class AsyncEventStore:
         from_version: int | None = None,
         to_version: int | None = None,
         page_size: int = 1000,
+        max_bytes: int | None = None,
     ) -> AsyncIterator[PersistedEvent]:
         """See `EventStore.iterate_aggregate_stream`; for ``async for``."""
         return _iterate(
             session,
-            self.sync_store.iterate_aggregate_stream,
+            self.sync_store._stream_pages,
             aggregate_type,
             aggregate_id,
             from_version=from_version,
             to_version=to_version,
             page_size=page_size,
+            max_bytes=max_bytes,
         )
 
     async def aggregate_version(self, session: _Session, aggregate_type: str, aggregate_id: str) -> int:
@@ -113,6 +116,7 @@ class AsyncEventStore:
         *,
         after: int = 0,
         limit: int = 100,
+        max_bytes: int | None = None,
         aggregate_types: Iterable[str] | None = None,
         event_types: Iterable[str] | None = None,
         correlation_id: str | None = None,
@@ -125,6 +129,7 @@ class AsyncEventStore:
             self.sync_store.read_events,
             after=after,
             limit=limit,
+            max_bytes=max_bytes,
             aggregate_types=aggregate_types,
             event_types=event_types,
             correlation_id=correlation_id,
@@ -142,19 +147,21 @@ class AsyncEventStore:
         correlation_id: str | None = None,
         up_to: int | None = None,
         page_size: int = 1000,
+        max_bytes: int | None = None,
     ) -> AsyncIterator[PersistedEvent]:
         """See `EventStore.iterate_events`; for ``async for``."""
         # Read the iterables here, as the sync store does, and not when the first event is requested.
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
         return _iterate(
             session,
-            self.sync_store.iterate_events,
+            self.sync_store._event_pages,
             after=after,
             aggregate_types=scope.aggregate_types,
             event_types=scope.event_types,
             correlation_id=correlation_id,
             up_to=up_to,
             page_size=page_size,
+            max_bytes=max_bytes,
         )
 
     async def latest_global_position(self, session: _Session) -> int:
@@ -179,10 +186,12 @@ async def _run(session: _Session, method: Callable[..., _T], *args: Any, **kw: A
 
 
 async def _iterate(
-    session: _Session, method: Callable[..., Iterator[PersistedEvent]], *args: Any, page_size: int, **kw: Any
+    session: _Session, method: Callable[..., Iterator[list[PersistedEvent]]], *args: Any, **kw: Any
 ) -> AsyncIterator[PersistedEvent]:
-    """Iterate over a method's events. Enter the greenlet once per page and not once per event."""
-    events = await _run(session, method, *args, page_size=page_size, **kw)
-    while page := await _run(session, lambda _: list(islice(events, page_size))):
+    """Iterate over the events of a method's pages. Enter the greenlet once per page and not once per event."""
+    pages = await _run(session, method, *args, **kw)
+    while (page := await _run(session, lambda _: next(pages, None))) is not None:
         for event in page:
             yield event
+        # Only one page is in memory.
+        del page

@@ -8,8 +8,9 @@ therefore opaque to the planner. docs/decisions/0017 has the measurements.
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Select,
     Text,
     and_,
+    case,
     cast,
     column,
     func,
@@ -29,9 +31,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.postgres.expressions import constant, opaque, opaque_parameter, parameter
+from pupsourcing_sa.store.pages import ByteLimit
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["ReadStatements"]
+
+_MAX_BYTES: Final = parameter("max_bytes", BigInteger())
 
 
 class ReadStatements:
@@ -47,9 +52,14 @@ class ReadStatements:
         self._has_json_payload = tables.has_json_payload
         self._built: dict[object, Select[Any]] = {}
 
-    def _row(self) -> list[ColumnElement[Any]]:
-        """Return the columns of a `PersistedEvent`, in the forms that drivers load fastest."""
-        c = self._events.c
+    def _row(self, c: Any, fits: ColumnElement[bool] | None = None) -> list[ColumnElement[Any]]:
+        """Return the columns of a `PersistedEvent`, in the forms that drivers load fastest.
+
+        Args:
+            c: columns with the names of the table's columns.
+            fits: condition without which the payload and the metadata are NULL.
+        """
+        payload, metadata = self._payload(c), cast(c.metadata, Text)
         return [
             c.global_position,
             c.aggregate_type,
@@ -58,31 +68,79 @@ class ReadStatements:
             func.uuid_send(c.event_id),
             c.event_type,
             c.event_version,
-            func.convert_to(cast(c.payload, Text), constant("UTF8")) if self._has_json_payload else c.payload,
+            payload if fits is None else case((fits, payload)).label("payload"),
             c.trace_id,
             c.correlation_id,
             c.causation_id,
-            cast(c.metadata, Text),
+            metadata if fits is None else case((fits, metadata)).label("metadata"),
             func.timestamptz_send(c.created_at),
         ]
 
-    def aggregate_stream(self, *, backwards: bool) -> Select[Any]:
+    def _measured_row(self, c: Any) -> list[ColumnElement[Any]]:
+        """Return the columns as they are stored, and the size of the event, but at most ``max_bytes``.
+
+        PostgreSQL knows the size of a BYTEA value without reading it.
+        """
+        size = func.least(_size(self._payload(c), cast(c.metadata, Text)), _MAX_BYTES, type_=BigInteger)
+        return [c[column.name] for column in self._events.c] + [size.label("size")]
+
+    def _payload(self, c: Any) -> ColumnElement[Any]:
+        if not self._has_json_payload:
+            payload: ColumnElement[Any] = c.payload
+            return payload
+        return func.convert_to(cast(c.payload, Text), constant("UTF8")).label("payload")
+
+    def _limited(
+        self, build: Callable[[_Columns], Select[Any]], byte_limit: ByteLimit | None, key: str, *, backwards: bool
+    ) -> Select[Any]:
+        """Build a statement with a byte limit.
+
+        Args:
+            build: builds the statement that selects these columns. It must have a LIMIT, so that PostgreSQL executes it
+                before the conditions on its rows.
+            byte_limit: the limit, with the parameter ``max_bytes``.
+            key: name of the column by which the rows are ordered.
+            backwards: order them descending.
+        """
+        if byte_limit is None:
+            return build(self._row)
+        if byte_limit is ByteLimit.EACH:
+            c = build(self._row).subquery("pupsourcing_rows").c
+            fits = _size(c.payload, c.metadata) <= _MAX_BYTES
+            contents = ("payload", "metadata")
+            row = [case((fits, column)).label(column.key) if column.key in contents else column for column in c]
+            return select(*row).order_by(c[key].desc() if backwards else c[key])
+        rows = build(self._measured_row).subquery("pupsourcing_rows")
+        order = rows.c[key].desc() if backwards else rows.c[key]
+        total = func.sum(rows.c.size, type_=BigInteger).over(order_by=order, rows=(None, 0))
+        c = select(rows, total.label("total")).subquery("pupsourcing_measured").c
+        # An event that alone exceeds the limit counts as much as the limit, so it fits if it is the first one. The
+        # condition on the rows also selects the first one that does not fit.
+        limited = select(*self._row(c, c.total <= _MAX_BYTES)).where(c.total - c.size <= _MAX_BYTES)
+        return limited.order_by(c[key].desc() if backwards else c[key])
+
+    def aggregate_stream(self, *, backwards: bool, byte_limit: ByteLimit | None = None) -> Select[Any]:
         """Select events of one aggregate in the order of their versions, by the unique index on (type, id, version)."""
-        if backwards not in self._built:
+        kind = (backwards, byte_limit)
+        if kind not in self._built:
             c = self._events.c
             version = c.aggregate_version
             lowest, highest = (opaque_parameter(name, BigInteger()) for name in ("from_version", "to_version"))
-            self._built[backwards] = (
-                select(*self._row())
-                .where(
-                    c.aggregate_type == parameter("stream_type", Text()),
-                    c.aggregate_id == parameter("stream_id", Text()),
-                    version.between(lowest, highest),
+
+            def build(columns: _Columns) -> Select[Any]:
+                return (
+                    select(*columns(c))
+                    .where(
+                        c.aggregate_type == parameter("stream_type", Text()),
+                        c.aggregate_id == parameter("stream_id", Text()),
+                        version.between(lowest, highest),
+                    )
+                    .order_by(version.desc() if backwards else version)
+                    .limit(opaque_parameter("limit", BigInteger()))
                 )
-                .order_by(version.desc() if backwards else version)
-                .limit(opaque_parameter("limit", BigInteger()))
-            )
-        return self._built[backwards]
+
+            self._built[kind] = self._limited(build, byte_limit, "aggregate_version", backwards=backwards)
+        return self._built[kind]
 
     @cached_property
     def aggregate_version(self) -> Select[Any]:
@@ -98,7 +156,7 @@ class ReadStatements:
         """Select events by their ids in the log's order, by the unique index on event_id."""
         c = self._events.c
         is_wanted = c.event_id == func.any(parameter("event_ids", ARRAY(c.event_id.type)))
-        return select(*self._row()).where(is_wanted).order_by(c.global_position)
+        return select(*self._row(c)).where(is_wanted).order_by(c.global_position)
 
     @cached_property
     def latest_global_position(self) -> Select[Any]:
@@ -111,7 +169,7 @@ class ReadStatements:
         position = self._events.c.global_position
         return select(func.min(position)).where(position > parameter("after", BigInteger()))
 
-    def page(self, scope: Scope, *, backwards: bool) -> Select[Any]:
+    def page(self, scope: Scope, *, backwards: bool, byte_limit: ByteLimit | None = None) -> Select[Any]:
         """Select at most ``limit`` events of a scope with after < global_position <= up_to; `_page` names the index."""
         kind = (
             scope.aggregate_types is not None,
@@ -120,12 +178,19 @@ class ReadStatements:
             scope.partitions > 1,
             backwards,
         )
-        if kind not in self._built:
-            self._built[kind] = self._page(*kind)
-        return self._built[kind]
+        if (kind, byte_limit) not in self._built:
+            build = partial(self._page, *kind)
+            self._built[kind, byte_limit] = self._limited(build, byte_limit, "global_position", backwards=backwards)
+        return self._built[kind, byte_limit]
 
     def _page(
-        self, by_aggregate_type: bool, by_event_type: bool, by_correlation: bool, by_partition: bool, backwards: bool
+        self,
+        by_aggregate_type: bool,
+        by_event_type: bool,
+        by_correlation: bool,
+        by_partition: bool,
+        backwards: bool,
+        columns: _Columns,
     ) -> Select[Any]:
         """Build the statement for one kind of scope.
 
@@ -176,12 +241,12 @@ class ReadStatements:
         if by_correlation:
             c, correlation = events.c, opaque_parameter("correlation", Text())
             of_id = [c.correlation_id.is_not(None), *of_key(c.correlation_id, correlation)]
-            rows = select(*self._row()).where(*of_id, *matches(events))
+            rows = select(*columns(events.c)).where(*of_id, *matches(events))
             return rows.order_by(ordered(c.correlation_id), ordered(c.global_position)).limit(limit)
 
         if not by_aggregate_type:
             position = events.c.global_position
-            rows = select(*self._row()).where(is_in_range(position), *matches(events))
+            rows = select(*columns(events.c)).where(is_in_range(position), *matches(events))
             return rows.order_by(ordered(position)).limit(limit)
 
         types = (
@@ -201,5 +266,18 @@ class ReadStatements:
         merged = select(of_type.c.global_position).select_from(types.join(of_type, true()))
         page = merged.order_by(ordered(of_type.c.global_position)).limit(limit).subquery("pupsourcing_page")
         of_page = events.c.global_position == page.c.global_position
-        row = select(*self._row()).where(of_page).limit(constant(1)).lateral("pupsourcing_row")
-        return select(row).select_from(page.join(row, true())).order_by(ordered(page.c.global_position))
+        row = select(*columns(events.c)).where(of_page).limit(constant(1)).lateral("pupsourcing_row")
+        # The position of the page, by which its rows are ordered already.
+        merged_position = page.c.global_position
+        others = [column for column in row.c if column.key != merged_position.key]
+        joined = select(merged_position, *others).select_from(page.join(row, true()))
+        return joined.order_by(ordered(merged_position))
+
+
+#: Returns the columns that a statement selects, from the columns of the log.
+_Columns: TypeAlias = Callable[[Any], list[ColumnElement[Any]]]
+
+
+def _size(payload: ColumnElement[Any], metadata: ColumnElement[Any]) -> ColumnElement[int]:
+    """Return the bytes of an event, from its payload in bytes and its metadata as text."""
+    return func.octet_length(payload) + func.coalesce(func.octet_length(metadata), constant(0))

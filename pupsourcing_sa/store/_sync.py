@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from pupsourcing_sa._checks import check_int, check_name, check_type
 from pupsourcing_sa.consumer import Scope
@@ -136,6 +137,7 @@ class EventStore:
         from_version: int | None = None,
         to_version: int | None = None,
         limit: int | None = None,
+        max_bytes: int | None = None,
         backwards: bool = False,
     ) -> Stream:
         """Return the events of one aggregate in the order of their versions.
@@ -147,6 +149,9 @@ class EventStore:
             from_version: version of the first event; by default the first version.
             to_version: version of the last event; by default the current version. An inverted range is empty.
             limit: maximum number of events; unlimited by default.
+            max_bytes: maximum number of bytes of payloads and metadata; unlimited by default. The first event is
+                returned even if it alone has more. If fewer events are returned than you want, continue after them;
+                `aggregate_version` returns the last version.
             backwards: return the latest version first. With ``limit=1``, this is the latest event.
 
         Raises:
@@ -156,15 +161,18 @@ class EventStore:
         aggregate_type, aggregate_id = _check_name(aggregate_type, aggregate_id)
         from_version, to_version = _check_range(from_version, to_version)
         limit = check_int("limit", limit, minimum=1, is_optional=True)
-        return self.reader.stream(
+        max_bytes = check_int("max_bytes", max_bytes, minimum=1, is_optional=True)
+        page = self.reader.stream(
             session,
             aggregate_type,
             aggregate_id,
             from_version=from_version,
             to_version=to_version,
             limit=limit,
+            max_bytes=max_bytes,
             backwards=backwards,
         )
+        return Stream(aggregate_type, aggregate_id, tuple(page.events))
 
     def iterate_aggregate_stream(
         self,
@@ -175,18 +183,50 @@ class EventStore:
         from_version: int | None = None,
         to_version: int | None = None,
         page_size: int = 1000,
+        max_bytes: int | None = None,
     ) -> Iterator[PersistedEvent]:
         """Iterate over the events of one aggregate in version order, reading one page at a time.
 
         Args:
-            session: as for `read_aggregate_stream`, like the other arguments except ``page_size``.
+            session: as for `read_aggregate_stream`, like the versions.
             page_size: number of events in memory at a time.
+            max_bytes: maximum number of bytes of payloads and metadata in a page, unless one event alone has more;
+                unlimited by default.
         """
+        pages = self._stream_pages(
+            session,
+            aggregate_type,
+            aggregate_id,
+            from_version=from_version,
+            to_version=to_version,
+            page_size=page_size,
+            max_bytes=max_bytes,
+        )
+        return chain.from_iterable(pages)
+
+    def _stream_pages(
+        self,
+        session: SyncSession,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int | None,
+        to_version: int | None,
+        page_size: int,
+        max_bytes: int | None,
+    ) -> Iterator[list[PersistedEvent]]:
         aggregate_type, aggregate_id = _check_name(aggregate_type, aggregate_id)
         from_version, to_version = _check_range(from_version, to_version)
         page_size = check_int("page_size", page_size, minimum=1)
-        return self.reader.iterate_stream(
-            session, aggregate_type, aggregate_id, from_version=from_version, to_version=to_version, page_size=page_size
+        max_bytes = check_int("max_bytes", max_bytes, minimum=1, is_optional=True)
+        return self.reader.stream_pages(
+            session,
+            aggregate_type,
+            aggregate_id,
+            from_version=from_version,
+            to_version=to_version,
+            page_size=page_size,
+            max_bytes=max_bytes,
         )
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
@@ -200,6 +240,7 @@ class EventStore:
         *,
         after: int = 0,
         limit: int = 100,
+        max_bytes: int | None = None,
         aggregate_types: Iterable[str] | None = None,
         event_types: Iterable[str] | None = None,
         correlation_id: str | None = None,
@@ -212,6 +253,8 @@ class EventStore:
             session: the transaction to read in, under READ COMMITTED unless ``up_to`` is given.
             after: position to continue after; 0 for the beginning of the log.
             limit: maximum number of events, 1 or more.
+            max_bytes: maximum number of bytes of payloads and metadata; unlimited by default. The first event is
+                returned even if it alone has more.
             aggregate_types: return only events of these aggregate types; ``None`` and empty mean all.
             event_types: return only events of these types; ``None`` and empty mean all.
             correlation_id: return only events with this correlation id.
@@ -220,7 +263,8 @@ class EventStore:
             backwards: return the latest events first. To continue, pass the last event's position minus 1 as ``up_to``.
 
         Returns:
-            Fewer than ``limit`` events if there are no more up to the stable position.
+            No event if there are no more up to the stable position. Without ``max_bytes``, fewer than ``limit`` events
+            mean the same about the position after them.
 
         Raises:
             StablePositionError: the stable position cannot be determined: because of the isolation level, on a standby,
@@ -231,9 +275,10 @@ class EventStore:
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
         after = check_int("after", after)
         limit = check_int("limit", limit, minimum=1)
+        max_bytes = check_int("max_bytes", max_bytes, minimum=1, is_optional=True)
         up_to = check_int("up_to", up_to, is_optional=True)
         end = self.reader.end(session, up_to)
-        return self.reader.page(session, scope, after, end, limit, backwards=backwards)
+        return self.reader.page(session, scope, after, end, limit, max_bytes=max_bytes, backwards=backwards).events
 
     def iterate_events(
         self,
@@ -245,20 +290,48 @@ class EventStore:
         correlation_id: str | None = None,
         up_to: int | None = None,
         page_size: int = 1000,
+        max_bytes: int | None = None,
     ) -> Iterator[PersistedEvent]:
         """Iterate over stable events in the log's order, reading one page at a time.
 
         Args:
-            session: as for `read_events`, like the other arguments except ``page_size``.
+            session: as for `read_events`, like the other arguments except the last two.
             page_size: number of events in memory at a time.
+            max_bytes: maximum number of bytes of payloads and metadata in a page, unless one event alone has more;
+                unlimited by default.
 
         The iteration ends at the stable position that it reads before the first page.
         """
+        pages = self._event_pages(
+            session,
+            after=after,
+            aggregate_types=aggregate_types,
+            event_types=event_types,
+            correlation_id=correlation_id,
+            up_to=up_to,
+            page_size=page_size,
+            max_bytes=max_bytes,
+        )
+        return chain.from_iterable(pages)
+
+    def _event_pages(
+        self,
+        session: SyncSession,
+        *,
+        after: int,
+        aggregate_types: Iterable[str] | None,
+        event_types: Iterable[str] | None,
+        correlation_id: str | None,
+        up_to: int | None,
+        page_size: int,
+        max_bytes: int | None,
+    ) -> Iterator[list[PersistedEvent]]:
         scope = Scope.of(aggregate_types=aggregate_types, event_types=event_types, correlation_id=correlation_id)
         after = check_int("after", after)
         page_size = check_int("page_size", page_size, minimum=1)
+        max_bytes = check_int("max_bytes", max_bytes, minimum=1, is_optional=True)
         up_to = check_int("up_to", up_to, is_optional=True)
-        return self.reader.iterate(session, scope, after, up_to, page_size)
+        return self.reader.pages(session, scope, after, up_to, page_size, max_bytes=max_bytes)
 
     # -- positions ---------------------------------------------------------------------------------------------
 

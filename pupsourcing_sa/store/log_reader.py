@@ -15,12 +15,13 @@ from sqlalchemy import Connection, Row
 from pupsourcing_sa._checks import MAX_BIGINT
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import ReplicatedLogError, SequenceBehindLogError, StablePositionError
-from pupsourcing_sa.event import PersistedEvent, Stream
+from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.expressions import qualified_name
 from pupsourcing_sa.store._position_statements import PositionStatements, next_position
 from pupsourcing_sa.store._read_statements import ReadStatements
+from pupsourcing_sa.store.pages import ByteLimit, Page
 from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
 from pupsourcing_sa.tables import EventTables
 
@@ -53,20 +54,25 @@ class LogReader:
         from_version: int | None = None,
         to_version: int | None = None,
         limit: int | None = None,
+        max_bytes: int | None = None,
         backwards: bool = False,
-    ) -> Stream:
+    ) -> Page:
         """Return the events of one aggregate; see `EventStore.read_aggregate_stream`."""
         lowest = from_version or 0
         highest = MAX_BIGINT if to_version is None else to_version
         if lowest > highest or _cannot_exist(aggregate_type, aggregate_id):
-            return Stream(aggregate_type, aggregate_id, ())
+            return Page([], is_cut=False, has_more=False)
         parameters: dict[str, Any] = {"stream_type": aggregate_type, "stream_id": aggregate_id}
         parameters |= {"from_version": lowest, "to_version": highest, "limit": MAX_BIGINT if limit is None else limit}
+        byte_limit = None if max_bytes is None else ByteLimit.TOTAL
+        if byte_limit:
+            parameters["max_bytes"] = max_bytes
+        statement = self._statements.aggregate_stream(backwards=backwards, byte_limit=byte_limit)
         with self._connection(session) as connection:
-            rows = driver_rows(connection, self._statements.aggregate_stream(backwards=backwards), parameters)
-        return Stream(aggregate_type, aggregate_id, tuple(map(PersistedEvent.from_row, rows)))
+            rows = driver_rows(connection, statement, parameters)
+        return Page.of(rows, limit, is_limited=byte_limit is not None)
 
-    def iterate_stream(
+    def stream_pages(
         self,
         session: SyncSession,
         aggregate_type: str,
@@ -75,10 +81,11 @@ class LogReader:
         from_version: int | None,
         to_version: int | None,
         page_size: int,
-    ) -> Iterator[PersistedEvent]:
-        """Yield the events of one aggregate in version order, and read a page when its first event is needed."""
-        page_length = page_size
-        while page_length == page_size:
+        max_bytes: int | None,
+    ) -> Iterator[list[PersistedEvent]]:
+        """Yield the events of one aggregate in version order, in pages. A page is read when it is needed."""
+        has_more = True
+        while has_more:
             page = self.stream(
                 session,
                 aggregate_type,
@@ -86,9 +93,14 @@ class LogReader:
                 from_version=from_version,
                 to_version=to_version,
                 limit=page_size,
+                max_bytes=max_bytes,
             )
-            yield from page
-            page_length, from_version = len(page), page.version + 1
+            has_more = page.has_more
+            if page.events:
+                from_version = page.events[-1].aggregate_version + 1
+                yield page.events
+            # Only one page is in memory.
+            del page
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
         """Return the current version of an aggregate; see `EventStore.aggregate_version`."""
@@ -107,8 +119,17 @@ class LogReader:
     # -- the log -----------------------------------------------------------------------------------------------
 
     def page(
-        self, session: SyncSession, scope: Scope, after: int, up_to: int, limit: int, *, backwards: bool = False
-    ) -> list[PersistedEvent]:
+        self,
+        session: SyncSession,
+        scope: Scope,
+        after: int,
+        up_to: int,
+        limit: int,
+        *,
+        max_bytes: int | None = None,
+        byte_limit: ByteLimit = ByteLimit.TOTAL,
+        backwards: bool = False,
+    ) -> Page:
         """Return the events of a scope with ``after < global_position <= up_to``, in the log's order.
 
         Args:
@@ -118,10 +139,12 @@ class LogReader:
             up_to: position of the last event. It must be stable in the transaction's snapshot; otherwise events may be
                 missing.
             limit: maximum number of events.
+            max_bytes: maximum number of bytes, by ``byte_limit``; ``None`` for no limit.
+            byte_limit: the way in which ``max_bytes`` applies. With ``EACH``, the page may be empty and have more.
             backwards: return the latest events first.
         """
         if up_to <= after:
-            return []
+            return Page([], is_cut=False, has_more=False)
         parameters: dict[str, Any] = {"after": after, "up_to": up_to, "limit": limit}
         if scope.aggregate_types is not None:
             parameters["aggregate_types"] = list(scope.aggregate_types)
@@ -131,24 +154,37 @@ class LogReader:
             parameters["correlation"] = scope.correlation_id
         if scope.partitions > 1:
             parameters["partitions"], parameters["partition"] = scope.partitions, scope.partition
+        if max_bytes is not None:
+            parameters["max_bytes"] = max_bytes
+        is_limited = max_bytes is not None
+        statement = self._statements.page(scope, backwards=backwards, byte_limit=byte_limit if is_limited else None)
         with self._connection(session) as connection:
-            rows = driver_rows(connection, self._statements.page(scope, backwards=backwards), parameters)
-        return list(map(PersistedEvent.from_row, rows))
+            rows = driver_rows(connection, statement, parameters)
+        return Page.of(rows, limit, is_limited=is_limited)
 
-    def iterate(
-        self, session: SyncSession, scope: Scope, after: int, up_to: int | None, page_size: int
-    ) -> Iterator[PersistedEvent]:
-        """Yield the stable events of a scope, and read a page when its first event is needed.
+    def pages(
+        self,
+        session: SyncSession,
+        scope: Scope,
+        after: int,
+        up_to: int | None,
+        page_size: int,
+        *,
+        max_bytes: int | None,
+    ) -> Iterator[list[PersistedEvent]]:
+        """Yield the stable events of a scope, in pages. A page is read when it is needed.
 
         The stable position is read once, before the first page. See `page` and `end` for the arguments.
         """
-        end = self.end(session, up_to)
-        page_length = page_size
-        while page_length == page_size:
-            page = self.page(session, scope, after, end, page_size)
-            yield from page
-            page_length = len(page)
-            after = page[-1].global_position if page else end
+        end, has_more = self.end(session, up_to), True
+        while has_more:
+            page = self.page(session, scope, after, end, page_size, max_bytes=max_bytes)
+            has_more = page.has_more
+            if page.events:
+                after = page.events[-1].global_position
+                yield page.events
+            # Only one page is in memory.
+            del page
 
     def end(self, session: SyncSession, up_to: int | None) -> int:
         """Return the position up to which the caller may read: the stable position, or ``up_to`` if that is lower.

@@ -51,7 +51,7 @@ def _documented(cls: _Class) -> _Class:
 
 def default_text(value: object) -> str:
     """Return the default of a setting as the documentation shows it."""
-    return str(value) if value is None or isinstance(value, bool) else f"{value:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _default(value: object) -> str:
@@ -69,6 +69,14 @@ class WorkerConfig:
             "Batches",
             "Maximum number of events in one transaction, unless the consumer sets its own batch_size. Larger batches "
             "are faster but hold row locks longer.",
+        ),
+    )
+    batch_bytes: int = field(
+        default=32 * 2**20,
+        metadata=_count(
+            "Batches",
+            "Maximum number of bytes of payloads and metadata in one transaction, unless the consumer sets its own "
+            "batch_bytes. A larger event is a batch of its own. A batch needs about three times as much memory.",
         ),
     )
     batch_time: float = field(

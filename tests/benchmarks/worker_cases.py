@@ -3,6 +3,9 @@
 **Empty handler.** The baseline is a loop of bare psycopg over the same batches: lock the checkpoint, fetch the plain
 columns as tuples, move the checkpoint, commit.
 
+**Large events.** The same, at the end of the log, with 400 events of 200 kB. The baseline fetches all of them at once;
+the worker's batches have a limit of bytes.
+
 **Batch handler.** The read model has a row for each aggregate, with a counter. The handler executes one bulk upsert for
 each batch. The baseline is the same worker with a handler that executes an ``UPDATE`` for each event.
 """
@@ -18,14 +21,14 @@ from sqlalchemy import BigInteger, Column, MetaData, Table, Text, bindparam, sel
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
-from pupsourcing_sa import PersistedEvent, WorkerTables, consumer
+from pupsourcing_sa import Event, NoStream, PersistedEvent, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from tests.benchmarks.cases import Case, Database, Side, store
 
 __all__ = ["WORKER_CASES", "worker_metadata"]
 
 #: Number of events to catch up with.
-_EVENTS, _FEW_EVENTS = 20_000, 5_000
+_EVENTS, _FEW_EVENTS, _LARGE_EVENTS = 20_000, 5_000, 400
 
 worker_metadata = MetaData()
 _tables = WorkerTables(worker_metadata)
@@ -93,12 +96,12 @@ def _put_back(database: Database, name: str, events: int) -> int:
     return position
 
 
-def _bare(batch: int, database: Database) -> Side:
+def _bare(batch: int, database: Database, events: int = _EVENTS) -> Side:
     columns = ", ".join(column.name for column in store.tables.events.c)
     key = "consumer_name = 'bare' AND partition = 0"
 
     def run(_: int) -> int:
-        _put_back(database, "bare", _EVENTS)
+        _put_back(database, "bare", events)
         connection, last = database.psycopg, 0
         with Session(database.engine) as session:
             stable = store.stable_position(session)
@@ -116,7 +119,7 @@ def _bare(batch: int, database: Database) -> Side:
                 f"UPDATE consumer_checkpoints SET last_position = %s, updated_at = now() WHERE {key}", (last,)
             )
             connection.commit()
-        return _EVENTS
+        return events
 
     return Side(range, run)
 
@@ -124,6 +127,16 @@ def _bare(batch: int, database: Database) -> Side:
 def _empty_handler(batch: int, database: Database) -> tuple[Side, Side]:
     handler = consumer("nothing", batch_size=batch)(_nothing)
     return _catch_up(_EVENTS, handler, database), _bare(batch, database)
+
+
+def _large_events(database: Database) -> tuple[Side, Side]:
+    with Session(database.engine) as session:
+        for number in range(_LARGE_EVENTS):
+            event = Event(aggregate_type="Large", aggregate_id=str(number), event_type="Added", payload=b"x" * 200_000)
+            store.append(session, NoStream(), [event])
+        session.commit()
+    handler = consumer("large")(_nothing)
+    return _catch_up(_LARGE_EVENTS, handler, database), _bare(_LARGE_EVENTS, database, _LARGE_EVENTS)
 
 
 def _handle_batch(database: Database) -> tuple[Side, Side]:
@@ -138,4 +151,6 @@ WORKER_CASES: dict[str, Case] = {
         for batch in (100, 500, 1000)
     },
     "worker, handle_batch beside UPDATEs": Case(_handle_batch, is_reading=True, goal=5.0),
+    # The last one, because it appends to the log that the others read.
+    "worker, empty handler, large events": Case(_large_events, is_reading=True),
 }

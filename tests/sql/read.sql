@@ -275,7 +275,7 @@ LIMIT (
 
 -- page: Scope(aggregate_types=('User',), event_types=None, correlation_id=None, partitions=1, partition=0)
 SELECT
-  pupsourcing_row.global_position,
+  pupsourcing_page.global_position,
   pupsourcing_row.aggregate_type,
   pupsourcing_row.aggregate_id,
   pupsourcing_row.aggregate_version,
@@ -420,7 +420,7 @@ LIMIT (
 
 -- page: Scope(aggregate_types=('User',), event_types=('Opened',), correlation_id=None, partitions=4, partition=0)
 SELECT
-  pupsourcing_row.global_position,
+  pupsourcing_page.global_position,
   pupsourcing_row.aggregate_type,
   pupsourcing_row.aggregate_id,
   pupsourcing_row.aggregate_version,
@@ -508,6 +508,240 @@ JOIN LATERAL (
 ORDER BY
   pupsourcing_page.global_position;
 
+-- page: byte limit by each
+SELECT
+  pupsourcing_rows.global_position,
+  pupsourcing_rows.aggregate_type,
+  pupsourcing_rows.aggregate_id,
+  pupsourcing_rows.aggregate_version,
+  pupsourcing_rows.uuid_send_1,
+  pupsourcing_rows.event_type,
+  pupsourcing_rows.event_version,
+  CASE
+    WHEN (
+      octet_length(pupsourcing_rows.payload) + COALESCE(octet_length(pupsourcing_rows.metadata), 0) <= CAST(%(max_bytes)s AS BIGINT)
+    )
+    THEN pupsourcing_rows.payload
+  END AS payload,
+  pupsourcing_rows.trace_id,
+  pupsourcing_rows.correlation_id,
+  pupsourcing_rows.causation_id,
+  CASE
+    WHEN (
+      octet_length(pupsourcing_rows.payload) + COALESCE(octet_length(pupsourcing_rows.metadata), 0) <= CAST(%(max_bytes)s AS BIGINT)
+    )
+    THEN pupsourcing_rows.metadata
+  END AS metadata,
+  pupsourcing_rows.timestamptz_send_1
+FROM (
+  SELECT
+    events.global_position AS global_position,
+    events.aggregate_type AS aggregate_type,
+    events.aggregate_id AS aggregate_id,
+    events.aggregate_version AS aggregate_version,
+    uuid_send(events.event_id) AS uuid_send_1,
+    events.event_type AS event_type,
+    events.event_version AS event_version,
+    events.payload AS payload,
+    events.trace_id AS trace_id,
+    events.correlation_id AS correlation_id,
+    events.causation_id AS causation_id,
+    CAST(events.metadata AS TEXT) AS metadata,
+    timestamptz_send(events.created_at) AS timestamptz_send_1
+  FROM events
+  WHERE
+    events.global_position > (
+      SELECT
+        CAST(%(after)s AS BIGINT) AS anon_1
+    )
+    AND events.global_position <= (
+      SELECT
+        CAST(%(up_to)s AS BIGINT) AS anon_2
+    )
+  ORDER BY
+    events.global_position
+  LIMIT (
+    SELECT
+      CAST(%(limit)s AS BIGINT) AS anon_3
+  )
+) AS pupsourcing_rows
+ORDER BY
+  pupsourcing_rows.global_position;
+
+-- page: byte limit by total
+SELECT
+  pupsourcing_measured.global_position,
+  pupsourcing_measured.aggregate_type,
+  pupsourcing_measured.aggregate_id,
+  pupsourcing_measured.aggregate_version,
+  uuid_send(pupsourcing_measured.event_id) AS uuid_send_1,
+  pupsourcing_measured.event_type,
+  pupsourcing_measured.event_version,
+  CASE
+    WHEN (
+      pupsourcing_measured.total <= CAST(%(max_bytes)s AS BIGINT)
+    )
+    THEN pupsourcing_measured.payload
+  END AS payload,
+  pupsourcing_measured.trace_id,
+  pupsourcing_measured.correlation_id,
+  pupsourcing_measured.causation_id,
+  CASE
+    WHEN (
+      pupsourcing_measured.total <= CAST(%(max_bytes)s AS BIGINT)
+    )
+    THEN CAST(pupsourcing_measured.metadata AS TEXT)
+  END AS metadata,
+  timestamptz_send(pupsourcing_measured.created_at) AS timestamptz_send_1
+FROM (
+  SELECT
+    pupsourcing_rows.global_position AS global_position,
+    pupsourcing_rows.aggregate_type AS aggregate_type,
+    pupsourcing_rows.aggregate_id AS aggregate_id,
+    pupsourcing_rows.aggregate_version AS aggregate_version,
+    pupsourcing_rows.event_id AS event_id,
+    pupsourcing_rows.event_type AS event_type,
+    pupsourcing_rows.event_version AS event_version,
+    pupsourcing_rows.payload AS payload,
+    pupsourcing_rows.trace_id AS trace_id,
+    pupsourcing_rows.correlation_id AS correlation_id,
+    pupsourcing_rows.causation_id AS causation_id,
+    pupsourcing_rows.metadata AS metadata,
+    pupsourcing_rows.created_at AS created_at,
+    pupsourcing_rows.size AS size,
+    SUM(pupsourcing_rows.size) OVER (
+      ORDER BY pupsourcing_rows.global_position
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS total
+  FROM (
+    SELECT
+      events.global_position AS global_position,
+      events.aggregate_type AS aggregate_type,
+      events.aggregate_id AS aggregate_id,
+      events.aggregate_version AS aggregate_version,
+      events.event_id AS event_id,
+      events.event_type AS event_type,
+      events.event_version AS event_version,
+      events.payload AS payload,
+      events.trace_id AS trace_id,
+      events.correlation_id AS correlation_id,
+      events.causation_id AS causation_id,
+      events.metadata AS metadata,
+      events.created_at AS created_at,
+      LEAST(
+        octet_length(events.payload) + COALESCE(octet_length(CAST(events.metadata AS TEXT)), 0),
+        CAST(%(max_bytes)s AS BIGINT)
+      ) AS size
+    FROM events
+    WHERE
+      events.global_position > (
+        SELECT
+          CAST(%(after)s AS BIGINT) AS anon_1
+      )
+      AND events.global_position <= (
+        SELECT
+          CAST(%(up_to)s AS BIGINT) AS anon_2
+      )
+    ORDER BY
+      events.global_position
+    LIMIT (
+      SELECT
+        CAST(%(limit)s AS BIGINT) AS anon_3
+    )
+  ) AS pupsourcing_rows
+) AS pupsourcing_measured
+WHERE
+  pupsourcing_measured.total - pupsourcing_measured.size <= CAST(%(max_bytes)s AS BIGINT)
+ORDER BY
+  pupsourcing_measured.global_position;
+
+-- page: JSONB, byte limit by total
+SELECT
+  pupsourcing_measured.global_position,
+  pupsourcing_measured.aggregate_type,
+  pupsourcing_measured.aggregate_id,
+  pupsourcing_measured.aggregate_version,
+  uuid_send(pupsourcing_measured.event_id) AS uuid_send_1,
+  pupsourcing_measured.event_type,
+  pupsourcing_measured.event_version,
+  CASE
+    WHEN (
+      pupsourcing_measured.total <= CAST(%(max_bytes)s AS BIGINT)
+    )
+    THEN convert_to(CAST(pupsourcing_measured.payload AS TEXT), 'UTF8')
+  END AS payload,
+  pupsourcing_measured.trace_id,
+  pupsourcing_measured.correlation_id,
+  pupsourcing_measured.causation_id,
+  CASE
+    WHEN (
+      pupsourcing_measured.total <= CAST(%(max_bytes)s AS BIGINT)
+    )
+    THEN CAST(pupsourcing_measured.metadata AS TEXT)
+  END AS metadata,
+  timestamptz_send(pupsourcing_measured.created_at) AS timestamptz_send_1
+FROM (
+  SELECT
+    pupsourcing_rows.global_position AS global_position,
+    pupsourcing_rows.aggregate_type AS aggregate_type,
+    pupsourcing_rows.aggregate_id AS aggregate_id,
+    pupsourcing_rows.aggregate_version AS aggregate_version,
+    pupsourcing_rows.event_id AS event_id,
+    pupsourcing_rows.event_type AS event_type,
+    pupsourcing_rows.event_version AS event_version,
+    pupsourcing_rows.payload AS payload,
+    pupsourcing_rows.trace_id AS trace_id,
+    pupsourcing_rows.correlation_id AS correlation_id,
+    pupsourcing_rows.causation_id AS causation_id,
+    pupsourcing_rows.metadata AS metadata,
+    pupsourcing_rows.created_at AS created_at,
+    pupsourcing_rows.size AS size,
+    SUM(pupsourcing_rows.size) OVER (
+      ORDER BY pupsourcing_rows.global_position
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS total
+  FROM (
+    SELECT
+      events.global_position AS global_position,
+      events.aggregate_type AS aggregate_type,
+      events.aggregate_id AS aggregate_id,
+      events.aggregate_version AS aggregate_version,
+      events.event_id AS event_id,
+      events.event_type AS event_type,
+      events.event_version AS event_version,
+      events.payload AS payload,
+      events.trace_id AS trace_id,
+      events.correlation_id AS correlation_id,
+      events.causation_id AS causation_id,
+      events.metadata AS metadata,
+      events.created_at AS created_at,
+      LEAST(
+        octet_length(convert_to(CAST(events.payload AS TEXT), 'UTF8')) + COALESCE(octet_length(CAST(events.metadata AS TEXT)), 0),
+        CAST(%(max_bytes)s AS BIGINT)
+      ) AS size
+    FROM events
+    WHERE
+      events.global_position > (
+        SELECT
+          CAST(%(after)s AS BIGINT) AS anon_1
+      )
+      AND events.global_position <= (
+        SELECT
+          CAST(%(up_to)s AS BIGINT) AS anon_2
+      )
+    ORDER BY
+      events.global_position
+    LIMIT (
+      SELECT
+        CAST(%(limit)s AS BIGINT) AS anon_3
+    )
+  ) AS pupsourcing_rows
+) AS pupsourcing_measured
+WHERE
+  pupsourcing_measured.total - pupsourcing_measured.size <= CAST(%(max_bytes)s AS BIGINT)
+ORDER BY
+  pupsourcing_measured.global_position;
+
 -- page: backwards
 SELECT
   events.global_position,
@@ -542,7 +776,7 @@ LIMIT (
 
 -- page: aggregate types, backwards
 SELECT
-  pupsourcing_row.global_position,
+  pupsourcing_page.global_position,
   pupsourcing_row.aggregate_type,
   pupsourcing_row.aggregate_id,
   pupsourcing_row.aggregate_version,

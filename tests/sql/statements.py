@@ -33,6 +33,7 @@ from pupsourcing_sa.status._statements import StatusStatements
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._position_statements import PositionStatements
 from pupsourcing_sa.store._read_statements import ReadStatements
+from pupsourcing_sa.store.pages import ByteLimit
 from pupsourcing_sa.tables.guard_statements import create_guard, drop_guard, replace_guard
 from pupsourcing_sa.tables.guards import current_guards
 from pupsourcing_sa.telemetry import NO_TELEMETRY
@@ -129,6 +130,11 @@ def _pages(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
         Scope(aggregate_types=("User",), event_types=("Opened",), partitions=4),
     ):
         yield f"page: {scope}", statements.page(scope, backwards=False)
+    for byte_limit in ByteLimit:
+        limited = statements.page(Scope(), backwards=False, byte_limit=byte_limit)
+        yield f"page: byte limit by {byte_limit.value}", limited
+    json = ReadStatements(EventTables(payload=JSONB))
+    yield "page: JSONB, byte limit by total", json.page(Scope(), backwards=False, byte_limit=ByteLimit.TOTAL)
     yield "page: backwards", statements.page(Scope(), backwards=True)
     yield "page: aggregate types, backwards", statements.page(Scope(aggregate_types=("User",)), backwards=True)
 

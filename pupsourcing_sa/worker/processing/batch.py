@@ -45,12 +45,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import PartitionParkedError, StablePositionError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.worker.execution.protocol import BindHandler
+from pupsourcing_sa.worker.processing.byte_budget import BoundedPages
 from pupsourcing_sa.worker.processing.careful import CarefulMode, is_suspicious
 from pupsourcing_sa.worker.processing.checkpoints import LockedCheckpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
@@ -121,6 +123,10 @@ class BatchTransaction:
         self._is_stopping = is_stopping
         #: Time at which the process started; ``None`` once it was compared with the failure that the processor found.
         self._started_at = context.started_at
+        subscription, config = context.subscription, context.config
+        self._bytes = BoundedPages(
+            subscription.batch_bytes or config.batch_bytes, subscription.batch_size or config.batch_size
+        )
 
     def run(
         self, session: Session, bind: BindHandler, request: BatchRequest, progress: BatchProgress
@@ -244,12 +250,12 @@ class BatchTransaction:
         is_alone = locked.failed_position is not None or self._is_dangerous(locked)
         limit = 1 if is_alone else request.max_events
         up_to = min(request.up_to, after + request.window)
-        events = store.reader.page(session, self._context.scope, after, up_to, limit)
-        if not events and up_to < request.up_to:
+        page = self._bytes.read(partial(store.reader.page, session, self._context.scope, after, up_to), limit)
+        if not page.events and up_to < request.up_to:
             # The next event may be far ahead, as in a log that was adopted with its positions.
             up_to = store.reader.end_of_gap(session, up_to, request.up_to)
-        end = max(after, up_to) if len(events) < limit else events[-1].global_position
-        return _Page(events, end, server_identity)
+        end = page.events[-1].global_position if page.has_more else max(after, up_to)
+        return _Page(page.events, end, server_identity)
 
     def _handle(
         self,
