@@ -88,7 +88,7 @@ class Hooks:
 
     Args:
         telemetry: the user's object, or ``None``.
-        report: returns the exception that a span gets in place of the operation's own.
+        report: returns the exception that a span or the log gets in place of another.
         common: data of every span and event.
     """
 
@@ -115,8 +115,8 @@ class Hooks:
         try:
             span = self._telemetry.span(name, data)
             span.__enter__()
-        except Exception:
-            _log_failure(name)
+        except Exception as failure:
+            self._log(name, failure)
             yield data
             return
         try:
@@ -131,8 +131,8 @@ class Hooks:
         if self._telemetry is not None:
             try:
                 self._telemetry.event(name, self._common | data)
-            except Exception:
-                _log_failure(name)
+            except Exception as failure:
+                self._log(name, failure)
 
     def _leave(self, name: str, span: AbstractContextManager[Any], error: BaseException | None) -> None:
         error = None if error is None else self._report(error)
@@ -141,11 +141,11 @@ class Hooks:
         except Exception as raised:
             # A generator-based context manager raises the operation's own exception again.
             if raised is not error:
-                _log_failure(name)
+                self._log(name, raised)
 
-
-def _log_failure(name: str) -> None:
-    _logger.exception("telemetry failed; the worker continues", extra={"hook": name})
+    def _log(self, name: str, failure: Exception) -> None:
+        # The operation's own exception may be its context.
+        _logger.error("telemetry failed; the worker continues", exc_info=self._report(failure), extra={"hook": name})
 
 
 #: Hooks without a `Telemetry`.

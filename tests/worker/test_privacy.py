@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,18 +20,20 @@ VIEW = Table("view", MetaData(), Column("email", Text, primary_key=True))
 
 
 class Spans:
-    """Telemetry that keeps the exceptions of its spans as text, as a tracer does."""
+    """Telemetry that keeps the exceptions of its spans as text, as a tracer does, and then fails."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
 
-    @contextmanager
-    def span(self, _: str, __: dict[str, Any]) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
+    def span(self, _: str, __: dict[str, Any]) -> Spans:
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
             self.errors.append(f"{error!r} from {error.__cause__!r}")
-            raise
+            raise ConnectionError("cannot export")  # the log gets this, with its context
 
     def event(self, _: str, data: dict[str, Any]) -> None: ...
 
