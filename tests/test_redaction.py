@@ -195,6 +195,10 @@ def test_exceptions_of_the_application_that_refer_to_a_hidden_one() -> None:
     assert (found.code, found.inner) == (7, report.__cause__)  # type: ignore[attr-defined]
     assert str(other) == "'mine'"
     assert report.__cause__.params is None
+    only_context = RuntimeError("raised while an error was handled")
+    only_context.__context__ = inner
+    assert EMAIL in _text(only_context)
+    assert EMAIL not in _report(only_context)
     # The originals are unchanged.
     assert raised.value.__cause__ is inner
     assert EMAIL in str(inner)
