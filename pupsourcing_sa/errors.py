@@ -18,6 +18,8 @@
      ├── TablesMissingError                the tables do not exist; run the migrations
      ├── TableNameError                    (also a ValueError) the metadata has another table of this name
      ├── PartitionsError                   (also a ValueError) code and tables differ in the number of partitions
+     ├── LogMismatchError                  (also a ValueError) a consumer's checkpoints belong to another log
+     ├── OperationRefusedError             an operation on a consumer is not safe, or there is no such consumer
      ├── PartitionParkedError              a drain reached a partition that is parked
      ├── HandlerTransactionError           a handler committed or rolled back its session
      ├── ImportFailed                      a line of an import is invalid
@@ -31,6 +33,7 @@ Other database errors arrive as SQLAlchemy raises them.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -44,8 +47,10 @@ __all__ = [
     "HandlerTransactionError",
     "ImportFailed",
     "KeyTooLongError",
+    "LogMismatchError",
     "MissingExtraError",
     "NoEventsError",
+    "OperationRefusedError",
     "OptimisticConcurrencyError",
     "PartitionParkedError",
     "PartitionsError",
@@ -276,6 +281,44 @@ class PartitionsError(PupsourcingError, ValueError):
             f"checkpoints belong. Set partitions = {existing}, or give the consumer another name. To start it "
             "from the beginning, stop its workers and delete its assignments, its checkpoints and what it wrote"
         )
+
+
+class LogMismatchError(PupsourcingError, ValueError):
+    """A consumer's checkpoints belong to another log.
+
+    Their positions mean nothing in this log: the consumer would skip events.
+
+    Attributes:
+        consumer: name of the consumer.
+        log: the log that the worker follows, as the database names it.
+        existing: the log that the checkpoints belong to.
+    """
+
+    def __init__(self, consumer: str, log: str, existing: str) -> None:
+        self.consumer = consumer
+        self.log = log
+        self.existing = existing
+        super().__init__(
+            f"consumer {consumer!r} would follow the log {log}, but its checkpoints belong to the log {existing}. Give "
+            "one of the two consumers another name, or use other WorkerTables for each log, such as in another schema. "
+            f"If {existing} was renamed to {log}, run pupsourcing-sa consumers adopt-log {shlex.quote(consumer)}"
+        )
+
+
+class OperationRefusedError(PupsourcingError):
+    """An operation on a consumer is not safe, or there is no such consumer. Nothing was changed.
+
+    Attributes:
+        operation: name of the method of `ConsumerOperations`.
+        consumer: name of the consumer.
+        reason: why it was refused, and the remedy.
+    """
+
+    def __init__(self, operation: str, consumer: str, reason: str) -> None:
+        self.operation = operation
+        self.consumer = consumer
+        self.reason = reason
+        super().__init__(f"{operation} of consumer {consumer!r} is refused: {reason}")
 
 
 class PartitionParkedError(PupsourcingError):

@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from pupsourcing_sa import WorkerTables, consumer
+from pupsourcing_sa import EventTables, WorkerTables, consumer
 from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.coordination.membership import Membership
@@ -41,12 +42,14 @@ class Recorder:
 class Group:
     """A worker group, and the nodes that a test plays."""
 
-    def __init__(self, engine: Engine, tables: WorkerTables) -> None:
+    def __init__(self, engine: Engine, tables: WorkerTables, events: EventTables | None = None) -> None:
         self.engine = engine
         self.tables = tables
         self.clock = Clock()
         self.recorder = Recorder()
-        tables.metadata.create_all(engine)
+        self.events = events or EventTables()
+        for metadata in (tables.metadata, self.events.metadata):
+            metadata.create_all(engine)
 
     def node(self, config: WorkerConfig | None = None, /, **partitions: int) -> tuple[UUID, Membership]:
         subscriptions = [
@@ -55,7 +58,9 @@ class Group:
         ]
         worker_id = uuid4()
         hooks = Hooks(self.recorder, worker=str(worker_id))
-        return worker_id, Membership(self.tables, worker_id, subscriptions, config or WorkerConfig(), hooks, self.clock)
+        log = LogName(self.events, self.tables)
+        membership = Membership(self.tables, log, worker_id, subscriptions, config or WorkerConfig(), hooks, self.clock)
+        return worker_id, membership
 
     def do(self, work: Callable[[Session], _T]) -> _T:
         with Session(self.engine) as session:

@@ -19,6 +19,8 @@ ARGUMENTS = {
     "UnreadableEventError": (4711, _ID, "created_at", "it is infinity"),
     "KeyTooLongError": ("User", "a" * 5000, "aggregate_id", 5000),
     "StaleHeadsError": ([("User", "ann")], "aggregate_heads"),
+    "LogMismatchError": ("orders", "public.events", "shop.events"),
+    "OperationRefusedError": ("remove", "orders", "running nodes have it"),
     "PartitionsError": ("orders", 4, 2),
     "PartitionParkedError": ("orders", 1, 4711),
     "ImportFailed": (7, 5, "not JSON"),

@@ -29,7 +29,7 @@ from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import seconds, whole_number
 from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.status import HEARTBEAT_TIMEOUT, LAG_LIMIT, Status, read_status
-from pupsourcing_sa.status.findings import StatusLimits, diagnose
+from pupsourcing_sa.status.findings import StatusLimits, diagnose, notes
 
 __all__ = ["status"]
 
@@ -41,7 +41,8 @@ _HELP: Final = """\
 Show the nodes and consumers of a log, and report problems.
 
 Problems come first, one line each. Failing and parked partitions, partitions without a running node, and checkpoints
-ahead of the log are always reported. The tables show how far each partition is behind, what fails and which
+ahead of the log are always reported. A consumer that was stopped in an orderly way while others run is only a note. The
+tables show how far each partition is behind, what fails and which
 transactions block it.
 """
 
@@ -145,7 +146,7 @@ def status(
     )
     findings = diagnose(found, limits)
     if console is None:
-        data = {"findings": [asdict(finding) for finding in findings]} | found.to_dict()
+        data = {"findings": [asdict(finding) for finding in findings], "notes": notes(found)} | found.to_dict()
         write(f"{json.dumps(data, indent=2)}\n")
     else:
         from pupsourcing_sa.cli._status_report import print_report

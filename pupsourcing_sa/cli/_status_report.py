@@ -14,7 +14,7 @@ from rich.text import Text
 from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.status import ConsumerStatus, PartitionStatus, Status
 from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
-from pupsourcing_sa.status.findings import Finding, is_ahead_of_log
+from pupsourcing_sa.status.findings import Finding, is_ahead_of_log, notes
 
 __all__ = ["print_report"]
 
@@ -31,6 +31,8 @@ def print_report(console: Console, status: Status, findings: Iterable[Finding]) 
         write(f"problem: {finding.message}", "bold red")
     if not findings:
         write("ok: no problems found", "green")
+    for note in notes(status):
+        write(f"note: {note}")
     write("")
     write(
         f"log: last position {status.last_position:,}, stable position {status.stable_position:,}, "
@@ -121,7 +123,7 @@ def _consumers(status: Status) -> Table:
                 f"{partition.lag_events:,}" if partition.is_lag_exact else f">{partition.lag_events - 1:,}",
                 _time(partition.lag_seconds) if partition.lag_events else "",
                 state,
-                is_ok=state == "assigned",
+                is_ok=state in ("assigned", "stopped"),
             )
     return table
 
@@ -129,6 +131,8 @@ def _consumers(status: Status) -> Table:
 def _state(consumer: ConsumerStatus, partition: PartitionStatus, silent: set[UUID], last_issued: int) -> str:
     if is_ahead_of_log(partition, last_issued):
         return "ahead of log"
+    if consumer.is_stopped:
+        return "stopped"
     if partition.failing is not None:
         return "failing" if partition.failing.parked_at is None else "parked"
     if not consumer.live_nodes:

@@ -48,6 +48,7 @@ __all__ = [
     "constant",
     "duration",
     "moment",
+    "oid_if_exists",
     "oid_of",
     "oid_of_database",
     "opaque",
@@ -169,6 +170,11 @@ def qualified_name(table: Table, connection: Connection) -> str:
 
 def oid_of(table: Table) -> ColumnElement[Any]:
     return cast(cast(_NameOf(table), REGCLASS), OID)
+
+
+def oid_if_exists(table: Table) -> ColumnElement[Any]:
+    """Return the oid of a table; NULL if there is none of its name."""
+    return cast(func.to_regclass(_NameOf(table)), OID)
 
 
 def oid_of_database() -> ColumnElement[Any]:

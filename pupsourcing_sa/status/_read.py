@@ -14,6 +14,7 @@ from pupsourcing_sa._checks import MAX_BIGINT, check_int, check_seconds, check_t
 from pupsourcing_sa.postgres.connections import SyncSession, async_session_of, connection_of
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.lock_holders import holder_of
+from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.status._statements import StatusStatements
 from pupsourcing_sa.status.durations import held_back_seconds, locked_seconds
 from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, RunningBatch, Status
@@ -44,7 +45,10 @@ def read_status(
 ) -> Status:
     """Return the status of a log's workers.
 
-    It executes six statements, whatever the number of consumers, and a seventh if a checkpoint is locked.
+    It executes seven statements, whatever the number of consumers, and an eighth if a checkpoint is locked.
+
+    Consumers of other logs that share the workers' tables are left out. Nodes do not say which log they follow, so all
+    of them are listed.
 
     **Lag** counts every event above the checkpoint, because only the consumer's code knows its scope. A consumer moves
     its checkpoint past events outside its scope every few seconds, or every 10,000 positions. An idle consumer
@@ -80,13 +84,15 @@ def read_status(
     store = store.sync_store if isinstance(store, AsyncEventStore) else store
     tables = tables or WorkerTables(schema=store.tables.events.schema)
     statements = StatusStatements(store.tables, tables)
+    log_name = LogName(store.tables, tables).read(session)
     positions, log_problem = store.reader.inspect(session)
     stable = positions.stable
     blocking = tuple(store.blocking_appends(session))
     connection = connection_of(session, tables.consumer_checkpoints)
     with translated(*tables.tables):
         node_rows = connection.execute(statements.nodes).all()
-        partition_rows = connection.execute(statements.partitions, {"max_counted": lag_limit + 1}).all()
+        parameters = {"max_counted": lag_limit + 1, "own_log": log_name}
+        partition_rows = connection.execute(statements.partitions, parameters).all()
         # Read the log after the checkpoints, because both advance meanwhile. A checkpoint never exceeds the last
         # position issued when the checkpoint was read, and later statements see the same position or a higher one. Only
         # a restart or a restore of the log breaks this rule.
@@ -157,8 +163,10 @@ def _consumers(
 ) -> Iterable[ConsumerStatus]:
     for name, partition_rows in groupby(rows, lambda row: row.consumer_name):
         live_nodes = sum(name in node.consumers for node in nodes if not node.is_silent)
-        partitions = tuple(_partition(row, locks.get((name, row.partition)), lag_limit) for row in partition_rows)
-        yield ConsumerStatus(name, live_nodes, partitions)
+        found = list(partition_rows)
+        partitions = tuple(_partition(row, locks.get((name, row.partition)), lag_limit) for row in found)
+        is_stopped = not live_nodes and not any(row.is_assigned for row in found)
+        yield ConsumerStatus(name, live_nodes, partitions, is_stopped)
 
 
 def _partition(row: Row[Any], lock: Row[Any] | None, lag_limit: int) -> PartitionStatus:

@@ -91,7 +91,7 @@ class StatusStatements:
 
     @cached_property
     def partitions(self) -> Select[Any]:
-        """Every partition with its node, checkpoint, lag and failure, by consumer and partition.
+        """Every partition of ``own_log`` with its node, checkpoint, lag and failure, by consumer and partition.
 
         A partition without a checkpoint row is at the start of the log. One without an assignment row has no node.
 
@@ -119,10 +119,12 @@ class StatusStatements:
         assignments, checkpoints = self._tables.consumer_assignments, self._tables.consumer_checkpoints
         a, c = assignments.c, checkpoints.c
         is_same = and_(a.consumer_name == c.consumer_name, a.partition == c.partition)
+        own_log = parameter("own_log", Text())
         return (
             select(
                 func.coalesce(a.consumer_name, c.consumer_name).label("consumer_name"),
                 func.coalesce(a.partition, c.partition).label("partition"),
+                a.partition.is_not(None).label("is_assigned"),
                 a.worker_id,
                 func.coalesce(c.last_position, constant(0)).label("position"),
                 func.coalesce(c.attempts, constant(0)).label("attempts"),
@@ -134,6 +136,7 @@ class StatusStatements:
                 moment(c.parked_at).label("parked_at"),
             )
             .select_from(assignments.join(checkpoints, is_same, full=True))
+            .where(func.coalesce(a.log, c.log, own_log) == own_log)
             .cte("pupsourcing_partitions")
         )
 

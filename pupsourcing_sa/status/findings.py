@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
 from pupsourcing_sa.status.model import SUSPICIOUS_DEATHS, ConsumerStatus, NodeStatus, PartitionStatus, Status
 
-__all__ = ["Finding", "StatusLimits", "diagnose", "is_ahead_of_log"]
+__all__ = ["Finding", "StatusLimits", "diagnose", "is_ahead_of_log", "notes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,8 @@ class Finding:
 def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding]:
     """Return the problems in a status, the most far-reaching first; an empty list if there is none.
 
-    Consequences of a larger problem are left out: if no node is live, consumers without a node are not reported.
+    Consequences of a larger problem are left out: if no node is live, consumers without a node are not reported. While
+    nodes are live, a consumer that was stopped in an orderly way is no problem, whatever it failed on; see `notes`.
 
     Args:
         status: the result of `read_status`.
@@ -66,6 +68,8 @@ def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding
         findings.append(_held_back(status, limits.max_stall_seconds))
     for consumer in status.consumers:
         findings += _ahead_of_log(consumer, status.last_issued)
+        if status.has_live_node and consumer.is_stopped:
+            continue
         if status.has_live_node:
             findings += _without_node(consumer)
         for partition in consumer.partitions:
@@ -75,6 +79,16 @@ def diagnose(status: Status, limits: StatusLimits | None = None) -> list[Finding
             findings += _lock(name, partition, limits.max_lock_seconds)
             findings += _lag(name, partition, limits)
     return findings
+
+
+def notes(status: Status) -> list[str]:
+    """Return what is worth knowing and no problem: consumers that were stopped while other ones run."""
+    stopped = [consumer for consumer in status.consumers if consumer.is_stopped and status.has_live_node]
+    return [
+        f"{_name(consumer)} is not running; it was stopped in an orderly way. If it was removed from the code, run "
+        f"{_remove(consumer)}"
+        for consumer in stopped
+    ]
 
 
 def is_ahead_of_log(partition: PartitionStatus, last_issued: int) -> bool:
@@ -90,6 +104,10 @@ def _log(status: Status) -> Iterator[Finding]:
     if status.log_problem is not None:
         is_replicated = isinstance(status.log_problem, ReplicatedLogError)
         yield Finding("replicated_log" if is_replicated else "sequence_behind_log", str(status.log_problem))
+
+
+def _remove(consumer: ConsumerStatus) -> str:
+    return f"pupsourcing-sa consumers remove {one_line(shlex.quote(consumer.name))}"
 
 
 def _silent_node(node: NodeStatus) -> Finding:
@@ -125,8 +143,8 @@ def _without_node(consumer: ConsumerStatus) -> Iterator[Finding]:
     if not consumer.live_nodes:
         yield Finding(
             "no_node_for_consumer",
-            f"{_name(consumer)} has no running node. Start a worker that includes it or, if the consumer was removed, "
-            "delete its rows from the tables of assignments and checkpoints",
+            f"{_name(consumer)} has no running node: the last one did not stop in an orderly way. Start a worker that "
+            f"includes it or, if the consumer was removed from the code, run {_remove(consumer)}",
         )
         return
     unassigned = [partition.partition for partition in consumer.partitions if partition.worker_id is None]

@@ -133,11 +133,14 @@ class ConsumerStatus:
         name: its name.
         live_nodes: number of nodes that include it and are not silent.
         partitions: its partitions, in order.
+        is_stopped: True if it is not supposed to run: it was stopped in an orderly way, or only drained. It has
+            checkpoints and no assignments.
     """
 
     name: str
     live_nodes: int
     partitions: tuple[PartitionStatus, ...]
+    is_stopped: bool = False
 
     @property
     def lag_seconds(self) -> float:

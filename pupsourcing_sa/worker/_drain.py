@@ -1,7 +1,9 @@
 """The drain: a run of a worker that processes the log once and returns.
 
-A drain is not a node: it has no heartbeat and no assignments. It can run beside nodes, because only the transaction
-that locks the checkpoint processes a batch.
+A drain is not a node: it has no heartbeat and no assignments. After it has succeeded, its consumers are not supposed to
+run. It therefore deletes assignments that dead nodes have left behind.
+
+It can run beside nodes, because only the transaction that locks the checkpoint processes a batch.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import asyncio
 
 from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Processors, Run
-from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.dispatch.dispatcher import read_positions
 from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
@@ -29,6 +30,7 @@ class Drain(Service):
     def __init__(self, run: Run) -> None:
         super().__init__("pupsourcing-drain")
         self._drain_run = run
+        self._membership = run.membership()
         self._processors = Processors(run, worker_id=None)
         self._draining: list[DrainProcessor] = []
 
@@ -42,12 +44,12 @@ class Drain(Service):
         if positions is not None and not self.stopping.is_set():
             with self._drain_run.announced():
                 await self._process(positions)
+                await self._drain_run.coordinate(self._membership.retire)
 
     async def _start(self) -> LogPositions:
         run = self._drain_run
-        membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
         positions = await read_positions(run.executions.log, run.store)
-        await run.coordinate(membership.declare)
+        await run.coordinate(self._membership.declare)
         return positions
 
     async def _process(self, positions: LogPositions) -> None:

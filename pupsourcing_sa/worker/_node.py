@@ -35,7 +35,6 @@ from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.store.positions import LogPositions
 from pupsourcing_sa.worker._run import Processors, Run
 from pupsourcing_sa.worker.classification import is_temporary
-from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.dispatch.dispatcher import Dispatcher, read_positions
 from pupsourcing_sa.worker.lifecycle import shutdown
 from pupsourcing_sa.worker.lifecycle.outage import Outage
@@ -58,14 +57,15 @@ _MAX_START_DELAY: Final = 5.0
 class Node(Service):
     """A node of a worker group; see the module.
 
-    The task raises `TablesMissingError`, `PartitionsError` and `StablePositionError` if the node cannot start.
+    The task raises `TablesMissingError`, `LogMismatchError`, `PartitionsError` and `StablePositionError` if the node
+    cannot start.
     """
 
     def __init__(self, run: Run) -> None:
         super().__init__("pupsourcing-node")
         self._node_run = run
         self._details = {"worker": str(run.worker_id)}
-        self._membership = Membership(run.tables, run.worker_id, run.subscriptions.values(), run.config, run.hooks)
+        self._membership = run.membership()
         self._processors = Processors(run, run.worker_id)
         self._stable = StablePosition()
         self._pool = ProcessorPool(

@@ -15,15 +15,18 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Subscription
+from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.store import EventStore
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
+from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.execution.protocol import Execution
 from pupsourcing_sa.worker.lifecycle import shutdown
 from pupsourcing_sa.worker.lifecycle.tasks import cancel_all
 from pupsourcing_sa.worker.partition import Partition
 from pupsourcing_sa.worker.processing.careful import Announcements
+from pupsourcing_sa.worker.processing.checkpoint_fence import CheckpointFence, KnownLogs
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
@@ -87,6 +90,11 @@ class Run:
             _logger.info("worker stopped", extra=details)
             self.hooks.event("worker.stopped")
 
+    def membership(self) -> Membership:
+        """Return the membership of this run in its worker group."""
+        log = LogName(self.store.tables, self.tables)
+        return Membership(self.tables, log, self.worker_id, self.subscriptions.values(), self.config, self.hooks)
+
     async def coordinate(self, work: Callable[[Session], _T]) -> _T:
         """Run a transaction of the node."""
         return await self.executions.coordination("pupsourcing-coordination", lambda session, _: work(session))
@@ -103,7 +111,8 @@ class Processors:
     def __init__(self, run: Run, worker_id: UUID | None) -> None:
         self._run = run
         self._worker_id = worker_id
-        self._statements = CheckpointStatements(run.tables)
+        self._statements = CheckpointStatements(run.tables, run.store.tables.events)
+        self._logs = KnownLogs(run.store.tables, run.tables)
         patience = run.config.stall_warning
         self._announcements = None if worker_id is None else Announcements(run.tables, worker_id, patience)
         #: Batches read this in their threads.
@@ -115,7 +124,13 @@ class Processors:
         return PartitionContext(
             subscription=subscription,
             scope=replace(subscription.scope, partition=partition.number),
-            checkpoint=Checkpoint(run.tables, partition.consumer, partition.number, self._statements),
+            checkpoint=Checkpoint(
+                run.tables,
+                partition.consumer,
+                partition.number,
+                self._statements,
+                CheckpointFence(self._logs, partition.consumer, subscription.scope.partitions),
+            ),
             execution=run.executions.batches,
             store=run.store,
             config=run.config,

@@ -2,7 +2,8 @@
 SELECT
   consumer_assignments.consumer_name,
   consumer_assignments.partition,
-  consumer_assignments.worker_id
+  consumer_assignments.worker_id,
+  consumer_assignments.log
 FROM consumer_assignments;
 
 -- assign
@@ -14,23 +15,34 @@ WHERE
 -- declare, 1
 SELECT
   anon_1.consumer_name,
-  MAX(anon_1.partition) + 1 AS anon_2
+  GREATEST(MAX(anon_1.partition) + 1, MAX(anon_1.partitions)) AS greatest_1,
+  MAX(anon_1.log) FILTER(WHERE
+    anon_1.log <> CAST(%(own_log)s AS VARCHAR)) AS anon_2,
+  BOOL_OR(anon_1.is_unmarked) AS bool_or_1
 FROM (
   SELECT
-    consumer_assignments.consumer_name AS consumer_name,
-    consumer_assignments.partition AS partition
-  FROM consumer_assignments
+    consumer_checkpoints.consumer_name AS consumer_name,
+    consumer_checkpoints.partition AS partition,
+    consumer_checkpoints.partitions AS partitions,
+    consumer_checkpoints.log AS log,
+    consumer_checkpoints.log IS NULL OR consumer_checkpoints.partitions IS NULL AS is_unmarked
+  FROM consumer_checkpoints
   UNION ALL
   SELECT
-    consumer_checkpoints.consumer_name AS consumer_name,
-    consumer_checkpoints.partition AS partition
-  FROM consumer_checkpoints
+    consumer_assignments.consumer_name AS consumer_name,
+    consumer_assignments.partition AS partition,
+    CAST(NULL AS INT) AS anon_3,
+    consumer_assignments.log AS log,
+    consumer_assignments.log IS NULL AS anon_4
+  FROM consumer_assignments
 ) AS anon_1
 WHERE
   anon_1.consumer_name = ANY(
     CAST(%(names)s AS TEXT[])
   )
 GROUP BY
+  anon_1.consumer_name
+ORDER BY
   anon_1.consumer_name;
 
 -- declare, 2
@@ -113,16 +125,43 @@ VALUES
     CAST(%(log)s AS VARCHAR)
   ) ON CONFLICT DO NOTHING;
 
+-- retire
+DELETE FROM consumer_assignments
+WHERE
+  consumer_assignments.consumer_name = ANY(
+    CAST(%(names)s AS TEXT[])
+  )
+  AND (
+    consumer_assignments.log IS NULL
+    OR consumer_assignments.log = CAST(%(own_log)s AS VARCHAR)
+  )
+  AND NOT (
+    EXISTS(
+      SELECT
+        *
+      FROM worker_nodes
+      WHERE
+        consumer_assignments.consumer_name = ANY(
+          worker_nodes.consumers
+        )
+    )
+  );
+
 -- runnable
 SELECT
   consumer_assignments.consumer_name,
   consumer_assignments.partition,
   COALESCE(consumer_checkpoints.last_position, 0) AS coalesce_1,
-  consumer_checkpoints.retry_at IS NOT NULL AS anon_1
+  consumer_checkpoints.retry_at IS NOT NULL AS anon_1,
+  consumer_checkpoints.partitions
 FROM consumer_assignments
 LEFT OUTER JOIN consumer_checkpoints
   ON consumer_checkpoints.consumer_name = consumer_assignments.consumer_name
   AND consumer_checkpoints.partition = consumer_assignments.partition
 WHERE
   consumer_assignments.worker_id = CAST(%(node)s AS UUID)
+  AND (
+    consumer_assignments.log IS NULL
+    OR consumer_assignments.log = CAST(%(own_log)s AS VARCHAR)
+  )
   AND consumer_checkpoints.parked_at IS NULL;

@@ -1,22 +1,42 @@
+-- adopt
+UPDATE consumer_checkpoints SET log = COALESCE(consumer_checkpoints.log, CAST(%(own_log)s AS VARCHAR)), partitions = COALESCE(consumer_checkpoints.partitions, CAST(%(own_partitions)s AS INT))
+WHERE
+  consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT);
+
 -- create
 INSERT INTO consumer_checkpoints (
   consumer_name,
-  partition
+  partition,
+  log,
+  partitions
 )
 SELECT
-  CAST(%(own_consumer)s AS VARCHAR) AS anon_1,
-  CAST(%(own_partition)s AS INT) AS anon_2
+  consumer_assignments.consumer_name,
+  consumer_assignments.partition,
+  CAST(%(own_log)s AS VARCHAR) AS anon_1,
+  CAST(%(own_partitions)s AS INT) AS anon_2
+FROM consumer_assignments
 WHERE
-  NOT (
+  consumer_assignments.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_assignments.partition = CAST(%(own_partition)s AS INT)
+  AND (
+    consumer_assignments.log IS NULL
+    OR consumer_assignments.log = CAST(%(own_log)s AS VARCHAR)
+  )
+  AND NOT (
     EXISTS(
       SELECT
         *
       FROM consumer_checkpoints
       WHERE
         consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
-        AND consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)
+        AND (
+          consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)
+          OR consumer_checkpoints.partitions <> CAST(%(own_partitions)s AS INT)
+        )
     )
-  ) ON CONFLICT DO NOTHING
+  )   FOR KEY SHARE ON CONFLICT DO NOTHING
 RETURNING consumer_checkpoints.partition;
 
 -- failed_before
@@ -47,7 +67,10 @@ SELECT
       pg_catalog.pg_database.datname = CURRENT_DATABASE()
   ) AS TEXT) AS anon_2,
   locked."table",
-  current_setting('transaction_isolation') AS current_setting_1
+  current_setting('transaction_isolation') AS current_setting_1,
+  locked.log,
+  locked.partitions,
+  CAST(to_regclass('events') AS OID) AS to_regclass_1
 FROM (
   SELECT
     consumer_checkpoints.last_position AS last_position,
@@ -56,6 +79,8 @@ FROM (
     consumer_checkpoints.deaths AS deaths,
     consumer_checkpoints.parked_at AS parked_at,
     consumer_checkpoints.retry_at AS retry_at,
+    consumer_checkpoints.log AS log,
+    consumer_checkpoints.partitions AS partitions,
     tableoid AS "table"
   FROM consumer_checkpoints
   WHERE
@@ -84,6 +109,9 @@ SELECT
   ) AS TEXT) AS anon_2,
   locked."table",
   current_setting('transaction_isolation') AS current_setting_1,
+  locked.log,
+  locked.partitions,
+  CAST(to_regclass('events') AS OID) AS to_regclass_1,
   set_config('application_name', %(application_name)s, TRUE) AS set_config_1
 FROM (
   SELECT
@@ -93,6 +121,8 @@ FROM (
     consumer_checkpoints.deaths AS deaths,
     consumer_checkpoints.parked_at AS parked_at,
     consumer_checkpoints.retry_at AS retry_at,
+    consumer_checkpoints.log AS log,
+    consumer_checkpoints.partitions AS partitions,
     tableoid AS "table"
   FROM consumer_checkpoints
   WHERE

@@ -27,8 +27,10 @@ from pupsourcing_sa import AnyVersion, EventTables, Exact, NoStream, WorkerTable
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.migrations._catalog import read_guards
 from pupsourcing_sa.migrations._log_statements import AlterLogSequence, RenameLogConstraint
+from pupsourcing_sa.operations._statements import OperationStatements
 from pupsourcing_sa.postgres.checkpoint_locks import checkpoint_locks
 from pupsourcing_sa.postgres.connections import limit_transaction
+from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.status._statements import StatusStatements
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._position_statements import PositionStatements
@@ -81,7 +83,8 @@ def _groups() -> dict[str, list[tuple[str, ClauseElement]]]:
         "append.sql": [*_append(events)],
         "read.sql": [*_attributes(ReadStatements(events)), *_pages(events)],
         "positions.sql": [*_attributes(PositionStatements(events))],
-        "checkpoints.sql": [*_attributes(CheckpointStatements(workers))],
+        "checkpoints.sql": [*_attributes(CheckpointStatements(workers, events.events))],
+        "log_names.sql": [*_attributes(LogName(events, workers))],
         "locks.sql": [
             ("checkpoint_locks", checkpoint_locks(workers)),
             *_recorded(_find, workers),
@@ -100,6 +103,7 @@ def _groups() -> dict[str, list[tuple[str, ClauseElement]]]:
             *list(_recorded(_park_after_death, workers))[1:],
         ],
         "assignments.sql": [*_methods(Assignments(workers), _assignment_arguments)],
+        "operations.sql": [*_operations(OperationStatements(workers))],
         "status.sql": [*_attributes(StatusStatements(events, workers))],
         "tables.sql": [*_tables(events, workers)],
         "guards.sql": [*_guards(events)],
@@ -144,6 +148,13 @@ def _tables(events: EventTables, workers: WorkerTables) -> Iterator[tuple[str, C
         yield table.name, CreateTable(table)
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             yield str(index.name), CreateIndex(index)
+
+
+def _operations(statements: OperationStatements) -> Iterator[tuple[str, ClauseElement]]:
+    yield from _attributes(statements)
+    yield "live_nodes", statements.live_nodes(8.0)
+    for number, update in enumerate(statements.set_log(), 1):
+        yield f"set_log, {number}", update
 
 
 def _guards(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
@@ -247,9 +258,10 @@ _node_arguments: dict[str, tuple[Any, ...]] = {
     "remove_silent": (8.0,),
 }
 _assignment_arguments: dict[str, tuple[Any, ...]] = {
-    "declare": ({"orders": 2},),
+    "declare": ({"orders": 2}, "public.events"),
+    "retire": (["orders"], "public.events"),
     "assign": ({Partition("orders", 0): _NODE},),
-    "runnable": (_NODE,),
+    "runnable": (_NODE, {"orders": 2}, "public.events"),
 }
 
 # -- rendering -----------------------------------------------------------------------------------------------------

@@ -137,6 +137,7 @@ WITH pupsourcing_partitions AS (
   SELECT
     COALESCE(consumer_assignments.consumer_name, consumer_checkpoints.consumer_name) AS consumer_name,
     COALESCE(consumer_assignments.partition, consumer_checkpoints.partition) AS partition,
+    consumer_assignments.partition IS NOT NULL AS is_assigned,
     consumer_assignments.worker_id AS worker_id,
     COALESCE(consumer_checkpoints.last_position, 0) AS position,
     COALESCE(consumer_checkpoints.attempts, 0) AS attempts,
@@ -150,6 +151,8 @@ WITH pupsourcing_partitions AS (
   FULL OUTER JOIN consumer_checkpoints
     ON consumer_assignments.consumer_name = consumer_checkpoints.consumer_name
     AND consumer_assignments.partition = consumer_checkpoints.partition
+  WHERE
+    COALESCE(consumer_assignments.log, consumer_checkpoints.log, CAST(%(own_log)s AS VARCHAR)) = CAST(%(own_log)s AS VARCHAR)
 ), pupsourcing_reached AS (
   SELECT
     pupsourcing_partitions.position AS position,
@@ -202,6 +205,7 @@ WITH pupsourcing_partitions AS (
 SELECT
   pupsourcing_partitions.consumer_name,
   pupsourcing_partitions.partition,
+  pupsourcing_partitions.is_assigned,
   pupsourcing_partitions.worker_id,
   pupsourcing_partitions.position,
   pupsourcing_partitions.attempts,

@@ -13,7 +13,7 @@ import pytest
 
 from pupsourcing_sa.errors import ReplicatedLogError, SequenceBehindLogError
 from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
-from pupsourcing_sa.status.findings import Finding, StatusLimits, diagnose
+from pupsourcing_sa.status.findings import Finding, StatusLimits, diagnose, notes
 from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status
 from pupsourcing_sa.store.positions import BlockingAppend, LockHolder
 
@@ -38,14 +38,24 @@ PSQL = LockHolder(4712, None, "app", "psql", "idle in transaction", timedelta(se
 LOCKED = replace(WELL, locked_by=PSQL, locked_seconds=65.0)
 
 
+def consumer(*parts: PartitionStatus, name: str = "a", live_nodes: int = 1, is_stopped: bool = False) -> ConsumerStatus:
+    return ConsumerStatus(name, live_nodes, parts, is_stopped)
+
+
+STOPPED = consumer(replace(WELL, failing=FAILING, lag_events=9), name="old one", live_nodes=0, is_stopped=True)
+
+
 def status_of(*consumers: ConsumerStatus, nodes: tuple[NodeStatus, ...] = (ALIVE,), **given: Any) -> Status:
     values = {"taken_at": LONG_AGO, "last_position": 10, "last_issued": 10, "stable_position": 10}
     values |= {"held_back_seconds": 0.0, "blocking": ()}
     return Status(**(values | given), nodes=nodes, consumers=consumers)
 
 
-def consumer(*parts: PartitionStatus, name: str = "a", live_nodes: int = 1) -> ConsumerStatus:
-    return ConsumerStatus(name, live_nodes, parts)
+def test_notes():
+    (note,) = notes(status_of(STOPPED, consumer(WELL)))
+    assert note.startswith("consumer 'old one' is not running; it was stopped in an orderly way.")
+    assert note.endswith("run pupsourcing-sa consumers remove 'old one'")
+    assert notes(status_of(STOPPED, nodes=())) == []
 
 
 class TestDiagnosis:
@@ -85,6 +95,10 @@ class TestDiagnosis:
             (status_of(consumer(WELL), last_position=0, last_issued=10), {}, []),  # the newest events were deleted
             (status_of(consumer(WELL), last_position=9, last_issued=9), {}, ["ahead_of_log"]),
             (status_of(consumer(WELL), last_position=0, last_issued=0), {}, ["ahead_of_log"]),
+            (status_of(STOPPED), {}, []),
+            (status_of(STOPPED), {"max_lag_events": 1}, []),
+            (status_of(STOPPED, last_issued=9), {}, ["ahead_of_log"]),
+            (status_of(STOPPED, nodes=()), {}, ["no_node", "failing"]),
             (status_of(consumer(WELL, WELL), last_position=9, last_issued=9), {}, ["ahead_of_log"]),
             (status_of(consumer(WELL, live_nodes=0), nodes=(), last_issued=9), {}, ["no_node", "ahead_of_log"]),
             (
@@ -142,8 +156,8 @@ class TestDiagnosis:
             "transaction, started 75 s ago, last statement: update x; to end it: SELECT pg_terminate_backend(4712)",
             "consumer 'a' partition 7 is parked on event 7 (Placed 00000000-0000-0000-0000-000000000007), attempts "
             "3: ValueError: no; fix the cause, then set parked_at in its row of consumer_checkpoints to NULL",
-            "consumer 'b\\n' has no running node. Start a worker that includes it or, if the consumer was removed, "
-            "delete its rows from the tables of assignments and checkpoints",
+            "consumer 'b\\n' has no running node: the last one did not stop in an orderly way. Start a worker that "
+            "includes it or, if the consumer was removed from the code, run pupsourcing-sa consumers remove 'b '",
         ]
         assert diagnose(status_of(consumer(WELL), nodes=())) == [
             Finding("no_node", "no node is running: none of 1 consumers is processed. Start a worker")

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, WorkerTables
 from pupsourcing_sa.migrations._catalog import read_guards
+from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.worker import read_status
 from pupsourcing_sa.worker.coordination.assignments import Assignments
@@ -123,7 +124,8 @@ class Scene:
                 "positions": self.store.reader.positions(session),
                 "by id": self.store.reader.events_by_id(session, [failing.failing.event_id]),
                 "guards": read_guards(session.connection()),
-                "runnable": Assignments(self.workers).runnable(session.connection(), NODE),
+                "runnable": Assignments(self.workers).runnable(session.connection(), NODE, {"a": 2}, "log"),
+                "log": LogName(self.tables, self.workers).read(session),
                 "nodes": Nodes(self.workers).all(session.connection()),
             }
             lock = HolderQuery(Checkpoint(self.workers, "a", 1)).find(session, terminate_dead=True)

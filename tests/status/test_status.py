@@ -180,7 +180,7 @@ class TestReading:
         group.append(3)
         for number in range(20):
             group.partition(f"c{number}", node=group.node(f"c{number}"), position=number % 3)
-        assert count() == few == 6
+        assert count() == few == 7
 
     def test_rows_without_their_counterpart(self, group: Group):
         """A drain leaves checkpoints without assignments. A new consumer has only assignments."""

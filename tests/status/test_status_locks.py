@@ -244,7 +244,8 @@ def test_a_log_under_load_never_has_a_problem(fleet: Fleet, appends: int):
     """A writer and a worker are running, and a partition that no node runs is locked."""
     fleet.start(fleet.worker(fleet.see("a"), fleet.see("p", partitions=2), batch_size=3))
     fleet.wait(lambda: fleet.checkpoint("p") is not None)
-    fleet.query("INSERT INTO consumer_checkpoints (consumer_name, partition) VALUES ('b', 0)", commit=True)
+    for table in ("consumer_checkpoints", "consumer_assignments"):
+        fleet.query(f"INSERT INTO {table} (consumer_name, partition) VALUES ('b', 0)", commit=True)
 
     def write() -> None:
         for _ in range(appends):

@@ -13,12 +13,14 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa import WorkerTables
 from pupsourcing_sa.errors import HandlerTransactionError, TablesMissingError, TransactionRequiredError
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, Failure, LockedCheckpoint
+from tests.fix_processing import assign
 
 WORKER = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 
 
 @pytest.fixture
-def checkpoint(worker_tables: WorkerTables) -> Checkpoint:
+def checkpoint(engine: Engine, worker_tables: WorkerTables) -> Checkpoint:
+    assign(engine, worker_tables, "it's", 3)
     return Checkpoint(worker_tables, "it's", 3)
 
 

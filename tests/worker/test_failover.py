@@ -15,7 +15,7 @@ from pupsourcing_sa.worker import Worker
 from pupsourcing_sa.worker.execution.factory import execution_for
 from pupsourcing_sa.worker.processing.drain import DrainProcessor
 from tests.fix_postgres import open_database
-from tests.fix_processing import context_of
+from tests.fix_processing import assign, context_of
 from tests.fix_store import make_event
 from tests.fix_worker import Fleet
 from tests.waiting import wait_until
@@ -122,6 +122,7 @@ def test_no_batch_begins_with_the_stable_position_of_another_server(sync_fleet: 
     def drain() -> DrainProcessor:
         execution = execution_for(sessionmaker(fleet.engine), 1)
         context = context_of(fleet.see("all"), execution=execution, store=fleet.store, tables=fleet.tables)
+        assign(fleet.engine, fleet.tables, "all")
         return DrainProcessor(context, 10, "another server")
 
     async def main() -> None:

@@ -15,7 +15,7 @@ from pupsourcing_sa import PersistedEvent, consumer
 from pupsourcing_sa.worker.processing.batch import BatchRequest, BatchTransaction
 from pupsourcing_sa.worker.processing.outcomes import BatchInterrupted, BatchResult
 from pupsourcing_sa.worker.processing.overdue import BatchProgress
-from tests.fix_processing import context_of
+from tests.fix_processing import assign, context_of
 from tests.fix_worker import INSERT, Fleet
 
 
@@ -29,6 +29,7 @@ class Owner:
             during()
 
         context = context_of(handle, execution=None, store=fleet.store, tables=fleet.tables)
+        assign(fleet.engine, fleet.tables, "all")
         self._engine = fleet.engine
         self._transaction = BatchTransaction(context, is_stopping=lambda: False)
         self._last = BatchResult(scanned=0, checkpoint=-1, handled=0)

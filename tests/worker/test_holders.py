@@ -21,6 +21,7 @@ from pupsourcing_sa.worker.processing import lock_watch
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.lock_watch import CheckpointLock, HolderQuery
 from tests.fix_holders import holding, is_alive, pid_of, unprivileged, write_node
+from tests.fix_processing import assign
 from tests.fix_worker import Fleet, Recorder
 
 
@@ -30,7 +31,9 @@ def look(engine: Engine, checkpoint: Checkpoint, *, is_ending: bool = False) -> 
 
 
 @pytest.fixture
-def checkpoint(worker_tables: WorkerTables) -> Checkpoint:
+def checkpoint(engine: Engine, worker_tables: WorkerTables) -> Checkpoint:
+    for key in (("it's", 3), ("it's", 2), ("other", 3)):
+        assign(engine, worker_tables, *key)
     return Checkpoint(worker_tables, "it's", 3)
 
 

@@ -17,7 +17,7 @@ from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.execution.factory import execution_for
 from pupsourcing_sa.worker.processing import limits
 from pupsourcing_sa.worker.processing.drain import DrainProcessor
-from tests.fix_processing import context_of
+from tests.fix_processing import assign, context_of
 from tests.fix_worker import Fleet, Recorder
 
 
@@ -40,6 +40,7 @@ def test_consumers_take_turns(sync_fleet: Fleet):
             config=WorkerConfig(concurrency=1),
             clock=lambda: now[0],
         )
+        assign(fleet.engine, fleet.tables, name)
         return DrainProcessor(context, 30)
 
     async def main() -> None:

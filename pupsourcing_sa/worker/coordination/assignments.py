@@ -1,18 +1,50 @@
-"""The table of assignments of partitions to nodes: the statements, and the methods that execute them."""
+"""The table of assignments of partitions to nodes: the statements, and the methods that execute them.
+
+An assignment means that the partition should be running. Its node is NULL while no node can run it, as after a crash.
+Partitions that were stopped in an orderly way have no assignment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Text, bindparam, func, select, union_all
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Table,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from pupsourcing_sa.errors import PartitionsError
+from pupsourcing_sa.errors import LogMismatchError, PartitionsError
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker.partition import Partition, PartitionState
 
-__all__ = ["Assignments"]
+__all__ = ["Assignment", "Assignments"]
+
+
+class Assignment(NamedTuple):
+    """The assignment of a partition.
+
+    Attributes:
+        worker_id: node that runs the partition; ``None`` while no node does.
+        log: name of the log that the consumer follows; ``None`` if the row does not say so.
+    """
+
+    worker_id: UUID | None
+    log: str | None
 
 
 class Assignments:
@@ -23,68 +55,122 @@ class Assignments:
     """
 
     def __init__(self, tables: WorkerTables) -> None:
-        table = self._table = tables.consumer_assignments
-        checkpoints = self._checkpoints = tables.consumer_checkpoints
-        self._all = select(table.c.consumer_name, table.c.partition, table.c.worker_id)
-        is_same = (checkpoints.c.consumer_name == table.c.consumer_name) & (
-            checkpoints.c.partition == table.c.partition
-        )
-        # Look in both tables: an operator may have deleted a checkpoint, so that its partition starts over.
-        sources = (select(source.c.consumer_name, source.c.partition) for source in (table, checkpoints))
-        rows = union_all(*sources).subquery()
-        self._count = (
-            select(rows.c.consumer_name, func.max(rows.c.partition) + 1)
-            .where(rows.c.consumer_name == func.any(bindparam("names", type_=ARRAY(Text))))
+        assignments, checkpoints = tables.consumer_assignments, tables.consumer_checkpoints
+        self._assignments, self._checkpoints = assignments, checkpoints
+        a, c = assignments.c, checkpoints.c
+        log, partitions = bindparam("own_log", type_=Text()), bindparam("own_partitions", type_=Integer())
+        names = bindparam("names", type_=ARRAY(Text))
+        self._all = select(a.consumer_name, a.partition, a.worker_id, a.log)
+        # Look in both tables: an operator may have deleted rows of one of them.
+        is_unmarked = or_(c.log.is_(None), c.partitions.is_(None))
+        rows = union_all(
+            select(c.consumer_name, c.partition, c.partitions, c.log, is_unmarked.label("is_unmarked")),
+            select(a.consumer_name, a.partition, cast(null(), Integer), a.log, a.log.is_(None)),
+        ).subquery()
+        self._existing = (
+            select(
+                rows.c.consumer_name,
+                func.greatest(func.max(rows.c.partition) + 1, func.max(rows.c.partitions)),
+                func.max(rows.c.log).filter(rows.c.log != log),
+                func.bool_or(rows.c.is_unmarked),
+            )
+            .where(rows.c.consumer_name == func.any(names))
             .group_by(rows.c.consumer_name)
+            .order_by(rows.c.consumer_name)
         )
+        self._mark: tuple[Update, Update] = (
+            checkpoints.update()
+            .where(c.consumer_name == bindparam("name"), is_unmarked)
+            .values(log=log, partitions=partitions),
+            assignments.update().where(a.consumer_name == bindparam("name"), a.log.is_(None)).values(log=log),
+        )
+        is_same = and_(c.consumer_name == a.consumer_name, c.partition == a.partition)
         self._runnable = (
             select(
-                table.c.consumer_name,
-                table.c.partition,
-                func.coalesce(checkpoints.c.last_position, 0),
-                checkpoints.c.retry_at.is_not(None),
+                a.consumer_name,
+                a.partition,
+                func.coalesce(c.last_position, 0),
+                c.retry_at.is_not(None),
+                c.partitions,
             )
-            .select_from(table.outerjoin(checkpoints, is_same))
-            .where(table.c.worker_id == bindparam("node"), checkpoints.c.parked_at.is_(None))
+            .select_from(assignments.outerjoin(checkpoints, is_same))
+            .where(a.worker_id == bindparam("node"), or_(a.log.is_(None), a.log == log), c.parked_at.is_(None))
         )
         self._assign = (
-            table.update()
-            .where(table.c.consumer_name == bindparam("name"), table.c.partition == bindparam("number"))
+            assignments.update()
+            .where(a.consumer_name == bindparam("name"), a.partition == bindparam("number"))
             .values(worker_id=bindparam("node"), updated_at=func.now())
         )
+        is_capable = a.consumer_name == func.any(tables.worker_nodes.c.consumers)
+        self._retire = assignments.delete().where(
+            a.consumer_name == func.any(names), or_(a.log.is_(None), a.log == log), ~exists().where(is_capable)
+        )
 
-    def declare(self, connection: Connection, partitions: Mapping[str, int]) -> None:
-        """Ensure that every partition has an assignment and a checkpoint.
+    def declare(
+        self, connection: Connection, partitions: Mapping[str, int], log: str, *, is_assigned: bool = True
+    ) -> None:
+        """Ensure that every partition has a checkpoint and an assignment, marked with the log.
 
         Only the leader may call this. Otherwise two nodes with different numbers could both insert their rows.
 
         Args:
             connection: in the leader's transaction.
             partitions: number of partitions of each consumer.
+            log: name of the log that the consumers follow.
+            is_assigned: False to leave the assignments alone.
 
         Raises:
+            LogMismatchError: a consumer has rows for another log.
             PartitionsError: a consumer has rows for another number of partitions.
         """
-        for name, existing in connection.execute(self._count, {"names": list(partitions)}):
-            if existing != partitions[name]:
-                raise PartitionsError(name, partitions[name], existing)
+        unmarked = []
+        parameters = {"names": list(partitions), "own_log": log}
+        for name, number, other_log, is_unmarked in connection.execute(self._existing, parameters):
+            if other_log is not None:
+                raise LogMismatchError(name, log, other_log)
+            if number != partitions[name]:
+                raise PartitionsError(name, partitions[name], number)
+            if is_unmarked:
+                unmarked.append(name)
+        for name in unmarked:
+            marks = {"own_log": log, "own_partitions": partitions[name], "name": name}
+            for statement in self._mark:
+                connection.execute(statement, marks)
         rows = [
-            {"consumer_name": name, "partition": number}
+            {"consumer_name": name, "partition": number, "log": log, "partitions": count}
             for name, count in sorted(partitions.items())
             for number in range(count)
         ]
-        for table in (self._checkpoints, self._table):
-            # ON CONFLICT alone would wait for every transaction that has moved a checkpoint and has not committed.
-            present = {
-                (name, number) for name, number in connection.execute(select(table.c.consumer_name, table.c.partition))
-            }
-            missing = [row for row in rows if (row["consumer_name"], row["partition"]) not in present]
-            if missing:
-                connection.execute(insert(table).on_conflict_do_nothing(), missing)
+        self._insert_missing(connection, self._checkpoints, rows)
+        if is_assigned:
+            columns = self._assignments.c.keys()
+            rows = [{column: value for column, value in row.items() if column in columns} for row in rows]
+            self._insert_missing(connection, self._assignments, rows)
 
-    def all(self, connection: Connection) -> dict[Partition, UUID | None]:
-        """Return the node of each partition; ``None`` for a partition that no node runs."""
-        return {Partition(name, number): node for name, number, node in connection.execute(self._all)}
+    @staticmethod
+    def _insert_missing(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+        # ON CONFLICT alone would wait for every transaction that has moved a checkpoint and has not committed.
+        present = {
+            (name, number) for name, number in connection.execute(select(table.c.consumer_name, table.c.partition))
+        }
+        missing = [row for row in rows if (row["consumer_name"], row["partition"]) not in present]
+        if missing:
+            connection.execute(insert(table).on_conflict_do_nothing(), missing)
+
+    def retire(self, connection: Connection, consumers: Collection[str], log: str) -> None:
+        """Delete the assignments of consumers that no node has, as the leader. They are not supposed to run.
+
+        Args:
+            connection: in the leader's transaction.
+            consumers: the consumers of a node or a drain that stops in an orderly way.
+            log: name of the log that the consumers follow.
+        """
+        connection.execute(self._retire, {"names": list(consumers), "own_log": log})
+
+    def all(self, connection: Connection) -> dict[Partition, Assignment]:
+        """Return the assignment of each partition."""
+        rows = connection.execute(self._all)
+        return {Partition(name, number): Assignment(*assignment) for name, number, *assignment in rows}
 
     def assign(self, connection: Connection, changes: Mapping[Partition, UUID | None]) -> None:
         """Assign these partitions to other nodes."""
@@ -95,10 +181,23 @@ class Assignments:
         if rows:
             connection.execute(self._assign, rows)
 
-    def runnable(self, connection: Connection, worker_id: UUID) -> dict[Partition, PartitionState]:
+    def runnable(
+        self, connection: Connection, worker_id: UUID, partitions: Mapping[str, int], log: str
+    ) -> dict[Partition, PartitionState]:
         """Return the state of each partition of the node, except parked ones.
 
-        A deleted checkpoint counts as position 0, at which it will be created again.
+        Partitions of another log, or of another number of partitions, are left out: an operator may have replaced the
+        consumer. A deleted checkpoint counts as position 0, at which it will be created again.
+
+        Args:
+            connection: in the node's transaction.
+            worker_id: the node.
+            partitions: number of partitions of each of its consumers.
+            log: name of its log.
         """
-        rows = connection.execute(self._runnable, {"node": worker_id})
-        return {Partition(name, number): PartitionState(*state) for name, number, *state in rows}
+        rows = connection.execute(self._runnable, {"node": worker_id, "own_log": log})
+        return {
+            Partition(name, number): PartitionState(position, is_waiting)
+            for name, number, position, is_waiting, count in rows
+            if count in (None, partitions.get(name))
+        }

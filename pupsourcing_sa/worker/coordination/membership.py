@@ -18,9 +18,18 @@ heartbeats during the outage. A node that joins also removes nodes whose process
 `pupsourcing_sa.worker.coordination.processes`. `pupsourcing_sa.worker.coordination.deaths` records what a removed node
 may have died of.
 
+**Stopping.** An assignment means that the partition should be running. `hand_over`, `leave` and `retire` delete the
+assignments of consumers that no remaining node has. A node that dies leaves its assignments behind, without a node, so
+that ``status`` reports them.
+
 **Deleted rows.** An operator may delete rows while nodes run. A leader declares the partitions of its own consumers
 again if their assignments are missing. Each node becomes the leader sooner or later, so this covers every consumer. A
-node without a row joins again, and the next batch of a partition creates a missing checkpoint.
+node without a row joins again, and the next batch of a partition creates a missing checkpoint. Consumers that were
+removed by an operation stay removed.
+
+**Several logs.** Nodes of different logs may share the tables: a partition goes only to nodes that have its consumer.
+A node refuses a consumer whose rows belong to another log or to another number of partitions. While it runs, it
+withdraws such a consumer from its row, and gets none of its partitions.
 
 **Assignments are hints.** A node that has lost a partition may still be in a batch, and so may a node that was presumed
 dead. The lock on the checkpoint ensures that each event is applied once.
@@ -30,25 +39,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.consumer import Subscription
-from pupsourcing_sa.errors import PartitionsError
+from pupsourcing_sa.errors import LogMismatchError, PartitionsError
 from pupsourcing_sa.postgres.connections import connection_of, require_transaction
 from pupsourcing_sa.postgres.errors import translated
+from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
-from pupsourcing_sa.worker.coordination.assignments import Assignments
+from pupsourcing_sa.worker.coordination.assignments import Assignment, Assignments
 from pupsourcing_sa.worker.coordination.deaths import Deaths
 from pupsourcing_sa.worker.coordination.nodes import Nodes
 from pupsourcing_sa.worker.coordination.plan import plan
+from pupsourcing_sa.worker.coordination.removals import Removals
 from pupsourcing_sa.worker.partition import Partition, PartitionState
 
 __all__ = ["Membership"]
@@ -63,6 +75,7 @@ class Membership:
 
     Args:
         tables: the tables of the group.
+        log: the name of the node's log.
         worker_id: the node.
         subscriptions: the consumers of the node.
         config: the worker's settings.
@@ -76,6 +89,7 @@ class Membership:
     def __init__(
         self,
         tables: WorkerTables,
+        log: LogName,
         worker_id: UUID,
         subscriptions: Iterable[Subscription],
         config: WorkerConfig,
@@ -86,9 +100,12 @@ class Membership:
         self._nodes = Nodes(tables)
         self._assignments = Assignments(tables)
         self._deaths = Deaths(tables, worker_id, config, hooks)
+        self._removals = Removals(tables)
+        self._log_name = log
+        #: Name of the log when it was last read.
+        self._log: str | None = None
         self._worker_id = worker_id
         self._partitions = {subscription.name: subscription.scope.partitions for subscription in subscriptions}
-        self._consumers = sorted(self._partitions)
         self._config = config
         self._hooks = hooks
         self._clock = clock
@@ -98,8 +115,8 @@ class Membership:
         self._last_plan = clock()
         #: Silence of other nodes before this time may be due to an outage.
         self._may_remove_from = clock()
-        self._is_leaving = False
-        #: Consumers whose partitions were refused by `_restore`; each is logged once.
+        self._has_joined = self._is_stopping = self._is_leaving = False
+        #: Consumers that the running node must not run; each is logged once.
         self._refused: set[str] = set()
         self._is_idle = False
 
@@ -117,33 +134,53 @@ class Membership:
         self._is_leaving = True
 
     def declare(self, session: Session) -> None:
-        """Ensure that the tables have a row for every partition, without joining.
+        """Ensure that every partition has a checkpoint, without joining.
 
         Raises:
+            LogMismatchError: a consumer has rows for another log.
             PartitionsError: a consumer has rows for another number of partitions.
             TablesMissingError: the tables do not exist.
         """
         connection = self._begin(session)
-        self._declare(connection)
+        log = self._read_log(session)
+        self._lead(connection)
+        self._assignments.declare(connection, self._partitions, log, is_assigned=False)
+        session.commit()
+
+    def retire(self, session: Session) -> None:
+        """Delete the assignments of the consumers that no node has."""
+        connection = self._begin(session)
+        self._nodes.lead(connection)
+        self._assignments.retire(connection, self._partitions, self._read_log(session))
         session.commit()
 
     def join(self, session: Session) -> dict[Partition, PartitionState]:
         """Join, or join again. Return the partitions to run, with their states in the table.
 
+        A node that joins again raises no error about a consumer, but does not run that consumer.
+
         Raises:
+            LogMismatchError: a consumer has rows for another log.
             PartitionsError: a consumer has rows for another number of partitions.
             TablesMissingError: the tables do not exist.
         """
         connection = self._begin(session)
-        self._declare(connection)
+        log = self._read_log(session)
+        self._lead(connection)
+        if self._has_joined:
+            self._declare_again(connection, self._partitions, log)
+        else:
+            self._assignments.declare(connection, self._partitions, log)
+            self._removals.note(connection, self._partitions)
         now = self._nodes.write(connection, self._worker_id, self._consumers)
-        self._rebalance(connection, is_joining=True)
-        runnable = self._assignments.runnable(connection, self._worker_id)
+        self._rebalance(connection, log, is_joining=True)
+        runnable = self._runnable(connection, log)
         if self._is_leaving:
             # `leave` has run already, or it waits for the leader's lock, which this transaction holds.
             session.rollback()
             return {}
         session.commit()
+        self._has_joined = True
         self._last_beat = self._last_plan = self._clock()
         self.joined_at = self.joined_at or now
         return runnable
@@ -167,12 +204,13 @@ class Membership:
         if silence > max(config.heartbeat_timeout / 2, 2 * config.heartbeat_interval):
             self.note_outage()
         is_planning = now - self._last_plan + tolerance >= config.rebalance_interval
+        log = self._read_log(session) if is_planning or self._log is None else self._log
         if is_planning:
             with self._hooks.span("worker.rebalance") as data:
                 data["is_leader"] = self._nodes.try_to_lead(connection)
                 if data["is_leader"]:
-                    data["nodes"], data["moved"] = self._rebalance(connection)
-        runnable = self._assignments.runnable(connection, self._worker_id)
+                    data["nodes"], data["moved"] = self._rebalance(connection, log)
+        runnable = self._runnable(connection, log)
         session.commit()
         if is_beating:
             self._last_beat = now
@@ -182,21 +220,30 @@ class Membership:
 
     def hand_over(self, session: Session) -> None:
         """Move all partitions to other nodes, but keep the node, so that its running batches can end."""
-        self._consumers = []
+        self._is_stopping = True
         connection = self._begin(session)
         self._nodes.lead(connection)
         self._nodes.write(connection, self._worker_id, self._consumers)
-        self._rebalance(connection)
+        self._retire_and_rebalance(connection)
         session.commit()
 
     def leave(self, session: Session) -> None:
         """Remove the node, and move its partitions to other nodes."""
-        self._consumers = []
+        self._is_stopping = True
         connection = self._begin(session)
         self._nodes.lead(connection)
         self._nodes.remove(connection, self._worker_id)
-        self._rebalance(connection)
+        self._retire_and_rebalance(connection)
         session.commit()
+
+    @property
+    def _consumers(self) -> list[str]:
+        """The consumers of the node's row, for which it gets partitions."""
+        return [] if self._is_stopping else sorted(self._partitions.keys() - self._refused)
+
+    def _read_log(self, session: Session) -> str:
+        self._log = self._log_name.read(session)
+        return self._log
 
     def _begin(self, session: Session) -> Connection:
         connection = connection_of(session, self._tables.worker_nodes.update())
@@ -204,16 +251,24 @@ class Membership:
         self._nodes.limit_idleness(connection, self._config.heartbeat_timeout)
         return connection
 
-    def _declare(self, connection: Connection) -> None:
+    def _lead(self, connection: Connection) -> None:
         tables = self._tables
         with translated(tables.worker_nodes, tables.consumer_assignments, tables.consumer_checkpoints):
             self._nodes.lead(connection)
-            self._assignments.declare(connection, self._partitions)
 
-    def _rebalance(self, connection: Connection, *, is_joining: bool = False) -> tuple[int, int]:
+    def _runnable(self, connection: Connection, log: str) -> dict[Partition, PartitionState]:
+        return self._assignments.runnable(connection, self._worker_id, self._partitions, log)
+
+    def _retire_and_rebalance(self, connection: Connection) -> None:
+        if self._log is not None:  # otherwise the node has declared nothing
+            self._assignments.retire(connection, self._partitions, self._log)
+            self._rebalance(connection, self._log)
+
+    def _rebalance(self, connection: Connection, log: str, *, is_joining: bool = False) -> tuple[int, int]:
         """Remove dead nodes and write changed assignments, as the leader. Return the counts of nodes and moves."""
         # Before nodes are removed, because the foreign key then clears their assignments.
-        current = self._assignments.all(connection)
+        assignments = self._assignments.all(connection)
+        current = _nodes_of(assignments)
         removed: set[UUID] = set()
         if is_joining:
             for node in self._nodes.remove_ended(connection):
@@ -223,11 +278,10 @@ class Membership:
             for node in self._nodes.remove_silent(connection, self._config.heartbeat_timeout):
                 removed.add(node.worker_id)
                 self._deaths.record(connection, node, current, "removed node: no heartbeat")
-        if removed:
-            current = {partition: None if node in removed else node for partition, node in current.items()}
+        is_restored = not self._is_stopping and self._restore(connection, assignments, log)
+        if removed or is_restored:
+            current = _nodes_of(self._assignments.all(connection))
         nodes = self._nodes.all(connection)
-        if self._restore(connection, current):
-            current = self._assignments.all(connection)
         planned = plan(current, nodes)
         changes = {partition: planned[partition] for partition in current if planned[partition] != current[partition]}
         self._assignments.assign(connection, changes)
@@ -246,23 +300,53 @@ class Membership:
             _logger.info("more nodes than partitions; this node waits until another one stops", extra=details)
         self._is_idle = is_idle
 
-    def _restore(self, connection: Connection, current: Collection[Partition]) -> bool:
-        """Declare partitions again whose assignments were deleted, as the leader. Return True if there were any."""
-        is_restored = False
-        for name in self._consumers:
-            count = self._partitions[name]
-            if all(Partition(name, number) in current for number in range(count)):
-                self._refused.discard(name)
-                continue
-            details = self._details | {"consumer": name, "partitions": count}
-            try:
-                self._assignments.declare(connection, {name: count})
-            except PartitionsError as error:
-                if name not in self._refused:
-                    details["existing"] = error.existing
-                    _logger.error("the tables have another number of partitions; restart the node", extra=details)
-                self._refused.add(name)
-            else:
-                is_restored = True
+    def _restore(self, connection: Connection, assignments: Mapping[Partition, Assignment], log: str) -> bool:
+        """Declare consumers again whose rows were deleted, as the leader. Return True if rows may have changed."""
+        before = self._consumers
+        found: dict[str, set[tuple[int, str | None]]] = {name: set() for name in self._partitions}
+        for partition, assignment in assignments.items():
+            if partition.consumer in found:
+                found[partition.consumer].add((partition.number, assignment.log))
+        incomplete = {
+            name: count
+            for name, count in self._partitions.items()
+            if found[name] != {(number, log) for number in range(count)}
+        }
+        self._refused &= incomplete.keys()
+        for name in self._declare_again(connection, incomplete, log):
+            if len(found[name]) < incomplete[name]:
+                details = self._details | {"consumer": name, "partitions": incomplete[name]}
                 _logger.warning("assignments were deleted; declared the partitions again", extra=details)
-        return is_restored
+        if self._consumers != before:
+            self._nodes.write(connection, self._worker_id, self._consumers)
+        return bool(incomplete)
+
+    def _declare_again(self, connection: Connection, partitions: Mapping[str, int], log: str) -> list[str]:
+        """Declare consumers, and refuse those that an operator has removed or replaced. Return the declared ones."""
+        removed = self._removals.since(connection, partitions) if partitions else ()
+        declared = []
+        for name, count in partitions.items():
+            refusal = ""
+            details: dict[str, Any] = self._details | {"consumer": name}
+            if name in removed:
+                refusal = "consumer was removed; restart the node to begin it again"
+            else:
+                try:
+                    self._assignments.declare(connection, {name: count}, log)
+                except PartitionsError as error:
+                    refusal = "the tables have another number of partitions; restart the node"
+                    details |= {"partitions": count, "existing": error.existing}
+                except LogMismatchError as error:
+                    refusal = "the tables have the checkpoints of another log; the consumer is not run"
+                    details |= {"log": log, "existing": error.existing}
+            if not refusal:
+                declared.append(name)
+            elif name not in self._refused:
+                _logger.error(refusal, extra=details)
+                self._refused.add(name)
+        self._refused.difference_update(declared)
+        return declared
+
+
+def _nodes_of(assignments: Mapping[Partition, Assignment]) -> dict[Partition, UUID | None]:
+    return {partition: assignment.worker_id for partition, assignment in assignments.items()}

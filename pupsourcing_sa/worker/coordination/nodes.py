@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Integer, Text, Uuid, bindparam, cast, func, select
+from sqlalchemy import Connection, Text, Uuid, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from pupsourcing_sa.postgres.connections import limit_transaction
-from pupsourcing_sa.postgres.expressions import constant, oid_of, seconds
+from pupsourcing_sa.postgres.expressions import constant, seconds
+from pupsourcing_sa.postgres.leadership import lead, try_to_lead
 from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.worker.coordination.processes import ProcessIdentity, has_ended, this_process
@@ -55,9 +56,7 @@ class Nodes:
 
     def __init__(self, tables: WorkerTables) -> None:
         table = self._table = tables.worker_nodes
-        key = (cast(oid_of(table), Integer), 0)
-        self._lead = select(func.pg_advisory_xact_lock(*key).is_not(None))
-        self._try_to_lead = select(func.pg_try_advisory_xact_lock(*key))
+        self._lead, self._try_to_lead = lead(tables), try_to_lead(tables)
         self._all = select(table.c.worker_id, table.c.consumers).order_by(table.c.worker_id)
         path = (table.c.running, constant("process"))
         host = func.jsonb_extract_path_text(*path, constant("host"), type_=Text)

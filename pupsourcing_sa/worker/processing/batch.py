@@ -58,7 +58,6 @@ from pupsourcing_sa.worker.processing.checkpoints import LockedCheckpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
 from pupsourcing_sa.worker.processing.diagnosis import LockedTransaction, raise_outcome
 from pupsourcing_sa.worker.processing.handler_guard import HandlerGuard, is_for_worker
-from pupsourcing_sa.worker.processing.isolation import begin
 from pupsourcing_sa.worker.processing.outcomes import BatchResult, NodesDied, RetryLater, ShuttingDown
 from pupsourcing_sa.worker.processing.overdue import BatchProgress
 
@@ -236,8 +235,6 @@ class BatchTransaction:
         store, log = self._context.store, self._context.store.tables.events
         # A session may have the log in another database than the checkpoint.
         is_same_database = self._checkpoint.is_beside(session, log)
-        if not is_same_database:
-            begin(session, log, self._context.subscription.isolation)
         server_identity = locked.server_identity if is_same_database else store.reader.server_identity(session)
         if request.server_identity not in (None, server_identity):
             raise StablePositionError(

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     Interval,
     Select,
+    Table,
     Text,
     and_,
     bindparam,
@@ -23,13 +24,14 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
+    or_,
     select,
     true,
 )
 from sqlalchemy.dialects.postgresql import OID, insert
 
 from pupsourcing_sa.postgres.compiled import CompiledStatements
-from pupsourcing_sa.postgres.expressions import constant, seconds, server_identity
+from pupsourcing_sa.postgres.expressions import constant, oid_if_exists, seconds, server_identity
 from pupsourcing_sa.tables import WorkerTables
 
 __all__ = ["CheckpointStatements"]
@@ -43,12 +45,15 @@ class CheckpointStatements:
 
     Args:
         tables: the tables with the checkpoints.
+        log: the log, whose table `lock` returns; ``None`` to return NULL.
     """
 
-    def __init__(self, tables: WorkerTables) -> None:
+    def __init__(self, tables: WorkerTables, log: Table | None = None) -> None:
         #: Executes the statements of every batch without Core, which would take as long as the server.
         self.compiled = CompiledStatements()
         table = self._table = tables.consumer_checkpoints
+        self._assignments = tables.consumer_assignments
+        self._log_table = null() if log is None else oid_if_exists(log)
         self._own_name = bindparam("own_consumer", type_=Text()), bindparam("own_partition", type_=Integer())
         self._is_own = and_(table.c.consumer_name == self._own_name[0], table.c.partition == self._own_name[1])
         self._update = table.update().where(self._is_own)
@@ -61,7 +66,17 @@ class CheckpointStatements:
         """
         c = self._table.c
         row = (
-            select(c.last_position, c.failed_position, c.attempts, c.deaths, c.parked_at, c.retry_at, _TABLE)
+            select(
+                c.last_position,
+                c.failed_position,
+                c.attempts,
+                c.deaths,
+                c.parked_at,
+                c.retry_at,
+                c.log,
+                c.partitions,
+                _TABLE,
+            )
             .where(self._is_own)
             .with_for_update(skip_locked=True)
             .subquery("locked")
@@ -78,6 +93,9 @@ class CheckpointStatements:
             server_identity(),
             row.table,
             func.current_setting("transaction_isolation"),
+            row.log,
+            row.partitions,
+            self._log_table,
         )
 
     @cached_property
@@ -89,11 +107,34 @@ class CheckpointStatements:
     def create(self) -> Executable:
         """Insert the row if it is missing; returns a row if it was inserted.
 
+        A partition that has no assignment is not supposed to run: an operator may have removed the consumer while this
+        process was suspended. The lock on the assignment makes a removal that is in progress win. The row is also not
+        inserted beside rows of another number of partitions.
+
         ON CONFLICT alone would wait for a transaction that has moved an existing row and is not finished.
         """
-        absent = select(*self._own_name).where(~exists().where(self._is_own))
-        created = insert(self._table).from_select(["consumer_name", "partition"], absent)
-        return created.on_conflict_do_nothing().returning(self._table.c.partition)
+        c, a = self._table.c, self._assignments.c
+        log, partitions = bindparam("own_log", type_=Text()), bindparam("own_partitions", type_=Integer())
+        is_in_the_way = or_(c.partition == self._own_name[1], c.partitions != partitions)
+        absent = (
+            select(a.consumer_name, a.partition, log, partitions)
+            .where(a.consumer_name == self._own_name[0], a.partition == self._own_name[1])
+            .where(
+                or_(a.log.is_(None), a.log == log), ~exists().where(c.consumer_name == self._own_name[0], is_in_the_way)
+            )
+            .with_for_update(key_share=True, read=True)
+        )
+        created = insert(self._table).from_select(["consumer_name", "partition", "log", "partitions"], absent)
+        return created.on_conflict_do_nothing().returning(c.partition)
+
+    @cached_property
+    def adopt(self) -> Executable:
+        """Write the log and the number of partitions into a row that lacks one of them."""
+        c = self._table.c
+        return self._update.values(
+            log=func.coalesce(c.log, bindparam("own_log", type_=Text())),
+            partitions=func.coalesce(c.partitions, bindparam("own_partitions", type_=Integer())),
+        )
 
     @cached_property
     def read(self) -> Select[Any]:

@@ -16,6 +16,7 @@ from pupsourcing_sa.postgres.checkpoint_locks import APPLICATION_PREFIX
 from pupsourcing_sa.postgres.connections import connection_of, require_transaction
 from pupsourcing_sa.postgres.errors import is_in_failed_transaction, translated
 from pupsourcing_sa.tables import WorkerTables
+from pupsourcing_sa.worker.processing.checkpoint_fence import CheckpointFence
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.isolation import begin, require_isolation
 
@@ -39,6 +40,9 @@ class LockedCheckpoint(NamedTuple):
         server_identity: the server and database of the row, as `LogPositions.server_identity`.
         table: oid of the row's table. The table's name may mean another table later.
         isolation: isolation level of the transaction, as the server reports it.
+        log: name of the log that the row belongs to; ``None`` if the row does not say so.
+        partitions: number of partitions of the consumer, according to the row; ``None`` if the row does not say so.
+        log_table: oid of the log's table in this session; ``None`` if this connection does not have the log.
     """
 
     position: int
@@ -51,6 +55,9 @@ class LockedCheckpoint(NamedTuple):
     server_identity: str
     table: int
     isolation: str
+    log: str | None = None
+    partitions: int | None = None
+    log_table: int | None = None
 
 
 class Failure(NamedTuple):
@@ -73,6 +80,7 @@ class Checkpoint:
         consumer_name: name of the consumer.
         partition: number of the partition, from 0.
         statements: the statements for these tables, to share them between partitions; built by default.
+        fence: refuses a row of another log or number of partitions; ``None`` to trust the row.
     """
 
     def __init__(
@@ -81,12 +89,14 @@ class Checkpoint:
         consumer_name: str,
         partition: int,
         statements: CheckpointStatements | None = None,
+        fence: CheckpointFence | None = None,
     ) -> None:
         self.tables = tables
         self.consumer_name = consumer_name
         self.partition = partition
         self._table = tables.consumer_checkpoints
         self._statements = statements or CheckpointStatements(tables)
+        self._fence = fence
         # A session with several binds may choose one by the kind of statement. Every transaction here may write.
         self._clause = self._table.update()
         self._own: dict[str, Any] = {"own_consumer": consumer_name, "own_partition": partition}
@@ -94,7 +104,7 @@ class Checkpoint:
     def lock(
         self, session: Session, *, isolation: str = "READ COMMITTED", worker_id: UUID | None = None
     ) -> LockedCheckpoint | None:
-        """Lock the row until the end of the transaction. A missing row is created, and committed, first.
+        """Lock the row until the end of the transaction. A missing row of an assignment is created and committed first.
 
         Args:
             session: a session without a transaction.
@@ -102,9 +112,11 @@ class Checkpoint:
             worker_id: the node, to name the transaction after it; other nodes then know who has the lock.
 
         Returns:
-            ``None`` if another transaction has the row locked.
+            ``None`` if another transaction has the row locked, or if there is neither a row nor an assignment.
 
         Raises:
+            LogMismatchError: the row belongs to another log.
+            PartitionsError: the row belongs to another number of partitions.
             TransactionRequiredError: the transaction has a lower isolation level.
         """
         locked = self._try_lock(session, isolation, worker_id)
@@ -112,6 +124,9 @@ class Checkpoint:
             # Commit, because other nodes cannot find the holder of an uncommitted row.
             session.commit()
             locked = self._try_lock(session, isolation, worker_id)
+        fence = self._fence
+        if locked is not None and fence is not None and not fence.is_marked(session, locked, isolation):
+            self.connection(session).execute(self._statements.adopt, self._own | fence.marks(session))
         return locked
 
     def _try_lock(self, session: Session, isolation: str, worker_id: UUID | None) -> LockedCheckpoint | None:
@@ -130,7 +145,8 @@ class Checkpoint:
         return locked._replace(retry_after=float(locked.retry_after))  # the driver returns a Decimal
 
     def _is_created(self, session: Session) -> bool:
-        return self.connection(session).scalar(self._statements.create, self._own) is not None
+        marks = {"own_log": None, "own_partitions": None} if self._fence is None else self._fence.marks(session)
+        return self.connection(session).scalar(self._statements.create, self._own | marks) is not None
 
     def read(self, session: Session) -> int:
         """Return the position without locking the row; 0 if there is no row."""

@@ -18,7 +18,8 @@
                             ├─ failed, by an isolated event: count it ──────────────── delay ─────┘
                             │                                  or park the partition ────┐
                             ├─ a handler has committed: park the partition ──────────────┤
-                            └─ the partition is parked, or the worker stops ─────────────┴──▶ end
+                            └─ the partition is parked, or the worker stops ─────────────┤
+                            └─ the checkpoint belongs to another log ────────────────────┴──▶ end
 
 The table records the failing event. The next process that runs the partition retries it alone when it is due.
 """
@@ -26,9 +27,10 @@ The table records the failing event. The next process that runs the partition re
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 
-from pupsourcing_sa.errors import PartitionParkedError
+from pupsourcing_sa.errors import LogMismatchError, PartitionParkedError, PartitionsError
 from pupsourcing_sa.postgres.errors import is_query_canceled
 from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.worker.classification import is_lost_race
@@ -51,6 +53,8 @@ from pupsourcing_sa.worker.processing.turns import Turns
 from pupsourcing_sa.worker.stable_position import StablePosition
 
 __all__ = ["Processor"]
+
+_logger = logging.getLogger("pupsourcing_sa.worker")
 
 
 class Processor(Service):
@@ -115,6 +119,10 @@ class Processor(Service):
             await self._lock_watch.inspect()
             return self._context.config.max_poll_interval
         except (PartitionParkedError, ShuttingDown):
+            return None
+        except (LogMismatchError, PartitionsError) as error:
+            message = "checkpoint belongs to another log or number of partitions; partition is not run"
+            _logger.error(message, extra=self._context.details | {"error": str(error)})
             return None
         except RetryLater as early:
             self._is_waiting = self._failures.is_recorded
