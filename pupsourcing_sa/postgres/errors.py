@@ -35,6 +35,7 @@ __all__ = [
     "is_refusal_state",
     "is_refused_statement_state",
     "is_serialization_failure",
+    "may_be_lost_race_state",
     "raise_translated",
     "translated",
     "violates",
@@ -44,6 +45,8 @@ __all__ = [
 _UNDEFINED: Final = frozenset({"42P01", "3F000"})
 _READ_ONLY: Final = "25006"
 _UNIQUE_VIOLATION: Final = "23505"
+#: foreign_key_violation, unique_violation, exclusion_violation: rows of other transactions decide
+_VIOLATIONS_BY_OTHERS: Final = frozenset({"23503", _UNIQUE_VIOLATION, "23P01"})
 _PROGRAM_LIMIT_EXCEEDED: Final = "54000"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -125,6 +128,15 @@ def is_lost_race(error: BaseException | None) -> bool:
 def is_lost_race_state(state: str | None) -> bool:
     """Return True if an SQLSTATE means a lost race; see `is_lost_race`."""
     return state in (_SERIALIZATION_FAILURE, _DEADLOCK_DETECTED)
+
+
+def may_be_lost_race_state(state: str | None) -> bool:
+    """Return True if an SQLSTATE may mean a lost race: a constraint was violated, perhaps by a concurrent transaction.
+
+    Two transactions that insert the same missing row do not see each other's row, and the second one violates the
+    unique constraint. In a new snapshot it sees the row. A new row that a foreign key refers to is missing likewise.
+    """
+    return state in _VIOLATIONS_BY_OTHERS
 
 
 def is_serialization_failure(error: DBAPIError) -> bool:

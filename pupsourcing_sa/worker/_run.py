@@ -30,6 +30,7 @@ from pupsourcing_sa.worker.processing.checkpoint_fence import CheckpointFence, K
 from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
 from pupsourcing_sa.worker.processing.context import PartitionContext
+from pupsourcing_sa.worker.processing.turn_lock import TurnLock
 
 __all__ = ["Executions", "Processors", "Run"]
 
@@ -115,6 +116,7 @@ class Processors:
         self._logs = KnownLogs(run.store.tables, run.tables)
         patience = run.config.stall_warning
         self._announcements = None if worker_id is None else Announcements(run.tables, worker_id, patience)
+        self._turn_locks = {name: TurnLock(run.config.batch_time) for name in run.subscriptions}
         #: Batches read this in their threads.
         self._is_aborted = threading.Event()
 
@@ -136,6 +138,7 @@ class Processors:
             config=run.config,
             is_aborted=self.is_aborted,
             hooks=run.hooks,
+            turn_lock=self._turn_locks[partition.consumer],
             worker_id=self._worker_id,
             started_at=started_at,
             announcements=self._announcements,

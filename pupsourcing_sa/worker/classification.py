@@ -20,6 +20,8 @@ Only what the handler did may count, so two questions decide: what does the erro
 `pupsourcing_sa.postgres.errors`. To add a kind, add a member to `FailureKind` and a rule to `_kind_of`; `classify`
 decides which kind wins.
 
+- **Violations** of unique constraints, exclusion constraints and foreign keys count from the second one in a row at the
+  same event. The first one may be a lost race: a concurrent transaction has inserted the same row.
 - **Timeouts** of locks and statements do not count, because load and other transactions cause them. An event that
   always exceeds ``statement_timeout`` is shown in ``status``.
 - **Internal errors** (XX000) count. Extensions raise them for wrong input, as PostGIS does for invalid geometries.
@@ -52,6 +54,7 @@ __all__ = [
     "is_lost_race",
     "is_temporary",
     "is_timeout",
+    "may_be_lost_race",
 ]
 
 
@@ -91,6 +94,11 @@ def classify(
 def is_lost_race(error: BaseException) -> bool:
     """Return True if the transaction lost against another one and can be retried unchanged."""
     return classify(error) is FailureKind.LOST_RACE
+
+
+def may_be_lost_race(error: BaseException) -> bool:
+    """Return True if a constraint was violated, perhaps because another transaction has inserted or deleted a row."""
+    return any(map(errors.may_be_lost_race_state, _sqlstates(error)))
 
 
 def is_connection_error(error: BaseException) -> bool:

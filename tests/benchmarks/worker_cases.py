@@ -25,13 +25,13 @@ from pupsourcing_sa import Event, NoStream, PersistedEvent, WorkerTables, consum
 from pupsourcing_sa.worker import Worker, WorkerConfig
 from tests.benchmarks.cases import Case, Database, Side, store
 
-__all__ = ["WORKER_CASES", "worker_metadata"]
+__all__ = ["WORKER_CASES", "worker_metadata", "worker_tables"]
 
 #: Number of events to catch up with.
 _EVENTS, _FEW_EVENTS, _LARGE_EVENTS = 20_000, 5_000, 400
 
 worker_metadata = MetaData()
-_tables = WorkerTables(worker_metadata)
+worker_tables = WorkerTables(worker_metadata)
 _counts = Table(
     "benchmark_counts",
     worker_metadata,
@@ -63,7 +63,7 @@ class _Upserts:
 
 def _catch_up(events: int, handler: Any, database: Database) -> Side:
     """Return a side whose worker catches up with the last `events` events."""
-    worker = Worker(sessionmaker(database.engine), store, [handler], tables=_tables)
+    worker = Worker(sessionmaker(database.engine), store, [handler], tables=worker_tables)
 
     def supply(count: int) -> Sequence[int]:
         return range(count)
@@ -78,7 +78,7 @@ def _catch_up(events: int, handler: Any, database: Database) -> Side:
 
 def _put_back(database: Database, name: str, events: int) -> int:
     """Move a checkpoint back by `events` events and return its position."""
-    checkpoints = _tables.consumer_checkpoints
+    checkpoints = worker_tables.consumer_checkpoints
     with Session(database.engine) as session:
         position = session.scalars(
             select(store.tables.events.c.global_position)

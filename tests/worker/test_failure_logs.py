@@ -95,15 +95,15 @@ def test_a_few_lost_races_are_silent_and_many_are_reported_less_and_less_often(c
     async def main() -> None:
         failures = Failures(unbound_context(Table()))
         race = outcome(BatchInterrupted, OperationalError("UPDATE", {}, DeadlockDetected("deadlock")))
-        for _ in range(3):
+        for _ in range(20):
             await failures.interrupted(race)
         failures.batch_completed()
-        for _ in range(16):
+        for _ in range(128):
             await failures.interrupted(race)
         failures.batch_completed()
 
     asyncio.run(main())
     interrupted = ("WARNING", "batch was interrupted; will retry", False)
     assert lines(caplog) == [interrupted] * 3 + [("INFO", "batches are running again", False)]
-    assert [record.failures for record in caplog.records] == [4, 8, 16, 16]
+    assert [record.failures for record in caplog.records] == [32, 64, 128, 128]
     assert caplog.records[0].error == "psycopg.errors.DeadlockDetected: deadlock, SQLSTATE 40P01"

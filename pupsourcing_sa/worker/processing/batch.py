@@ -80,6 +80,7 @@ class BatchRequest:
         checkpoint_threshold: number of positions without events of the scope after which the checkpoint moves.
         ends_at: time after which no other event is handled, and the batch commits. A ``handle_batch`` gets all events
             at once, so it does not apply.
+        is_contended: flush after the 1st, 2nd, 4th, 8th … event, because the last batches have lost races.
         ignore_retry_time: retry a failing event before its time.
         careful: the careful mode; ``None`` if the batch may have several events.
     """
@@ -91,6 +92,7 @@ class BatchRequest:
     window: int
     checkpoint_threshold: int
     ends_at: float
+    is_contended: bool = False
     ignore_retry_time: bool = False
     careful: CarefulMode | None = None
 
@@ -272,7 +274,7 @@ class BatchTransaction:
                     guard.check()
                 else:
                     assert subscription.handle is not None
-                    self._handle_one_by_one(bind(subscription.handle), guard, request, progress)
+                    self._handle_one_by_one(transaction.session, bind(subscription.handle), guard, request, progress)
                 session.flush()
         # BaseException, because sys.exit() in a handler must not end the worker. A failure of pytest must not, either.
         except BaseException as error:
@@ -283,6 +285,7 @@ class BatchTransaction:
 
     def _handle_one_by_one(
         self,
+        session: Session,
         call: Callable[[PersistedEvent], None],
         guard: HandlerGuard,
         request: BatchRequest,
@@ -294,6 +297,8 @@ class BatchTransaction:
             progress.current = number
             call(event)
             check()
+            if request.is_contended and not number & (number + 1):
+                session.flush()
             # This does not check is_aborted, because the worker stops before it aborts.
             if clock() >= ends_at or is_stopping():
                 progress.events = progress.events[: number + 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.execution.protocol import Execution
 from pupsourcing_sa.worker.processing.careful import Announcements
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint
+from pupsourcing_sa.worker.processing.turn_lock import TurnLock
 from pupsourcing_sa.worker.running import Announcement
 
 __all__ = ["PartitionContext"]
@@ -35,6 +36,7 @@ class PartitionContext:
         config: the worker's settings.
         is_aborted: returns True once running batches must roll back. The event loop sets it, threads read it.
         hooks: telemetry.
+        turn_lock: shared by the partitions of the consumer in this process.
         worker_id: the node that the partition is assigned to; ``None`` in a drain.
         started_at: time at which the node joined for the first time, by the database's clock; ``None`` in a drain.
         announcements: the announcements of that node; ``None`` in a drain.
@@ -49,6 +51,7 @@ class PartitionContext:
     config: WorkerConfig
     is_aborted: Callable[[], bool]
     hooks: Hooks = NO_TELEMETRY
+    turn_lock: TurnLock = field(default_factory=lambda: TurnLock(max_wait=5.0))
     worker_id: UUID | None = None
     started_at: datetime | None = None
     announcements: Announcements | None = None

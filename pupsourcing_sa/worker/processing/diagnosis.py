@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.errors import HandlerTransactionError
-from pupsourcing_sa.worker.classification import FailureKind, classify
+from pupsourcing_sa.worker.classification import FailureKind, classify, is_lost_race
 from pupsourcing_sa.worker.execution.session_databases import is_from_session_database
 from pupsourcing_sa.worker.processing.checkpoints import Checkpoint, LockedCheckpoint
 from pupsourcing_sa.worker.processing.outcomes import BatchCommitted, BatchFailed, BatchInterrupted
@@ -98,7 +98,9 @@ def raise_outcome(
     def is_of_batch(cause: BaseException) -> bool:
         return is_from_session_database(cause) if isinstance(cause, DBAPIError) else _has_failed(connection)
 
-    kind = classify(error, is_connection_lost=is_connection_lost(connection), is_of_batch=is_of_batch)
+    # A transaction that has lost a race is retried in any case, and soon: save the round trip.
+    is_lost = not is_lost_race(error) and is_connection_lost(connection)
+    kind = classify(error, is_connection_lost=is_lost, is_of_batch=is_of_batch)
     if not is_moved and transaction.was_committed():
         handled = events if failed is None else events[: failed + 1]
         committed = _handler_committed(transaction.checkpoint, handled[0].global_position, handled[-1].global_position)

@@ -76,7 +76,7 @@ class DrainProcessor(Service):
         """Return True if another batch may succeed. Reduce that batch if it helps."""
         if is_lost_race(error):
             if isinstance(error, BatchInterrupted):
-                self._turns.narrow(error)
+                self._turns.lose_race(error)
             await wait_for_event(self.stopping, await self._failures.interrupted(error))
             return True
         if is_query_canceled(error) and not self._turns.state.limits.is_smallest:
@@ -84,7 +84,11 @@ class DrainProcessor(Service):
             return True
         if isinstance(error, (BatchFailed, BatchInterrupted)):
             self._turns.narrow(error)
-            return not error.is_isolated
+            if not error.is_isolated:
+                return True
+            if isinstance(error, BatchFailed) and self._turns.may_have_lost_race(error):
+                await wait_for_event(self.stopping, self._failures.race_lost(error.__cause__ or error))
+                return True
         return False
 
     def _unwrapped(self, error: Exception) -> BaseException:

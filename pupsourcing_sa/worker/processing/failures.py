@@ -11,7 +11,7 @@ outage                    nothing                       doubles, up to 2 s     W
 outages of one event,     shown, not counted            doubles per outage     first one ERROR with traceback,
 five in a row, isolated                                 if the event may be    others WARNING in one line, for the 8th,
                                                         expensive to retry     16th … in a row if they are frequent
-lost race                 nothing                       the first delay        WARNING for the 4th, 8th, 16th … in a
+lost race                 nothing                       see `retry_delay`      WARNING for the 32nd, 64th … in a
                                                                                row, INFO when it is over
 ========================  ============================  =====================  ====================================
 
@@ -41,6 +41,7 @@ from pupsourcing_sa.worker.lifecycle.outage import Outage, first_line
 from pupsourcing_sa.worker.processing.checkpoints import Failure
 from pupsourcing_sa.worker.processing.context import PartitionContext
 from pupsourcing_sa.worker.processing.outcomes import BatchCommitted, BatchError, BatchFailed, BatchInterrupted
+from pupsourcing_sa.worker.processing.races import retry_delay
 
 __all__ = ["Failures"]
 
@@ -54,7 +55,7 @@ _SUSPICIOUS: Final = 3
 #: After this number, an event that was handled alone is shown in the checkpoint's row.
 _SHOWN: Final = 5
 #: A lost race is reported only after this number in a row.
-_UNREPORTED_RACES: Final = 3
+_UNREPORTED_RACES: Final = 20
 
 _INTERRUPTED: Final = "batch was interrupted; will retry"
 _RUNNING_AGAIN: Final = "batches are running again"
@@ -173,14 +174,12 @@ class Failures:
         """
         cause = error.__cause__ if isinstance(error, BatchInterrupted) and error.__cause__ else error
         if is_lost_race(error):
-            delay = self._delay(1)
-            self._race_lost(cause, delay)
-        else:
-            delay = self._outage.failed(cause)
-            if isinstance(error, BatchInterrupted):
-                self._interruptions += 1
-                if is_isolated and self._interruptions >= _SHOWN:
-                    delay = await self._show(error, delay)
+            return self.race_lost(cause)
+        delay = self._outage.failed(cause)
+        if isinstance(error, BatchInterrupted):
+            self._interruptions += 1
+            if is_isolated and self._interruptions >= _SHOWN:
+                delay = await self._show(error, delay)
         self._context.hooks.event("worker.batch_retried", **self._details, retry_after=delay)
         return delay
 
@@ -191,12 +190,15 @@ class Failures:
             _logger.info(_RUNNING_AGAIN, extra=self._details | {"failures": self._lost_races})
         self._lost_races = 0
 
-    def _race_lost(self, error: BaseException, delay: float) -> None:
-        """Warn of lost races less and less often; a few are normal."""
+    def race_lost(self, error: BaseException) -> float:
+        """Return the seconds until the next batch. Warn of lost races less and less often; a few are normal."""
         self._lost_races = number = self._lost_races + 1
+        delay = retry_delay(number, random.random())
         if number > _UNREPORTED_RACES and _is_power_of_two(number):
             details = self._details | {"failures": number, "retry_after": delay} | _summary(self._report(error))
             _logger.warning(_INTERRUPTED, extra=details)
+        self._context.hooks.event("worker.batch_retried", **self._details, retry_after=delay)
+        return delay
 
     async def _show(self, interrupted: BatchInterrupted, delay: float) -> float:
         """Show the error in the table, without counting it. Return the delay, which may be longer."""

@@ -9,7 +9,7 @@
                             ├─ locked by another transaction: see lock_watch ────────── delay ────┤
                             ├─ the next event has failed, and is not due ────────────── delay ────┤
                             ├─ nodes have died in this partition: see careful ─ one by one ───────┤
-                            ├─ interrupted: lost race ────────────── fewer events ───── delay ────┤
+                            ├─ interrupted: lost race, see races ────────────────────── delay ────┤
                             ├─ a statement of the worker timed out ─ read less ──────── delay ────┤
                             ├─ interrupted: outage ──────────────────────────────────── delay ────┤
                             │    the third in a row: search for the event, with fewer events      │
@@ -143,14 +143,19 @@ class Processor(Service):
         self._turns.narrow(failure)
         if not failure.is_isolated:
             return 0.0
+        if self._turns.may_have_lost_race(failure):
+            return self._failures.race_lost(failure.__cause__ or failure)
         delay = await self._failures.record(failure)
         self._is_waiting = delay is not None and self._failures.is_recorded
         return delay
 
     async def _interrupted(self, error: Exception) -> float:
         is_suspicious = self._failures.is_suspicious(error)
-        if isinstance(error, BatchInterrupted) and (is_suspicious or is_lost_race(error)):
-            self._turns.narrow(error)
+        if isinstance(error, BatchInterrupted):
+            if is_lost_race(error):
+                self._turns.lose_race(error)
+            elif is_suspicious:
+                self._turns.narrow(error)
         if is_query_canceled(error):
             self._turns.shrink()
         is_isolated = is_suspicious and isinstance(error, BatchInterrupted) and error.is_isolated

@@ -18,6 +18,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa.status import RunningBatch
+from pupsourcing_sa.worker.classification import may_be_lost_race
 from pupsourcing_sa.worker.execution.protocol import BindHandler
 from pupsourcing_sa.worker.processing.batch import BatchRequest, BatchTransaction
 from pupsourcing_sa.worker.processing.careful import CarefulMode
@@ -25,8 +26,9 @@ from pupsourcing_sa.worker.processing.catch_up import CatchUp
 from pupsourcing_sa.worker.processing.context import PartitionContext
 from pupsourcing_sa.worker.processing.failures import Failures
 from pupsourcing_sa.worker.processing.limits import BatchLimits, checkpoint_threshold
-from pupsourcing_sa.worker.processing.outcomes import BatchError, BatchResult, NodesDied, ShuttingDown
+from pupsourcing_sa.worker.processing.outcomes import BatchError, BatchFailed, BatchResult, NodesDied, ShuttingDown
 from pupsourcing_sa.worker.processing.overdue import BatchProgress, OverdueMonitor
+from pupsourcing_sa.worker.processing.races import Races
 
 __all__ = ["TurnState", "Turns"]
 
@@ -45,6 +47,7 @@ class TurnState:
     Attributes:
         last: result of the last batch.
         limits: limits of the next batch.
+        races: the lost races of the last batches.
         moved_at: time when the checkpoint moved, or when the processor was created.
         careful: the careful mode; ``None`` usually.
     """
@@ -52,13 +55,16 @@ class TurnState:
     last: BatchResult
     limits: BatchLimits
     moved_at: float
+    races: Races
     careful: CarefulMode | None = None
 
-    def after(self, result: BatchResult, now: float) -> TurnState:
-        """Return the state after another batch."""
+    def after(self, result: BatchResult, now: float, *, is_alone: bool) -> TurnState:
+        """Return the state after another batch. ``is_alone`` is as for `Races.won`."""
         limits = self.limits.grown(has_events=result.handled > 0)
+        races = self.races.won(limits.batch_size, is_alone=is_alone) if result.handled else self.races
         careful = self.careful and self.careful.after(result.handled, result.scanned)
-        return TurnState(result, limits, self.moved_at if result.checkpoint == self.last.checkpoint else now, careful)
+        moved_at = self.moved_at if result.checkpoint == self.last.checkpoint else now
+        return TurnState(result, limits, moved_at, races, careful)
 
 
 @dataclass(slots=True)
@@ -96,7 +102,9 @@ class Turns:
         self._overdue = OverdueMonitor(context.config.stall_warning, self._report_overdue, context.clock)
         self._catch_up = CatchUp()
         limits = BatchLimits.of(context.subscription.batch_size or context.config.batch_size)
-        self.state = TurnState(_NOTHING, limits, context.clock())
+        self.state = TurnState(_NOTHING, limits, context.clock(), Races())
+        self._is_alone = True  # read in the turn, and written between turns
+        self._suspected_position: int | None = None
 
     async def run(self, up_to: int, server_identity: str | None, *, is_draining: bool = False) -> bool:
         """Run batches up to a stable position, for one turn. Return False if another transaction has the checkpoint.
@@ -112,8 +120,10 @@ class Turns:
         turn = _Turn(self.state)
         work = partial(self._work, turn, up_to, server_identity, is_draining)
         try:
-            with self._overdue.watching():
-                has_lock = await self._execute(work)
+            async with self._context.turn_lock.turn() as has_turn:
+                self._is_alone = has_turn or self._context.scope.partitions == 1
+                with self._overdue.watching():
+                    has_lock = await self._execute(work)
         finally:
             was_careful, self.state = self.state.careful is not None, turn.state
             if was_careful and self.state.careful is None:
@@ -148,6 +158,28 @@ class Turns:
     def narrow(self, error: BatchError) -> None:
         """Handle fewer events in the next batch."""
         self.state = replace(self.state, limits=self.state.limits.narrowed(error))
+
+    def lose_race(self, error: BatchError) -> None:
+        """Wait for the other partitions of the consumer in the next batches, or handle fewer events."""
+        races = self.state.races
+        if self._is_alone:
+            races = races.lost(len(error.events), error.failed)
+        else:
+            self._context.turn_lock.lost()
+            races = races.lost_beside()
+        self.state = replace(self.state, races=races)
+
+    def may_have_lost_race(self, failure: BatchFailed) -> bool:
+        """Return True if another transaction may be the reason of an isolated failure, which then does not count.
+
+        That may be so once for each event. The event is retried in a new snapshot.
+        """
+        position = failure.event.global_position
+        if position == self._suspected_position or not may_be_lost_race(failure):
+            return False
+        self._suspected_position = position
+        self.lose_race(failure)
+        return True
 
     def shrink(self) -> None:
         """Read fewer positions, and handle fewer events, in the next batches."""
@@ -196,10 +228,11 @@ class Turns:
                 last=state.last,
                 up_to=up_to,
                 server_identity=server_identity,
-                max_events=1 if state.careful else state.limits.max_events,
+                max_events=1 if state.careful else state.races.limit(state.limits.max_events, is_alone=self._is_alone),
                 window=state.limits.window,
                 checkpoint_threshold=1 if is_draining or state.careful else checkpoint_threshold(now - state.moved_at),
                 ends_at=now + context.config.batch_time,
+                is_contended=state.races.is_contended,
                 ignore_retry_time=is_draining,
                 careful=state.careful,
             )
@@ -210,7 +243,7 @@ class Turns:
             turn.batches += 1
             if result is None:
                 return False
-            turn.state = state.after(result, clock())
+            turn.state = state.after(result, clock(), is_alone=self._is_alone)
             if result.handled:
                 turn.failures = max(turn.failures or 0, result.failures)
             if result.scanned >= up_to or self._is_stopping() or clock() >= ends_at:
