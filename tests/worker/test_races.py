@@ -195,7 +195,7 @@ def test_after_a_lost_race_the_batch_locks_its_rows_early(sync_fleet: Fleet):
         handled.append(event.global_position)
         with session.no_autoflush:
             session.get_one(Parent, 1).number += 1
-        if event.global_position == 3:
+        if event.global_position == 3 and len(attempts) < 2:
             attempts.append(application())
 
     fleet.append(8)
