@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pupsourcing_sa.printable import one_line
-from pupsourcing_sa.status import ConsumerStatus, PartitionStatus, Status
+from pupsourcing_sa.status import ConsumerStatus, NodeStatus, PartitionStatus, Status
 from pupsourcing_sa.status.descriptions import cause_of, describe_event, describe_transaction, how_to_end
 from pupsourcing_sa.status.findings import Finding, is_ahead_of_log, notes
 
@@ -48,6 +48,7 @@ def print_report(console: Console, status: Status, findings: Iterable[Finding]) 
     console.print(_consumers(status) if status.consumers else Text("\nno consumers"))
     partitions = [(consumer, partition) for consumer in status.consumers for partition in consumer.partitions]
     sections = {
+        "Batches": [line for node in status.nodes for line in _batches(node)],
         "Failures": [line for pair in partitions for line in _failure(*pair, status.taken_at)],
         "Locks": [line for pair in partitions for line in _lock(*pair)],
     }
@@ -142,6 +143,13 @@ def _state(consumer: ConsumerStatus, partition: PartitionStatus, silent: set[UUI
     if partition.worker_id in silent:
         return "node silent"
     return "assigned" if partition.locked_by is None else "locked"
+
+
+def _batches(node: NodeStatus) -> Iterator[str]:
+    for batch in node.batches:
+        at = "reading" if batch.position is None else f"event {batch.position}"
+        name = f"{one_line(batch.consumer)}/{batch.partition}"
+        yield f"{name}: {at}, for {_time(batch.seconds)} at the last heartbeat of node {_short(node.worker_id)}"
 
 
 def _failure(consumer: ConsumerStatus, partition: PartitionStatus, now: datetime) -> Iterator[str]:

@@ -46,8 +46,8 @@ class Group:
             session.commit()
 
     # The last heartbeat lies ahead by default: on a busy machine a status may take longer than the timeout.
-    def node(self, *consumers: str, silent_for: float = -600, hostname: str = "host") -> UUID:
-        values = {"worker_id": uuid4(), "hostname": hostname, "pid": 7, "consumers": list(consumers)}
+    def node(self, *consumers: str, silent_for: float = -600, hostname: str = "host", **more: Any) -> UUID:
+        values = {"worker_id": uuid4(), "hostname": hostname, "pid": 7, "consumers": list(consumers)} | more
         self._insert("worker_nodes", **values, heartbeat_at=func.now() - timedelta(seconds=silent_for))
         return values["worker_id"]
 
@@ -83,6 +83,18 @@ def test_no_problems(command: Command, group: Group):
     (host,) = (line for line in lines if line[:1] == [short])
     assert host[1:3] == ["host", "7"]
     assert host[-2:] == ["2", "2"]
+
+
+def test_batches_that_run_and_nodes_that_died(command: Command, group: Group):
+    group.append(3)
+    batch = {"consumer": "or\x1b[2Jders", "partition": 1, "position": 2, "seconds": 12.5}
+    node = group.node("orders", running={"batches": [batch]})
+    group.partition("orders", node, last_position=1, deaths=4)
+    done = command("status")
+    assert done.returncode == 3
+    assert done.stdout.startswith("problem: 4 nodes died while they processed consumer 'orders' partition 0")
+    assert f"or\\x1b[2Jders/1: event 2, for 12 s at the last heartbeat of node {str(node)[:8]}" in done.stdout
+    assert json.loads(command("status", "--json").stdout)["nodes"][0]["batches"] == [batch]
 
 
 def test_each_statement_sees_the_current_state(

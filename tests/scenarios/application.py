@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -45,12 +46,13 @@ _BEFORE: Final = {
     "hang": text(f"SELECT pg_advisory_xact_lock_shared({REACHED}) IS NOT NULL"),
     "block": text(f"SELECT pg_advisory_xact_lock_shared({REACHED}) IS NOT NULL"),
     "fail": text("SELECT EXISTS (SELECT FROM healed)"),
+    "die": text("SELECT true"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Follows:
-    """Options of a consumer. One that handles ``by_batch`` ignores orders."""
+    """Options of a consumer. One that handles ``by_batch`` ignores all orders but those to die."""
 
     partitions: int = 1
     by_batch: bool = False
@@ -94,8 +96,8 @@ class Order:
 
     Attributes:
         consumer: the consumer that follows it.
-        what: ``wait`` at the gate, ``hang`` without end, ``block`` the event loop too, or ``fail`` until the table
-            ``healed`` has a row.
+        what: ``wait`` at the gate, ``hang`` without end, ``block`` the event loop too, ``fail`` until the table
+            ``healed`` has a row, or let the process ``die``.
         node: the only node that follows it; by default every node.
     """
 
@@ -132,6 +134,10 @@ class _Recorder:
         order = Order(**event.json())
         return order.what if order.consumer == self.name and order.node in (None, self._node) else None
 
+    def _die(self) -> None:
+        """End the process as a crash or the kernel does, without any clean-up."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def _fail(self, event: PersistedEvent) -> None:
         raise PoisonedError(f"{self.name} cannot digest {event.global_position}")
 
@@ -144,6 +150,8 @@ class _ByEvent(_Recorder):
         is_healed = session.scalar(_BEFORE[what])
         if what in ("hang", "block"):
             threading.Event().wait()
+        if what == "die":
+            self._die()
         if what == "fail" and not is_healed:
             self._fail(event)
 
@@ -151,6 +159,8 @@ class _ByEvent(_Recorder):
 class _ByBatch(_Recorder):
     def handle_batch(self, session: Session, events: Sequence[PersistedEvent]) -> None:
         session.execute(_APPLIED, [self._row(event) for event in events])
+        if any(self._order(event) == "die" for event in events):
+            self._die()
 
 
 class _Coroutine(_Recorder):
@@ -163,6 +173,8 @@ class _Coroutine(_Recorder):
             await asyncio.Event().wait()
         if what == "block":
             threading.Event().wait()
+        if what == "die":
+            self._die()
         if what == "fail" and not is_healed:
             self._fail(event)
 

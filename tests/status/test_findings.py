@@ -77,6 +77,21 @@ class TestDiagnosis:
             (status_of(consumer(WELL, replace(WELL, worker_id=None))), {}, ["unassigned"]),
             (status_of(consumer(replace(WELL, failing=FAILING))), {}, ["failing"]),
             (status_of(consumer(replace(WELL, failing=replace(FAILING, parked_at=LONG_AGO)))), {}, ["parked"]),
+            (status_of(consumer(replace(WELL, deaths=2, lag_events=1))), {}, ["nodes_died"]),
+            (status_of(consumer(replace(WELL, deaths=1, lag_events=1))), {}, []),  # it may have had any reason
+            (status_of(consumer(replace(WELL, deaths=9))), {}, []),  # it had no event to die of
+            (
+                status_of(consumer(replace(WELL, deaths=2, lag_events=1, failing=FAILING))),
+                {},
+                ["failing", "nodes_died"],
+            ),
+            (
+                status_of(
+                    consumer(replace(WELL, deaths=2, lag_events=1, failing=replace(FAILING, parked_at=LONG_AGO)))
+                ),
+                {},
+                ["parked"],
+            ),
             (status_of(consumer(replace(WELL, lag_events=9**9, lag_seconds=9e9))), {}, []),  # no limit was given
             (status_of(consumer(replace(WELL, lag_events=10))), {"max_lag_events": 10}, []),
             (status_of(consumer(replace(WELL, lag_events=11))), {"max_lag_events": 10}, ["lagging"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -48,25 +49,28 @@ class TestTurns:
     ):
         async def main() -> list[int]:
             announcements = Announcements(WorkerTables(), UUID(int=1), patience)
-            inside, most = 0, []
-            has_entered = asyncio.Event()
+            inside, most, is_tried = 0, [], asyncio.Event()
 
-            async def handle(*, wait: bool) -> None:
+            async def enter() -> None:
                 nonlocal inside
                 async with announcements.alone():
                     inside += 1
                     most.append(inside)
-                    has_entered.set()
-                    if wait:
-                        # Longer than the short patience: until the other one has entered.
+                    if len(most) == 1:
+                        await is_tried.wait()
+                        for _ in range(10):
+                            await asyncio.sleep(0)
                         while patience < 1 and len(most) < 2:
                             await asyncio.sleep(0)
                     inside -= 1
 
+            async def enter_too() -> None:
+                is_tried.set()
+                await enter()
+
             async with asyncio.TaskGroup() as group:
-                group.create_task(handle(wait=True))
-                await has_entered.wait()
-                group.create_task(handle(wait=False))
+                group.create_task(enter())
+                group.create_task(enter_too())
             return most
 
         assert asyncio.run(main()) == expected
@@ -194,13 +198,20 @@ def test_batches_cost_nothing_more_while_no_node_dies(sync_fleet: Fleet):
 class TestTransactions:
     """Batches without a worker around them."""
 
-    def run(self, fleet: Fleet, worker_id: UUID, careful: CarefulMode | None) -> BatchResult | None:
+    def run(
+        self, fleet: Fleet, worker_id: UUID, careful: CarefulMode | None, started_at: datetime | None = None
+    ) -> BatchResult | None:
         @consumer("all")
         def handle(session: Session, event: PersistedEvent) -> None:
             session.execute(INSERT, {"consumer": "all", "position": event.global_position})
 
         announcements = Announcements(fleet.tables, worker_id, 1.0)
-        options = {"store": fleet.store, "tables": fleet.tables, "announcements": announcements}
+        options = {
+            "store": fleet.store,
+            "tables": fleet.tables,
+            "announcements": announcements,
+            "started_at": started_at,
+        }
         transaction = BatchTransaction(context_of(handle, execution=None, **options), is_stopping=lambda: False)
         request = BatchRequest(
             last=BatchResult(scanned=0, checkpoint=-1, handled=0),
@@ -231,6 +242,19 @@ class TestTransactions:
         with pytest.raises(NodesDied):
             self.run(sync_fleet, self.join(sync_fleet), None)
         assert sync_fleet.seen("all") == []
+
+    def test_a_process_that_is_started_after_a_death_does_not_shorten_the_delay(self, sync_fleet: Fleet):
+        """Each of them is new to the failure. Without a delay, they would die one after the other."""
+        fleet = sync_fleet
+        fleet.append(2)
+        mark_deaths(fleet, "all", 3)
+        failure = (
+            "failed_position = 1, attempts = 1, failed_at = now() - interval '1 h', retry_at = now() + interval '1 h'"
+        )
+        fleet.query(f"UPDATE consumer_checkpoints SET {failure}", commit=True)
+        for careful in (None, CarefulMode(5, 2)):
+            with pytest.raises(RetryLater):
+                self.run(fleet, self.join(fleet), careful, started_at=datetime.now(UTC))
 
     def test_a_node_that_was_presumed_dead_handles_no_event(self, sync_fleet: Fleet):
         sync_fleet.append(2)

@@ -3,7 +3,7 @@
 A node that is restarted on the same host need not wait for ``heartbeat_timeout``: it can see that the process of its
 predecessor has ended. It must be certain, because processes in other containers have process ids, too:
 
-- Both processes belong to the same boot of the same kernel, and to the same PID namespace.
+- Both processes have the same hostname, and belong to the same boot of a kernel and the same PID namespace.
 - There is no process with this id, or it started at another time than the node's process.
 
 Only Linux shows this. On other systems, and if anything is unknown, only missing heartbeats show that a node is dead.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class ProcessIdentity:
     """A process of a host that runs Linux.
 
     Attributes:
-        host: id of the kernel's boot, and of the PID namespace in which ``pid`` is valid.
+        host: the hostname, and the ids of the kernel's boot and of the PID namespace in which ``pid`` is valid.
         pid: id of the process.
         started: start of the process, in clock ticks since the boot.
     """
@@ -50,7 +51,7 @@ def this_process() -> ProcessIdentity | None:
             return None
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         namespace = (_PROC / "self/ns/pid").readlink()
-        return ProcessIdentity(f"{boot} {namespace}", pid, _start_of(pid))
+        return ProcessIdentity(f"{socket.gethostname()} {boot} {namespace}", pid, _start_of(pid))
     except (OSError, ValueError, IndexError):
         return None
 
