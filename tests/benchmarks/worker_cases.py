@@ -6,6 +6,9 @@ columns as tuples, move the checkpoint, commit.
 **Large events.** The same, at the end of the log, with 400 events of 200 kB. The baseline fetches all of them at once;
 the worker's batches have a limit of bytes.
 
+**ORM handler.** For each event, the handler gets the row of its aggregate and changes it. The baseline is the same
+worker with a handler that executes an ``UPDATE`` for each event.
+
 **Batch handler.** The read model has a row for each aggregate, with a counter. The handler executes one bulk upsert for
 each batch. The baseline is the same worker with a handler that executes an ``UPDATE`` for each event.
 """
@@ -19,7 +22,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from pupsourcing_sa import Event, NoStream, PersistedEvent, WorkerTables, consumer
 from pupsourcing_sa.worker import Worker, WorkerConfig
@@ -49,6 +52,19 @@ def _updates(session: Session, event: PersistedEvent) -> None:
 
 
 _update = update(_counts).where(_counts.c.id == bindparam("key")).values(events=_counts.c.events + 1)
+
+
+class _Base(DeclarativeBase):
+    metadata = worker_metadata
+
+
+class _Count(_Base):
+    __table__ = _counts
+
+
+@consumer("instances")
+def _instances(session: Session, event: PersistedEvent) -> None:
+    session.get_one(_Count, event.aggregate_id).events += 1
 
 
 class _Upserts:
@@ -139,6 +155,10 @@ def _large_events(database: Database) -> tuple[Side, Side]:
     return _catch_up(_LARGE_EVENTS, handler, database), _bare(_LARGE_EVENTS, database, _LARGE_EVENTS)
 
 
+def _orm_handler(database: Database) -> tuple[Side, Side]:
+    return _catch_up(_FEW_EVENTS, _instances, database), _catch_up(_FEW_EVENTS, _updates, database)
+
+
 def _handle_batch(database: Database) -> tuple[Side, Side]:
     return _catch_up(_FEW_EVENTS, _Upserts(), database), _catch_up(_FEW_EVENTS, _updates, database)
 
@@ -150,6 +170,7 @@ WORKER_CASES: dict[str, Case] = {
         )
         for batch in (100, 500, 1000)
     },
+    "worker, ORM handler beside UPDATEs": Case(_orm_handler, is_reading=True),
     "worker, handle_batch beside UPDATEs": Case(_handle_batch, is_reading=True, goal=5.0),
     # The last one, because it appends to the log that the others read.
     "worker, empty handler, large events": Case(_large_events, is_reading=True),

@@ -25,6 +25,7 @@ from pupsourcing_sa.worker.processing.careful import CarefulMode
 from pupsourcing_sa.worker.processing.catch_up import CatchUp
 from pupsourcing_sa.worker.processing.context import PartitionContext
 from pupsourcing_sa.worker.processing.failures import Failures
+from pupsourcing_sa.worker.processing.kept_instances import keeping_instances
 from pupsourcing_sa.worker.processing.limits import BatchLimits, checkpoint_threshold
 from pupsourcing_sa.worker.processing.outcomes import BatchError, BatchFailed, BatchResult, NodesDied, ShuttingDown
 from pupsourcing_sa.worker.processing.overdue import BatchProgress, OverdueMonitor
@@ -118,7 +119,7 @@ class Turns:
             Exception: as `BatchTransaction.run`, or from getting a connection.
         """
         turn = _Turn(self.state)
-        work = partial(self._work, turn, up_to, server_identity, is_draining)
+        work = keeping_instances(partial(self._work, turn, up_to, server_identity, is_draining))
         try:
             async with self._context.turn_lock.turn() as has_turn:
                 self._is_alone = has_turn or self._context.scope.partitions == 1
@@ -222,6 +223,7 @@ class Turns:
             raise ShuttingDown
         context, clock = self._context, self._context.clock
         ends_at = clock() + _TURN_SECONDS
+        info = dict(session.info)
         while True:
             state, now = turn.state, clock()
             request = BatchRequest(
@@ -248,8 +250,10 @@ class Turns:
                 turn.failures = max(turn.failures or 0, result.failures)
             if result.scanned >= up_to or self._is_stopping() or clock() >= ends_at:
                 return True
-            # The next batch needs a session without instances and without a transaction.
+            # The next batch needs a session without instances, without a transaction, and with the factory's info.
             session.reset()
+            session.info.clear()
+            session.info.update(info)
 
     def _report_catch_up(self, up_to: int) -> None:
         scanned = self.state.last.scanned
