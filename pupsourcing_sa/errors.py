@@ -24,6 +24,7 @@
      ├── HandlerTransactionError           a handler committed or rolled back its session
      ├── ImportFailed                      a line of an import is invalid
      ├── MissingExtraError                 (also an ImportError) an optional dependency is missing or too old
+     ├── UnsupportedServerError            the server does not do what the stable position relies on
      ├── UnsupportedDriverError            (also a TypeError) the engine's driver is neither psycopg nor asyncpg
      └── TemplateError                     (also a LookupError) there is no such Alembic template
 
@@ -65,6 +66,7 @@ __all__ = [
     "TransactionRequiredError",
     "UnreadableEventError",
     "UnsupportedDriverError",
+    "UnsupportedServerError",
 ]
 
 
@@ -212,6 +214,23 @@ class UnsupportedDriverError(PupsourcingError, TypeError):
         super().__init__(
             f"the driver {driver} is not supported; use psycopg or asyncpg, with a URL that begins with "
             "postgresql+psycopg:// or postgresql+asyncpg://"
+        )
+
+
+class UnsupportedServerError(PupsourcingError):
+    """The server does not do what the stable position relies on, so events would be skipped.
+
+    Attributes:
+        check: the step of the self-check that has failed.
+        found: what the server did.
+    """
+
+    def __init__(self, check: str, found: str) -> None:
+        self.check = check
+        self.found = found
+        super().__init__(
+            f"this server does not do what PostgreSQL does, and events would be skipped ({check}): {found}. Use "
+            "PostgreSQL 12 or later; a server that only speaks its protocol is not enough"
         )
 
 

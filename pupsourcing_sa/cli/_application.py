@@ -15,6 +15,7 @@ from pupsourcing_sa import __version__
 from pupsourcing_sa.cli._console import discard_output
 from pupsourcing_sa.cli._consumers import consumers
 from pupsourcing_sa.cli._demo import demo
+from pupsourcing_sa.cli._doctor import doctor
 from pupsourcing_sa.cli._errors import UsageError, fail, fail_of_usage
 from pupsourcing_sa.cli._help import Group
 from pupsourcing_sa.cli._import import import_
@@ -84,7 +85,7 @@ def application(context: click.Context) -> None:
         context.fail("missing command")
 
 
-for command in (worker, status, consumers, init, template_path, sql, import_, demo):
+for command in (worker, status, doctor, consumers, init, template_path, sql, import_, demo):
     application.add_command(command)
 
 

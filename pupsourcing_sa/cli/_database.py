@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, MetaData, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import option
 from pupsourcing_sa.errors import MissingExtraError, TablesMissingError
+from pupsourcing_sa.tables import EventTables, WorkerTables
 
 __all__ = [
     "STORE_TABLES",
     "WORKER_TABLES",
     "database_url_option",
     "given",
+    "log_and_worker_tables",
     "missing_tables_explained",
     "open_engine",
     "parse_url",
@@ -78,6 +80,20 @@ def table_options(tables: Mapping[str, str]) -> Callable[[_Function], _Function]
 def given(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return the options with these names that are not None."""
     return {name: options[name] for name in names if options[name] is not None}
+
+
+def log_and_worker_tables(schema: str | None, names: Mapping[str, str | None]) -> tuple[EventTables, WorkerTables]:
+    """Return the tables that the options name.
+
+    Raises:
+        UsageError: a name is invalid.
+    """
+    metadata = MetaData()
+    with wrong_names_refused():
+        return (
+            EventTables(metadata, schema=schema, **given(names, STORE_TABLES)),
+            WorkerTables(metadata, schema=schema, **given(names, WORKER_TABLES)),
+        )
 
 
 @contextmanager

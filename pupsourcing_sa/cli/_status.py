@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
 import click
-from sqlalchemy import MetaData, NullPool
+from sqlalchemy import NullPool
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
 from pupsourcing_sa._checks import MAX_BIGINT, MAX_SECONDS
@@ -18,12 +17,11 @@ from pupsourcing_sa.cli._database import (
     STORE_TABLES,
     WORKER_TABLES,
     database_url_option,
-    given,
+    log_and_worker_tables,
     missing_tables_explained,
     open_engine,
     parse_url,
     table_options,
-    wrong_names_refused,
 )
 from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import seconds, whole_number
@@ -140,7 +138,7 @@ def status(
     found = _read(
         database_url,
         timeout,
-        _tables(schema, names),
+        log_and_worker_tables(schema, names),
         heartbeat_timeout=heartbeat_timeout,
         lag_limit=max(LAG_LIMIT, max_lag_events or 0),
     )
@@ -155,15 +153,6 @@ def status(
             print_report(console, found, findings)
         write(report.get())
     return _PROBLEMS_FOUND if findings else 0
-
-
-def _tables(schema: str | None, names: Mapping[str, str | None]) -> tuple[EventTables, WorkerTables]:
-    metadata = MetaData()
-    with wrong_names_refused():
-        return (
-            EventTables(metadata, schema=schema, **given(names, STORE_TABLES)),
-            WorkerTables(metadata, schema=schema, **given(names, WORKER_TABLES)),
-        )
 
 
 def _read(database_url: str | None, timeout: float, tables: tuple[EventTables, WorkerTables], **options: Any) -> Status:

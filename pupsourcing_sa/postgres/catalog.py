@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Boolean, DateTime, FromClause, Integer, Text, column, table
 from sqlalchemy.dialects.postgresql import OID
 
-__all__ = ["ACTIVITY", "DATABASES", "INHERITANCE", "LOCKS", "PREPARED", "SUBSCRIBED", "catalog_table"]
+__all__ = ["ACTIVITY", "ATTRIBUTES", "DATABASES", "INHERITANCE", "LOCKS", "PREPARED", "SUBSCRIBED", "catalog_table"]
 
 
 def catalog_table(name: str, **columns: Any) -> FromClause:
@@ -38,6 +38,7 @@ ACTIVITY: Final = catalog_table(
     query=Text,
     xact_start=DateTime(timezone=True),
 )
+ATTRIBUTES: Final = catalog_table("pg_attribute", attrelid=OID, attname=Text, attisdropped=Boolean)
 SUBSCRIBED: Final = catalog_table("pg_subscription_rel", srrelid=OID)
 INHERITANCE: Final = catalog_table("pg_inherits", inhrelid=OID, inhparent=OID)
 PREPARED: Final = catalog_table(

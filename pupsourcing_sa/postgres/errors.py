@@ -35,6 +35,7 @@ __all__ = [
     "is_refusal_state",
     "is_refused_statement_state",
     "is_serialization_failure",
+    "is_unsupported",
     "may_be_lost_race_state",
     "raise_translated",
     "translated",
@@ -218,6 +219,12 @@ def is_refused_statement_state(state: str | None) -> bool:
 def is_refusal_state(state: str | None) -> bool:
     """Return True if the server refuses the role or the database, or has become read-only, until someone changes it."""
     return state is not None and (state[:2] == "28" or state in ("3D000", _READ_ONLY))
+
+
+def is_unsupported(error: DBAPIError) -> bool:
+    """Return True if the server does not have what a statement uses, such as a function."""
+    state = _sqlstate(error)
+    return state is not None and state[:2] in ("0A", "42") and state != _INSUFFICIENT_PRIVILEGE
 
 
 def violates(error: DBAPIError, constraint: Constraint, connection: Connection) -> bool:

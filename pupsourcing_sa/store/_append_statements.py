@@ -264,7 +264,7 @@ class AppendStatements:
         )
         last = func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger)
         # The volatile function in its output keeps PostgreSQL from inlining this subquery.
-        issued = select(last.label("last")).subquery("issued")
+        issued = select(last.label("last")).subquery("pupsourcing_issued")
         columns: list[ColumnElement[Any]] = [
             func.coalesce(version.scalar_subquery(), constant(0)).label("version"),
             has_event_above(self._events, issued.c.last).label("is_behind"),

@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
 from pupsourcing_sa.postgres.connections import async_session_of
 from pupsourcing_sa.store._sync import EventStore
 from pupsourcing_sa.store.positions import BlockingAppend
+from pupsourcing_sa.store.server_checks import check_server, raise_problem
 from pupsourcing_sa.tables import EventTables
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from pupsourcing_sa.postgres.connections import AsyncSessionArgument as _Session
 
 __all__ = ["AsyncEventStore"]
@@ -175,6 +179,15 @@ class AsyncEventStore:
     async def blocking_appends(self, session: _Session) -> list[BlockingAppend]:
         """See `EventStore.blocking_appends`."""
         return await _run(session, self.sync_store.blocking_appends)
+
+    async def check(self, engine: AsyncEngine) -> None:
+        """See `EventStore.check`; for an ``AsyncEngine``."""
+        from sqlalchemy.ext.asyncio import AsyncEngine
+
+        check_type("engine", engine, AsyncEngine, "an AsyncEngine", "; EventStore has the check for an Engine")
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="READ COMMITTED")
+            await connection.run_sync(lambda sync: raise_problem(check_server(sync, self.sync_store.reader)))
 
     def __repr__(self) -> str:
         return f"AsyncEventStore({self.tables!r})"

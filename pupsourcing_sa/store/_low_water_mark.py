@@ -46,7 +46,9 @@ def low_water_mark(events: Table) -> CTE:
     is_held = func.coalesce(func.current_setting(name, true()), constant("")) != constant("")
     last = func.pg_sequence_last_value(sequence_of(events), type_=BigInteger)
     # The volatile function in its output keeps PostgreSQL from inlining this subquery. Every use below sees one value.
-    issued = select(is_held.label("is_held"), case((is_held, None), else_=last).label("last")).subquery("issued")
+    issued = select(is_held.label("is_held"), case((is_held, None), else_=last).label("last")).subquery(
+        "pupsourcing_issued"
+    )
     mark = func.coalesce(issued.c.last.bitwise_and(MARK_BITS), MARK_BELOW_ALL)
     lock = func.pg_advisory_xact_lock_shared(cast(oid_of(events), Integer), cast(mark, Integer))
     remember = func.set_config(name, cast(mark, Text), true())

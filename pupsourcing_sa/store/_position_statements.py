@@ -15,9 +15,9 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    column,
     exists,
     func,
-    literal_column,
     or_,
     select,
     text,
@@ -30,7 +30,7 @@ from pupsourcing_sa.postgres.lock_holders import HOLDER_COLUMNS
 from pupsourcing_sa.store._low_water_mark import MARK_BITS
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["PositionStatements", "next_position"]
+__all__ = ["PositionStatements", "sequence_state"]
 
 #: The mark below every position as pg_locks shows it: an unsigned oid with the same bits.
 _MARK_BELOW_ALL_AS_OID: Final = constant(2**32 - 1)
@@ -42,15 +42,16 @@ _SEQUENCES: Final = catalog_table(
 )
 
 
-def next_position(sequence: str) -> Select[Any]:
-    """Select the next value of a sequence that has issued nothing since it was created or restarted.
+def sequence_state(sequence: str) -> Select[Any]:
+    """Select the last value of a sequence, or the next one if it has not been called since it was restarted.
 
     Args:
         sequence: its quoted name.
     """
     # A colon would begin a parameter.
     name = sequence.replace(":", r"\:")
-    return select(literal_column("last_value", BigInteger)).select_from(text(name))
+    columns: list[ColumnElement[Any]] = [column("last_value", BigInteger), column("is_called", Boolean)]
+    return select(*columns).select_from(text(name))
 
 
 class PositionStatements:
@@ -130,6 +131,16 @@ class PositionStatements:
         sequence = sequence_of(self._events)
         may_read = func.has_sequence_privilege(sequence, constant("SELECT"))
         return select(cast(sequence, Text).label("name"), may_read.label("is_readable"))
+
+    @cached_property
+    def last_issued(self) -> Select[Any]:
+        """Select the last position issued; NULL if the sequence has issued nothing since it was restarted."""
+        return select(func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger).label("last_issued"))
+
+    @cached_property
+    def replicated(self) -> Select[Any]:
+        """Select if a subscription fills the log."""
+        return select(self._is_replicated.label("is_replicated"))
 
     @property
     def _is_replicated(self) -> ColumnElement[bool]:

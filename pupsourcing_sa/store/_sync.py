@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from sqlalchemy import Engine
+
 from pupsourcing_sa._checks import check_int, check_name, check_type
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import NoEventsError
@@ -15,6 +17,7 @@ from pupsourcing_sa.store._append import Append
 from pupsourcing_sa.store._appender import Appender
 from pupsourcing_sa.store.log_reader import LogReader
 from pupsourcing_sa.store.positions import BlockingAppend
+from pupsourcing_sa.store.server_checks import check_server, raise_problem
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["EventStore"]
@@ -361,6 +364,28 @@ class EventStore:
         ``pg_read_all_stats`` see the queries of other roles.
         """
         return self.reader.blocking_appends(session)
+
+    # -- the server --------------------------------------------------------------------------------------------
+
+    def check(self, engine: Engine) -> None:
+        """Check that the server does what the stable position relies on. Workers do this when they start.
+
+        The check takes a lock on one connection and looks for it on another, for example. It writes nothing. It needs
+        two connections at a time, one of them outside of its pool. `pupsourcing-sa doctor` shows each step.
+
+        Args:
+            engine: the engine of your sessions.
+
+        Raises:
+            UnsupportedServerError: the server is too old, or only speaks PostgreSQL's protocol.
+            StablePositionError: the server is a standby, or the log cannot be followed; see `stable_position`.
+            TablesMissingError: the log's tables do not exist, or lack a column.
+            TypeError: ``engine`` is not an ``Engine``.
+        """
+        check_type("engine", engine, Engine, "an Engine", "; AsyncEventStore has the check for an AsyncEngine")
+        with engine.connect() as connection:
+            connection.execution_options(isolation_level="READ COMMITTED")
+            raise_problem(check_server(connection, self.reader))
 
     def __repr__(self) -> str:
         return f"EventStore({self.tables!r})"

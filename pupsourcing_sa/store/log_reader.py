@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection, Row
@@ -19,13 +19,15 @@ from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.expressions import qualified_name
-from pupsourcing_sa.store._position_statements import PositionStatements, next_position
+from pupsourcing_sa.store._position_statements import PositionStatements, sequence_state
 from pupsourcing_sa.store._read_statements import ReadStatements
 from pupsourcing_sa.store.pages import ByteLimit, Page
 from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["LogNotFollowable", "LogReader"]
+__all__ = ["STANDBY", "LogNotFollowable", "LogReader"]
+
+STANDBY: Final = "the server is a standby, which does not see the locks of appends in flight. Connect to the primary"
 
 #: A log whose stable position would not be reliable in any session.
 LogNotFollowable: TypeAlias = ReplicatedLogError | SequenceBehindLogError
@@ -39,7 +41,7 @@ class LogReader:
     """
 
     def __init__(self, tables: EventTables) -> None:
-        self._tables = tables
+        self.tables = self._tables = tables
         self._statements = ReadStatements(tables)
         self._position_statements = PositionStatements(tables)
 
@@ -238,13 +240,36 @@ class LogReader:
                 problem = SequenceBehindLogError(qualified_name(self._tables.events, connection))
         return LogPositions(row.stable, row.last, row.server_identity), problem
 
+    def is_replicated(self, session: SyncSession) -> bool:
+        """Return True if a subscription of logical replication fills the log."""
+        with self._connection(session) as connection:
+            return bool(connection.scalar(self._position_statements.replicated))
+
+    def last_issued(self, session: SyncSession) -> tuple[int, int, int] | None:
+        """Return the last position issued as the sequence shows it, as the store reads it, and as the sequence again.
+
+        0 means that the sequence has issued nothing. Return ``None`` if this role may not read the sequence itself,
+        which the store does not need.
+        """
+
+        def shown_by_sequence() -> int:
+            last_value, is_called = connection.execute(sequence_state(name)).one()
+            return last_value if is_called else 0
+
+        with self._connection(session) as connection:
+            name, is_readable = connection.execute(self._position_statements.sequence).one()
+            if not is_readable:
+                return None
+            before = shown_by_sequence()
+            return before, connection.scalar(self._position_statements.last_issued) or 0, shown_by_sequence()
+
     def _last_issued(self, connection: Connection, row: Row[Any]) -> Any:
         """Return the last position that the sequence has issued, or the one before the first it will issue."""
         if row.last_issued is None:
             # It has issued nothing since it was created or restarted. PostgreSQL shows its next position only to roles
             # that may read the sequence. For others, the first append finds out.
             name, is_readable = connection.execute(self._position_statements.sequence).one()
-            return connection.execute(next_position(name)).scalar_one() - 1 if is_readable else row.last
+            return connection.execute(sequence_state(name)).one().last_value - 1 if is_readable else row.last
         return row.last_issued
 
     def server_identity(self, session: SyncSession) -> str:
@@ -268,9 +293,7 @@ class LogReader:
         """Refuse a session whose positions are not reliable, and a sequence that issues positions in another order."""
         column = f"{self._tables.events.key}.global_position"
         if row.is_in_recovery:
-            raise StablePositionError(
-                "the server is a standby, which does not see the locks of appends in flight. Connect to the primary"
-            )
+            raise StablePositionError(STANDBY)
         if not row.is_readable:
             raise StablePositionError(
                 f"this role may not read the sequence of {column}, or the sequence does not exist. Run GRANT USAGE on "

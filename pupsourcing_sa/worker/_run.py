@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.store import EventStore
+from pupsourcing_sa.store.server_checks import CheckResult, check_more_tables, check_server, raise_problem
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
@@ -95,6 +96,17 @@ class Run:
         """Return the membership of this run in its worker group."""
         log = LogName(self.store.tables, self.tables)
         return Membership(self.tables, log, self.worker_id, self.subscriptions.values(), self.config, self.hooks)
+
+    async def check_server(self) -> None:
+        """Refuse a server that does not do what the stable position relies on; see `EventStore.check`."""
+        await self.executions.log("pupsourcing-check", lambda session, _: raise_problem(self.checks(session)))
+
+    def checks(self, session: Session) -> list[CheckResult]:
+        """Run the self-check, and return the result of each step."""
+        return [
+            *check_server(session, self.store.reader),
+            check_more_tables(session, "worker tables", *self.tables.tables),
+        ]
 
     async def coordinate(self, work: Callable[[Session], _T]) -> _T:
         """Run a transaction of the node."""

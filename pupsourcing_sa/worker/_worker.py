@@ -18,6 +18,7 @@ from pupsourcing_sa.consumer import AsyncConsumer, BatchConsumer, Consumer, Subs
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.store import AsyncEventStore, EventStore
+from pupsourcing_sa.store.server_checks import CheckResult
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks, Telemetry
 from pupsourcing_sa.worker._drain import Drain
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
+_T = TypeVar("_T")
 _Session = TypeVar("_Session", bound=Session)
 _AsyncSession = TypeVar("_AsyncSession", bound="AsyncSession")
 
@@ -184,11 +186,12 @@ class Worker:
             TablesMissingError: the migrations have not been run.
             PartitionsError: a consumer's number of partitions differs from that in the database.
             StablePositionError: the database cannot report the stable position, for example because it is a standby.
+            UnsupportedServerError: the server does not do what the stable position relies on; see `EventStore.check`.
             TypeError: all sessions share one connection, because of a ``StaticPool`` or a bind to a ``Connection``.
         """
         # Handle signals around the event loop, from its first moment to its last.
         with handling_signals(self.stop, self.config.shutdown_timeout):
-            _run_in_new_loop(self._main(drain=False, owns_loop=True, on_ready=on_ready), "serve()")
+            _run_in_new_loop(self._main(drain=False, owns_loop=True, on_ready=on_ready), "worker.serve()")
 
     def drain(self) -> None:
         """Process everything up to the current stable position, then return. For tests and backfills.
@@ -200,7 +203,7 @@ class Worker:
             Exception: the exception of a handler, or an ``ExceptionGroup`` if several consumers failed. The events
                 before the failing one are committed.
         """
-        _run_in_new_loop(self._main(drain=True, owns_loop=True), "serve(drain=True)")
+        _run_in_new_loop(self._main(drain=True, owns_loop=True), "worker.serve(drain=True)")
 
     async def serve(self, *, drain: bool = False) -> None:
         """Do the same as `run` or `drain` inside a running event loop.
@@ -209,6 +212,18 @@ class Worker:
         running batches are rolled back.
         """
         await self._main(drain=drain, owns_loop=False)
+
+    def check(self) -> list[CheckResult]:
+        """Run the self-check of the server and return the result of each step. ``pupsourcing-sa doctor`` prints them.
+
+        `run` and `drain` do the same when they start, and raise the first problem. This blocks; in a running event loop
+        use `AsyncEventStore.check`.
+
+        Raises:
+            DBAPIError: the database cannot be reached.
+            TypeError: as for `run`.
+        """
+        return _run_in_new_loop(self._check(), "store.check(engine)")
 
     def stop(self) -> None:
         """Ask the worker to stop. It begins no batch, and running ones may finish within ``shutdown_timeout``.
@@ -256,6 +271,14 @@ class Worker:
             with self._lock:
                 self._running, self._stop_requested = None, False
 
+    async def _check(self) -> list[CheckResult]:
+        check_engines(self._session_factory, self.store.tables.events, self.tables.consumer_checkpoints)
+        run = self._new_run(None)
+        try:
+            return await run.executions.log("pupsourcing-check", lambda session, _: run.checks(session))
+        finally:
+            await run.executions.log.close()
+
     def _new_run(self, on_ready: Callable[[], None] | None) -> Run:
         factory, config = self._session_factory, self.config
         return Run(
@@ -281,11 +304,11 @@ class Worker:
         return f"<Worker {self.id} consumers={self.consumers!r}>"
 
 
-def _run_in_new_loop(main: Coroutine[Any, Any, None], in_loop: str) -> None:
+def _run_in_new_loop(main: Coroutine[Any, Any, _T], in_loop: str) -> _T:
     if asyncio._get_running_loop() is not None:
         main.close()
-        raise RuntimeError(f"this call would block the running event loop; write `await worker.{in_loop}`")
-    asyncio.run(main)
+        raise RuntimeError(f"this call would block the running event loop; write `await {in_loop}`")
+    return asyncio.run(main)
 
 
 def _require_iterable(consumers: Iterable[Consumer | BatchConsumer]) -> Iterable[Consumer | BatchConsumer]:

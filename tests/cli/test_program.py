@@ -13,7 +13,7 @@ from tests.fix_command import COMMAND, run_in_process
 
 
 def test_help():
-    for name in ("worker", "status", "init", "template-path", "sql", "import", "demo"):
+    for name in ("worker", "status", "doctor", "init", "template-path", "sql", "import", "demo"):
         shown = run_in_process(name, "--help", env={"COLUMNS": "80"})
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith(f"Usage: pupsourcing-sa {name}")

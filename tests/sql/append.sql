@@ -2,18 +2,18 @@
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN issued.is_held
+      WHEN pupsourcing_issued.is_held
       THEN TRUE
       WHEN CASE
         WHEN (
-          issued.last IS NOT NULL
+          pupsourcing_issued.last IS NOT NULL
         )
         THEN (
           SELECT
             MIN(events.global_position) AS min_1
           FROM events
           WHERE
-            events.global_position > issued.last
+            events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
           (
@@ -33,11 +33,11 @@ WITH pupsourcing_mark AS (
       THEN FALSE
       ELSE pg_advisory_xact_lock_shared(
         CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS INT)
       ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
@@ -63,7 +63,7 @@ WITH pupsourcing_mark AS (
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
       END AS last
-  ) AS issued
+  ) AS pupsourcing_issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (
     aggregate_type,
@@ -119,18 +119,18 @@ RETURNING events.global_position, events.aggregate_version;
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN issued.is_held
+      WHEN pupsourcing_issued.is_held
       THEN TRUE
       WHEN CASE
         WHEN (
-          issued.last IS NOT NULL
+          pupsourcing_issued.last IS NOT NULL
         )
         THEN (
           SELECT
             MIN(events.global_position) AS min_1
           FROM events
           WHERE
-            events.global_position > issued.last
+            events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
           (
@@ -150,11 +150,11 @@ WITH pupsourcing_mark AS (
       THEN FALSE
       ELSE pg_advisory_xact_lock_shared(
         CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS INT)
       ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
@@ -180,7 +180,7 @@ WITH pupsourcing_mark AS (
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
       END AS last
-  ) AS issued
+  ) AS pupsourcing_issued
 ), pupsourcing_head AS (
   UPDATE aggregate_heads SET aggregate_version = (
     aggregate_heads.aggregate_version + CAST(%(count)s AS BIGINT)
@@ -232,18 +232,18 @@ RETURNING events.global_position, events.aggregate_version;
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN issued.is_held
+      WHEN pupsourcing_issued.is_held
       THEN TRUE
       WHEN CASE
         WHEN (
-          issued.last IS NOT NULL
+          pupsourcing_issued.last IS NOT NULL
         )
         THEN (
           SELECT
             MIN(events.global_position) AS min_1
           FROM events
           WHERE
-            events.global_position > issued.last
+            events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
           (
@@ -263,11 +263,11 @@ WITH pupsourcing_mark AS (
       THEN FALSE
       ELSE pg_advisory_xact_lock_shared(
         CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS INT)
       ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
@@ -293,7 +293,7 @@ WITH pupsourcing_mark AS (
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
       END AS last
-  ) AS issued
+  ) AS pupsourcing_issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (
     aggregate_type,
@@ -359,18 +359,18 @@ WITH pupsourcing_wanted AS (
 ), pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN issued.is_held
+      WHEN pupsourcing_issued.is_held
       THEN TRUE
       WHEN CASE
         WHEN (
-          issued.last IS NOT NULL
+          pupsourcing_issued.last IS NOT NULL
         )
         THEN (
           SELECT
             MIN(events.global_position) AS min_1
           FROM events
           WHERE
-            events.global_position > issued.last
+            events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
           (
@@ -390,11 +390,11 @@ WITH pupsourcing_wanted AS (
       THEN FALSE
       ELSE pg_advisory_xact_lock_shared(
         CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS INT)
       ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
@@ -420,7 +420,7 @@ WITH pupsourcing_wanted AS (
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
       END AS last
-  ) AS issued
+  ) AS pupsourcing_issued
 ), pupsourcing_fits AS (
   SELECT
     TRUE AS fits
@@ -570,9 +570,9 @@ SELECT
     FROM events, (
       SELECT
         pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) AS last
-    ) AS issued
+    ) AS pupsourcing_issued
     WHERE
-      events.global_position > issued.last
+      events.global_position > pupsourcing_issued.last
   ) IS NOT NULL AS is_behind;
 
 -- undo
@@ -605,18 +605,18 @@ WHERE
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN issued.is_held
+      WHEN pupsourcing_issued.is_held
       THEN TRUE
       WHEN CASE
         WHEN (
-          issued.last IS NOT NULL
+          pupsourcing_issued.last IS NOT NULL
         )
         THEN (
           SELECT
             MIN(events.global_position) AS min_1
           FROM events
           WHERE
-            events.global_position > issued.last
+            events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
           (
@@ -636,11 +636,11 @@ WITH pupsourcing_mark AS (
       THEN FALSE
       ELSE pg_advisory_xact_lock_shared(
         CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS INT)
       ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
@@ -666,7 +666,7 @@ WITH pupsourcing_mark AS (
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
       END AS last
-  ) AS issued
+  ) AS pupsourcing_issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (
     aggregate_type,
@@ -722,18 +722,18 @@ RETURNING events.global_position, events.aggregate_version;
 WITH pupsourcing_mark AS (
   SELECT
     CASE
-      WHEN issued.is_held
+      WHEN pupsourcing_issued.is_held
       THEN TRUE
       WHEN CASE
         WHEN (
-          issued.last IS NOT NULL
+          pupsourcing_issued.last IS NOT NULL
         )
         THEN (
           SELECT
             MIN(events.global_position) AS min_1
           FROM events
           WHERE
-            events.global_position > issued.last
+            events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
           (
@@ -753,11 +753,11 @@ WITH pupsourcing_mark AS (
       THEN FALSE
       ELSE pg_advisory_xact_lock_shared(
         CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS INT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS INT)
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS INT)
       ) IS NOT NULL
       AND set_config(
         'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
-        CAST(COALESCE(issued.last & 2147483647, -1) AS TEXT),
+        CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
     END AS is_taken
@@ -783,7 +783,7 @@ WITH pupsourcing_mark AS (
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
       END AS last
-  ) AS issued
+  ) AS pupsourcing_issued
 ), pupsourcing_head AS (
   INSERT INTO aggregate_heads (
     aggregate_type,

@@ -98,6 +98,27 @@ ORDER BY
   END,
   pg_catalog.pg_locks.pid;
 
+-- last_issued
+SELECT
+  pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) AS last_issued;
+
+-- replicated
+SELECT
+  EXISTS(
+    SELECT
+      *
+    FROM pg_catalog.pg_subscription_rel
+    WHERE
+      pg_catalog.pg_subscription_rel.srrelid = CAST(CAST('events' AS REGCLASS) AS OID)
+      OR pg_catalog.pg_subscription_rel.srrelid IN (
+        SELECT
+          pg_catalog.pg_inherits.inhrelid
+        FROM pg_catalog.pg_inherits
+        WHERE
+          pg_catalog.pg_inherits.inhparent = CAST(CAST('events' AS REGCLASS) AS OID)
+      )
+  ) AS is_replicated;
+
 -- sequence
 SELECT
   CAST(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS) AS TEXT) AS name,
