@@ -39,6 +39,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from pupsourcing_sa._error_texts import UNSUPPORTED, sequence_statement, shortened
+
 if TYPE_CHECKING:
     from pupsourcing_sa.expected import ExpectedVersion
 
@@ -134,7 +136,7 @@ class DuplicateEventError(AppendError):
     def __init__(self, event_ids: Iterable[UUID]) -> None:
         self.event_ids = tuple(event_ids)
         super().__init__(
-            f"event ids must be unique in the log; duplicates: {_shortened(map(str, self.event_ids))}. To retry an "
+            f"event ids must be unique in the log; duplicates: {shortened(map(str, self.event_ids))}. To retry an "
             "append that may have been committed, pass idempotent=True; otherwise use new ids"
         )
 
@@ -175,7 +177,7 @@ class StaleHeadsError(AppendError):
     def __init__(self, aggregates: Iterable[tuple[str, str]], table: str) -> None:
         self.aggregates = tuple(aggregates)
         self.table = table
-        names = _shortened(f"{type_} {id_!r}" for type_, id_ in self.aggregates)
+        names = shortened(f"{type_} {id_!r}" for type_, id_ in self.aggregates)
         super().__init__(
             f"the log has events of {names} that are missing in {table}, as after a restore without it. A retry fails "
             f"again: rebuild {table} from the events, as docs/howto/append.md shows"
@@ -228,10 +230,7 @@ class UnsupportedServerError(PupsourcingError):
     def __init__(self, check: str, found: str) -> None:
         self.check = check
         self.found = found
-        super().__init__(
-            f"this server does not do what PostgreSQL does, and events would be skipped ({check}): {found}. Use "
-            "PostgreSQL 12 or later; a server that only speaks its protocol is not enough"
-        )
+        super().__init__(f"this server is not like PostgreSQL ({check}): {found}. {UNSUPPORTED}")
 
 
 class StablePositionError(PupsourcingError):
@@ -241,9 +240,6 @@ class StablePositionError(PupsourcingError):
 class SequenceBehindLogError(AppendError, StablePositionError):
     """The log has events above the last position that its sequence has issued.
 
-    This happens when events arrive without their sequence, as with logical replication, a restore of data only, or a
-    program that writes positions of its own. New events would get positions that consumers have already passed.
-
     Attributes:
         table: the log's quoted name in SQL.
         statement: the SQL that moves the sequence to the last position in the log.
@@ -251,7 +247,7 @@ class SequenceBehindLogError(AppendError, StablePositionError):
 
     def __init__(self, table: str) -> None:
         self.table = table
-        self.statement = _sequence_statement(table)
+        self.statement = sequence_statement(table)
         super().__init__(
             f"the sequence of {table}.global_position is behind the log, as after logical replication or a restore of "
             f"data only. New events would get positions that consumers have already passed. Run: {self.statement};"
@@ -270,7 +266,7 @@ class ReplicatedLogError(StablePositionError):
         super().__init__(
             f"{table} is filled by logical replication, in the order of commits and not of positions. Run workers and "
             "follow the log on the publisher. If this server has taken over, drop the subscription and then move the "
-            f"sequence to the last position: {_sequence_statement(table)};"
+            f"sequence to the last position: {sequence_statement(table)};"
         )
 
 
@@ -402,18 +398,3 @@ class MissingExtraError(PupsourcingError, ImportError):
 
 class TemplateError(PupsourcingError, LookupError):
     """There is no such Alembic template."""
-
-
-def _sequence_statement(table: str) -> str:
-    """Return the SQL that moves a log's sequence to the last position in the log, and never back."""
-    literal = table.replace("'", "''")
-    return (
-        f"SELECT setval(log, greatest(pg_sequence_last_value(log), (SELECT max(global_position) FROM {table}))) "
-        f"FROM CAST(pg_get_serial_sequence('{literal}', 'global_position') AS regclass) AS log"
-    )
-
-
-def _shortened(names: Iterable[str]) -> str:
-    """List at most five names."""
-    shown = list(names)
-    return ", ".join(shown[:5]) + (", …" if len(shown) > 5 else "")

@@ -25,6 +25,7 @@ ARGUMENTS = {
     "PartitionParkedError": ("orders", 1, 4711),
     "ImportFailed": (7, 5, "not JSON"),
     "UnsupportedDriverError": ("postgresql+psycopg2",),
+    "UnsupportedServerError": ("advisory locks", "pg_locks shows nothing"),
     "MissingExtraError": ("alembic", "alembic", "alembic 1.0 is too old"),
 }
 

@@ -370,17 +370,12 @@ class EventStore:
     def check(self, engine: Engine) -> None:
         """Check that the server does what the stable position relies on. Workers do this when they start.
 
-        The check takes a lock on one connection and looks for it on another, for example. It writes nothing. It needs
-        two connections at a time, one of them outside of its pool. `pupsourcing-sa doctor` shows each step.
-
-        Args:
-            engine: the engine of your sessions.
+        It writes nothing. It needs two connections at a time, one of them outside of the engine's pool.
 
         Raises:
             UnsupportedServerError: the server is too old, or only speaks PostgreSQL's protocol.
             StablePositionError: the server is a standby, or the log cannot be followed; see `stable_position`.
             TablesMissingError: the log's tables do not exist, or lack a column.
-            TypeError: ``engine`` is not an ``Engine``.
         """
         check_type("engine", engine, Engine, "an Engine", "; AsyncEventStore has the check for an AsyncEngine")
         with engine.connect() as connection:
