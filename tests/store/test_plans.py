@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, Exact, NoStream
 from pupsourcing_sa.consumer import Scope
+from pupsourcing_sa.store.pages import ByteLimit
 from tests.fix_postgres import open_database
 from tests.fix_store import make_event
 
@@ -166,6 +167,19 @@ def test_a_page_of_the_log(
     assert index in plans[0]
     assert not re.search("Seq Scan|Bitmap|Gather", plans[0])
     assert rows_read(plans[0]) <= most, plans[0]
+
+
+@pytest.mark.parametrize("scope", [Scope(), Scope.of(aggregate_types={"User", "Order"})], ids=repr)
+def test_a_byte_limit_adds_no_sort(big_log: Engine, explained: Explained, scope: Scope):
+    with Session(big_log) as session, explained(big_log) as plans:
+        STORE.reader.page(session, scope, 100_000, EVENTS, 100)
+        for byte_limit in ByteLimit:
+            page = STORE.reader.page(session, scope, 100_000, EVENTS, 100, max_bytes=200, byte_limit=byte_limit)
+            assert len(page.events) == 100
+    unlimited, *limited = (re.findall(r"(?:\w+ )*(?:Scan|Sort)\b", plan) for plan in plans)
+    for nodes in limited:
+        assert sorted(set(nodes) - {"Subquery Scan"}) == sorted(set(unlimited) - {"Subquery Scan"})
+        assert nodes.count("Sort") == unlimited.count("Sort")
 
 
 def test_a_rare_scope_that_has_nothing_new_looks_at_nothing(big_log: Engine, explained: Explained):
