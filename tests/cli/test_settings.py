@@ -150,7 +150,7 @@ def test_variables_that_an_option_overrides():
     ("arguments", "message"),
     [
         (["wroker"], "pupsourcing-sa: there is no command 'wroker'. Did you mean worker?"),
-        (["nothing"], "pupsourcing-sa: there is no command 'nothing'. Choose from worker, status, init,"),
+        (["nothing"], "pupsourcing-sa: there is no command 'nothing'. Choose from worker, status, doctor,"),
         (["worker", "a:b", "--batchsize", "5"], "there is no option --batchsize; did you mean --batch-size"),
         (["worker", "a:b", "--batch-si", "5"], "there is no option --batch-si; did you mean --batch-size"),
         (["worker"], "pupsourcing-sa: missing argument MODULE:ATTRIBUTE\nRun 'pupsourcing-sa worker --help' for help."),

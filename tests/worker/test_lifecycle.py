@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
@@ -104,6 +105,9 @@ class Situation:
     def processor(self, factory: Any, done: Callable[[], None]) -> Service:
         stable = StablePosition()
         with self.connection.begin():
+            # A checkpoint is created only if its partition has an assignment.
+            assignment = insert(self.tables.consumer_assignments).values(consumer_name="all", partition=0)
+            self.connection.execute(assignment.on_conflict_do_nothing())
             stable.publish(1, self.store.reader.server_identity(self.connection))
         context = Processors(self._run(factory, done), None).context(Partition("all", 0))
         return Processor(context, stable)

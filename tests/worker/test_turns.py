@@ -124,11 +124,13 @@ def test_what_takes_too_long_to_read_is_read_in_smaller_pieces(
     monkeypatch.setattr(limits, "_WINDOW", 64)
     fleet, read = every_fleet, LogReader.page
 
-    def read_slowly(reader: LogReader, session: Session, scope: Any, after: int, up_to: int, limit: int) -> Any:
+    def read_slowly(
+        reader: LogReader, session: Session, scope: Any, after: int, up_to: int, limit: int, **limits: Any
+    ) -> Any:
         if limit > max_events or up_to - after > max_positions:
             session.execute(text("SET LOCAL statement_timeout = 1"))
             session.execute(text("SELECT pg_sleep(10)"))
-        return read(reader, session, scope, after, up_to, limit)
+        return read(reader, session, scope, after, up_to, limit, **limits)
 
     fleet.append(30)
     monkeypatch.setattr(LogReader, "page", read_slowly)
