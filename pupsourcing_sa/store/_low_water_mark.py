@@ -27,6 +27,8 @@ __all__ = ["MARK_BELOW_ALL", "MARK_BITS", "has_event_above", "low_water_mark"]
 MARK_BITS: Final = constant(2**31 - 1)
 #: The mark below every position. Positions do not use the sign.
 MARK_BELOW_ALL: Final = constant(-1)
+#: Size of a log in bytes that any plan reads in less than 0.1 ms: about 500 events.
+_SMALL_LOG: Final = constant(2**17)
 
 
 def low_water_mark(events: Table) -> CTE:
@@ -41,9 +43,8 @@ def low_water_mark(events: Table) -> CTE:
 
     ``is_taken`` is false if the sequence is behind the log, and nothing is locked or remembered then.
     """
-    name = constant("pupsourcing_sa.mark_").concat(cast(oid_of(events), Text))
-    # A setting that an earlier transaction of this session has set is '' and not NULL.
-    is_held = func.coalesce(func.current_setting(name, true()), constant("")) != constant("")
+    name, checked = _setting("mark", events), _setting("checked", events)
+    is_held = _value(name).is_not(None)
     last = func.pg_sequence_last_value(sequence_of(events), type_=BigInteger)
     # The volatile function in its output keeps PostgreSQL from inlining this subquery. Every use below sees one value.
     issued = select(is_held.label("is_held"), case((is_held, None), else_=last).label("last")).subquery(
@@ -52,12 +53,24 @@ def low_water_mark(events: Table) -> CTE:
     mark = func.coalesce(issued.c.last.bitwise_and(MARK_BITS), MARK_BELOW_ALL)
     lock = func.pg_advisory_xact_lock_shared(cast(oid_of(events), Integer), cast(mark, Integer))
     remember = func.set_config(name, cast(mark, Text), true())
+    remember_check = func.set_config(checked, func.coalesce(cast(issued.c.last, Text), constant("")), false())
     is_taken = case(
         (issued.c.is_held, true()),
-        (_is_behind(events, issued.c.last), false()),
-        else_=lock.is_not(None) & remember.is_not(None),
+        (_is_behind(events, issued.c.last, cast(_value(checked), BigInteger)), false()),
+        else_=lock.is_not(None) & remember.is_not(None) & remember_check.is_not(None),
     )
     return select(is_taken.label("is_taken")).cte("pupsourcing_mark")
+
+
+def _setting(name: str, events: Table) -> ColumnElement[Any]:
+    """Return the name of a setting that belongs to this log."""
+    return constant(f"pupsourcing_sa.{name}_").concat(cast(oid_of(events), Text))
+
+
+def _value(setting: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the value of a setting; NULL if it is not set."""
+    # A setting that an earlier transaction of this session has set locally is '' and not NULL.
+    return func.nullif(func.current_setting(setting, true()), constant(""))
 
 
 def has_event_above(events: Table, last: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -73,8 +86,12 @@ def has_event_above(events: Table, last: ColumnElement[Any]) -> ColumnElement[bo
     return above.scalar_subquery().is_not(None)
 
 
-def _is_behind(events: Table, last: ColumnElement[Any]) -> ColumnElement[bool]:
+def _is_behind(events: Table, last: ColumnElement[Any], checked: ColumnElement[Any]) -> ColumnElement[bool]:
     """Return a condition: the sequence is behind the log.
+
+    A large log is not read again if this session has found the sequence at ``checked``, not behind, and it has not gone
+    back. A connection may have planned this statement when the log was empty, with a sequential scan, and PostgreSQL
+    keeps such a plan until the log is analyzed.
 
     A sequence without a last position can be behind, too, such as a new one beside restored events. Only ``nextval``
     shows its next position. It is called if the log has an event, and at most once after the sequence was restarted.
@@ -82,7 +99,9 @@ def _is_behind(events: Table, last: ColumnElement[Any]) -> ColumnElement[bool]:
     sequence = sequence_of(events)
     in_log = select(func.max(events.c.global_position)).scalar_subquery()
     may_use = func.has_sequence_privilege(sequence, constant("USAGE"))
+    is_large = func.pg_relation_size(oid_of(events)) > _SMALL_LOG
     return case(
+        ((last >= checked) & is_large, false()),
         (last.is_not(None), has_event_above(events, last)),
         (in_log.is_(None) | ~may_use, false()),
         else_=func.nextval(sequence, type_=BigInteger) <= in_log,

@@ -6,6 +6,17 @@ WITH pupsourcing_mark AS (
       THEN TRUE
       WHEN CASE
         WHEN (
+          pupsourcing_issued.last >= CAST(NULLIF(
+            current_setting(
+              'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+              TRUE
+            ),
+            ''
+          ) AS BIGINT)
+          AND pg_relation_size(CAST(CAST('events' AS REGCLASS) AS OID)) > 131072
+        )
+        THEN FALSE
+        WHEN (
           pupsourcing_issued.last IS NOT NULL
         )
         THEN (
@@ -40,25 +51,30 @@ WITH pupsourcing_mark AS (
         CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
+      AND set_config(
+        'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+        COALESCE(CAST(pupsourcing_issued.last AS TEXT), ''),
+        FALSE
+      ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
-      COALESCE(
+      NULLIF(
         current_setting(
           'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
           TRUE
         ),
         ''
-      ) <> '' AS is_held,
+      ) IS NOT NULL AS is_held,
       CASE
         WHEN (
-          COALESCE(
+          NULLIF(
             current_setting(
               'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
               TRUE
             ),
             ''
-          ) <> ''
+          ) IS NOT NULL
         )
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
@@ -123,6 +139,17 @@ WITH pupsourcing_mark AS (
       THEN TRUE
       WHEN CASE
         WHEN (
+          pupsourcing_issued.last >= CAST(NULLIF(
+            current_setting(
+              'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+              TRUE
+            ),
+            ''
+          ) AS BIGINT)
+          AND pg_relation_size(CAST(CAST('events' AS REGCLASS) AS OID)) > 131072
+        )
+        THEN FALSE
+        WHEN (
           pupsourcing_issued.last IS NOT NULL
         )
         THEN (
@@ -157,25 +184,30 @@ WITH pupsourcing_mark AS (
         CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
+      AND set_config(
+        'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+        COALESCE(CAST(pupsourcing_issued.last AS TEXT), ''),
+        FALSE
+      ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
-      COALESCE(
+      NULLIF(
         current_setting(
           'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
           TRUE
         ),
         ''
-      ) <> '' AS is_held,
+      ) IS NOT NULL AS is_held,
       CASE
         WHEN (
-          COALESCE(
+          NULLIF(
             current_setting(
               'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
               TRUE
             ),
             ''
-          ) <> ''
+          ) IS NOT NULL
         )
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
@@ -236,6 +268,17 @@ WITH pupsourcing_mark AS (
       THEN TRUE
       WHEN CASE
         WHEN (
+          pupsourcing_issued.last >= CAST(NULLIF(
+            current_setting(
+              'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+              TRUE
+            ),
+            ''
+          ) AS BIGINT)
+          AND pg_relation_size(CAST(CAST('events' AS REGCLASS) AS OID)) > 131072
+        )
+        THEN FALSE
+        WHEN (
           pupsourcing_issued.last IS NOT NULL
         )
         THEN (
@@ -270,25 +313,30 @@ WITH pupsourcing_mark AS (
         CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
+      AND set_config(
+        'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+        COALESCE(CAST(pupsourcing_issued.last AS TEXT), ''),
+        FALSE
+      ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
-      COALESCE(
+      NULLIF(
         current_setting(
           'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
           TRUE
         ),
         ''
-      ) <> '' AS is_held,
+      ) IS NOT NULL AS is_held,
       CASE
         WHEN (
-          COALESCE(
+          NULLIF(
             current_setting(
               'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
               TRUE
             ),
             ''
-          ) <> ''
+          ) IS NOT NULL
         )
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
@@ -363,6 +411,17 @@ WITH pupsourcing_wanted AS (
       THEN TRUE
       WHEN CASE
         WHEN (
+          pupsourcing_issued.last >= CAST(NULLIF(
+            current_setting(
+              'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+              TRUE
+            ),
+            ''
+          ) AS BIGINT)
+          AND pg_relation_size(CAST(CAST('events' AS REGCLASS) AS OID)) > 131072
+        )
+        THEN FALSE
+        WHEN (
           pupsourcing_issued.last IS NOT NULL
         )
         THEN (
@@ -397,25 +456,30 @@ WITH pupsourcing_wanted AS (
         CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
+      AND set_config(
+        'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+        COALESCE(CAST(pupsourcing_issued.last AS TEXT), ''),
+        FALSE
+      ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
-      COALESCE(
+      NULLIF(
         current_setting(
           'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
           TRUE
         ),
         ''
-      ) <> '' AS is_held,
+      ) IS NOT NULL AS is_held,
       CASE
         WHEN (
-          COALESCE(
+          NULLIF(
             current_setting(
               'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
               TRUE
             ),
             ''
-          ) <> ''
+          ) IS NOT NULL
         )
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
@@ -609,6 +673,17 @@ WITH pupsourcing_mark AS (
       THEN TRUE
       WHEN CASE
         WHEN (
+          pupsourcing_issued.last >= CAST(NULLIF(
+            current_setting(
+              'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+              TRUE
+            ),
+            ''
+          ) AS BIGINT)
+          AND pg_relation_size(CAST(CAST('events' AS REGCLASS) AS OID)) > 131072
+        )
+        THEN FALSE
+        WHEN (
           pupsourcing_issued.last IS NOT NULL
         )
         THEN (
@@ -643,25 +718,30 @@ WITH pupsourcing_mark AS (
         CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
+      AND set_config(
+        'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+        COALESCE(CAST(pupsourcing_issued.last AS TEXT), ''),
+        FALSE
+      ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
-      COALESCE(
+      NULLIF(
         current_setting(
           'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
           TRUE
         ),
         ''
-      ) <> '' AS is_held,
+      ) IS NOT NULL AS is_held,
       CASE
         WHEN (
-          COALESCE(
+          NULLIF(
             current_setting(
               'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
               TRUE
             ),
             ''
-          ) <> ''
+          ) IS NOT NULL
         )
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))
@@ -726,6 +806,17 @@ WITH pupsourcing_mark AS (
       THEN TRUE
       WHEN CASE
         WHEN (
+          pupsourcing_issued.last >= CAST(NULLIF(
+            current_setting(
+              'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+              TRUE
+            ),
+            ''
+          ) AS BIGINT)
+          AND pg_relation_size(CAST(CAST('events' AS REGCLASS) AS OID)) > 131072
+        )
+        THEN FALSE
+        WHEN (
           pupsourcing_issued.last IS NOT NULL
         )
         THEN (
@@ -760,25 +851,30 @@ WITH pupsourcing_mark AS (
         CAST(COALESCE(pupsourcing_issued.last & 2147483647, -1) AS TEXT),
         TRUE
       ) IS NOT NULL
+      AND set_config(
+        'pupsourcing_sa.checked_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
+        COALESCE(CAST(pupsourcing_issued.last AS TEXT), ''),
+        FALSE
+      ) IS NOT NULL
     END AS is_taken
   FROM (
     SELECT
-      COALESCE(
+      NULLIF(
         current_setting(
           'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
           TRUE
         ),
         ''
-      ) <> '' AS is_held,
+      ) IS NOT NULL AS is_held,
       CASE
         WHEN (
-          COALESCE(
+          NULLIF(
             current_setting(
               'pupsourcing_sa.mark_' || CAST(CAST(CAST('events' AS REGCLASS) AS OID) AS TEXT),
               TRUE
             ),
             ''
-          ) <> ''
+          ) IS NOT NULL
         )
         THEN NULL
         ELSE pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS))

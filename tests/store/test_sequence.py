@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.orm import Session
 
 from pupsourcing_sa import AnyVersion, EventStore, EventTables, Exact, NoStream, OptimisticConcurrencyError
@@ -212,3 +212,68 @@ def test_events_in_flight_do_not_slow_the_check_down(plain_log: Log, engine: Eng
         mark = select(low_water_mark(plain_log.tables.events)).compile(engine, compile_kwargs={"literal_binds": True})
         plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {mark}").scalar_one()
     assert plan[0]["Plan"]["Shared Hit Blocks"] < 100
+
+
+def fill(connection: Connection, *, first: int, count: int) -> None:
+    """Write events with positions of their own, as a restore does. The sequence stays where it is."""
+    connection.execute(
+        text(
+            "INSERT INTO events (global_position, aggregate_type, aggregate_id, aggregate_version, event_id,"
+            " event_type, payload) OVERRIDING SYSTEM VALUE"
+            " SELECT n, 'User', n::text, 1, md5(n::text)::uuid, 'E', ''"
+            " FROM generate_series(CAST(:first AS bigint), :last) n"
+        ),
+        {"first": first, "last": first + count - 1},
+    )
+    connection.commit()
+
+
+def test_an_old_plan_does_not_read_the_whole_log(plain_log: Log, make_engine: Callable[..., Engine]):
+    """A connection that has planned its appends on an empty log would scan the events of all that follow."""
+    with plain_log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE events"))
+    engine = make_engine("plan_cache_mode=force_generic_plan", connect_args={"prepare_threshold": 0})
+    store = EventStore(plain_log.tables)
+    with Session(engine) as session:
+        store.append(session, NoStream(), [make_event("first")])
+        session.commit()
+        with plain_log.engine.connect() as connection:
+            connection.execute(text("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5001)"))
+            fill(connection, first=2, count=5000)
+        store.append(session, NoStream(), [make_event("second")])  # checks the log, which has grown meanwhile
+        session.commit()
+        reads = text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relid = CAST('events' AS regclass)")
+        before = session.scalar(reads)
+        store.append(session, NoStream(), [make_event("third")])
+        assert session.scalar(reads) == before
+
+
+@pytest.mark.parametrize("count", [1, 5000], ids=["small", "large"])
+def test_events_that_were_restored_without_their_sequence(plain_log: Log, engine: Engine, count: int):
+    """A small log is checked by every transaction, a large one by every connection."""
+    store = EventStore(plain_log.tables)
+    with Session(engine) as session:
+        for aggregate_id in ("first", "second"):
+            store.append(session, NoStream(), [make_event(aggregate_id)])
+            session.commit()
+    with engine.connect() as connection:
+        fill(connection, first=100, count=count)
+    if count > 1:
+        engine.dispose()
+    with Session(engine) as session, pytest.raises(SequenceBehindLogError):
+        store.append(session, NoStream(), [make_event("third")])
+
+
+def test_a_sequence_that_goes_back_is_found_by_every_connection(plain_log: Log, engine: Engine):
+    store = EventStore(plain_log.tables)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 5000)"))
+        fill(connection, first=1, count=4000)
+        fill(connection, first=4900, count=100)
+    with Session(engine) as session:
+        store.append(session, NoStream(), [make_event("first")])
+        session.commit()
+        session.execute(text("SELECT setval(pg_get_serial_sequence('events', 'global_position'), 4000)"))
+        session.commit()
+        with pytest.raises(SequenceBehindLogError):
+            store.append(session, NoStream(), [make_event("second")])
