@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import getpass
 import json
-import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import click
-from sqlalchemy import Connection, MetaData, NullPool
+from sqlalchemy import Connection
 
-from pupsourcing_sa import EventStore, EventTables, WorkerTables
+from pupsourcing_sa import EventStore
 from pupsourcing_sa._checks import MAX_SECONDS
 from pupsourcing_sa.cli._console import write
 from pupsourcing_sa.cli._database import (
     STORE_TABLES,
     WORKER_TABLES,
     database_url_option,
-    given,
+    log_and_worker_tables,
     missing_tables_explained,
-    open_engine,
-    parse_url,
+    open_engine_for,
     table_options,
+    timeout_option,
     wrong_names_refused,
 )
 from pupsourcing_sa.cli._help import Command, Group, option
@@ -92,15 +91,7 @@ def _operation(name: str, short_help: str, help_: str, run: _Operation) -> None:
         help="A node that sent no heartbeat for S seconds is not running. Use the setting of your workers.",
     )
     @option("--json", "is_json", group="Output", is_flag=True, help="Print one JSON object.")
-    @option(
-        "--timeout",
-        group="Database",
-        metavar="S",
-        type=seconds(),
-        default="30",
-        show_default=True,
-        help="Give up if a batch keeps its lock, or the database does not answer, for S seconds.",
-    )
+    @timeout_option("Give up if a batch keeps its lock, or the database does not answer, for S seconds.")
     @database_url_option
     @table_options({**STORE_TABLES, **WORKER_TABLES})
     def command(
@@ -114,13 +105,10 @@ def _operation(name: str, short_help: str, help_: str, run: _Operation) -> None:
         schema: str | None,
         **names: str | None,
     ) -> None:
+        log, workers = log_and_worker_tables(schema, names)
         with wrong_names_refused():
-            metadata = MetaData()
             operations = ConsumerOperations(
-                WorkerTables(metadata, schema=schema, **given(names, WORKER_TABLES)),
-                EventStore(EventTables(metadata, schema=schema, **given(names, STORE_TABLES))),
-                actor=actor or getpass.getuser(),
-                heartbeat_timeout=heartbeat_timeout,
+                workers, EventStore(log), actor=actor or getpass.getuser(), heartbeat_timeout=heartbeat_timeout
             )
         result = _run(database_url, timeout, lambda connection: run(operations, connection, name), dry_run=dry_run)
         if is_json:
@@ -133,9 +121,7 @@ def _run(
     database_url: str | None, timeout: float, work: Callable[[Connection], OperationResult], *, dry_run: bool
 ) -> OperationResult:
     """Run an operation in a transaction of its own."""
-    url = parse_url(database_url)
-    connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(timeout)}
-    engine = open_engine(url, poolclass=NullPool, connect_args=connect, isolation_level="READ COMMITTED")
+    engine = open_engine_for(database_url, timeout)
     with engine.connect() as connection, missing_tables_explained():
         limit_transaction(connection, timeout, "lock_timeout", "statement_timeout")
         result = work(connection)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Engine, MetaData, create_engine, make_url
+from sqlalchemy import URL, Engine, MetaData, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import option
+from pupsourcing_sa.cli._values import seconds
 from pupsourcing_sa.errors import MissingExtraError, TablesMissingError
 from pupsourcing_sa.tables import EventTables, WorkerTables
 
@@ -22,8 +24,10 @@ __all__ = [
     "log_and_worker_tables",
     "missing_tables_explained",
     "open_engine",
+    "open_engine_for",
     "parse_url",
     "table_options",
+    "timeout_option",
     "wrong_names_refused",
 ]
 
@@ -75,6 +79,11 @@ def table_options(tables: Mapping[str, str]) -> Callable[[_Function], _Function]
         )(function)
 
     return add
+
+
+def timeout_option(help_: str) -> Callable[[_Function], _Function]:
+    """Add ``--timeout``, in seconds."""
+    return option("--timeout", group=_GROUP, metavar="S", type=seconds(), default="30", show_default=True, help=help_)
 
 
 def given(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -137,6 +146,22 @@ def parse_url(text: str | None) -> URL:
     if url.drivername.endswith("+asyncpg") and "ssl" in url.query:
         url = url.update_query_dict({"sslmode": url.query["ssl"]}).difference_update_query(["ssl"])
     return url.set(drivername="postgresql+psycopg")
+
+
+def open_engine_for(database_url: str | None, timeout: float) -> Engine:
+    """Return the engine of a command: its connections are not pooled, and are made within the timeout.
+
+    Args:
+        database_url: the URL that the options name; see `parse_url`.
+        timeout: seconds, unless the URL has a ``connect_timeout``.
+
+    Raises:
+        UsageError: as for `parse_url`.
+        MissingExtraError: as for `open_engine`.
+    """
+    url = parse_url(database_url)
+    connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(timeout)}
+    return open_engine(url, poolclass=NullPool, connect_args=connect, isolation_level="READ COMMITTED")
 
 
 def open_engine(url: URL, **options: Any) -> Engine:

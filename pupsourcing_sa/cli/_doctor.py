@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 from click.core import ParameterSource
-from sqlalchemy import Connection, NullPool, event
+from sqlalchemy import Connection, event
 
 from pupsourcing_sa.cli._console import open_console, write
 from pupsourcing_sa.cli._database import (
@@ -17,14 +16,13 @@ from pupsourcing_sa.cli._database import (
     WORKER_TABLES,
     database_url_option,
     log_and_worker_tables,
-    open_engine,
-    parse_url,
+    open_engine_for,
     table_options,
+    timeout_option,
 )
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._target import load_worker
-from pupsourcing_sa.cli._values import seconds
 from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.store import EventStore
@@ -58,15 +56,7 @@ nothing. Workers do the same when they start.
 )
 @click.argument("target", metavar="[MODULE:ATTRIBUTE]", required=False)
 @option("--json", "is_json", group="Output", is_flag=True, help="Print one JSON object.")
-@option(
-    "--timeout",
-    group="Database",
-    metavar="S",
-    type=seconds(),
-    default="30",
-    show_default=True,
-    help="Give up if the database does not answer within S seconds.",
-)
+@timeout_option("Give up if the database does not answer within S seconds.")
 @database_url_option
 @table_options({**STORE_TABLES, **WORKER_TABLES})
 @click.pass_context
@@ -102,9 +92,7 @@ def _refuse_database_options(context: click.Context) -> None:
 
 
 def _check(database_url: str | None, timeout: float, log: EventTables, workers: WorkerTables) -> list[CheckResult]:
-    url = parse_url(database_url)
-    connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(timeout)}
-    engine = open_engine(url, poolclass=NullPool, connect_args=connect, isolation_level="READ COMMITTED")
+    engine = open_engine_for(database_url, timeout)
 
     @event.listens_for(engine, "begin")
     def limit(connection: Connection) -> None:

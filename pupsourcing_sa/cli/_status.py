@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from typing import Any, Final
 
 import click
-from sqlalchemy import NullPool
 
 from pupsourcing_sa import EventStore, EventTables, WorkerTables
 from pupsourcing_sa._checks import MAX_BIGINT, MAX_SECONDS
@@ -19,9 +17,9 @@ from pupsourcing_sa.cli._database import (
     database_url_option,
     log_and_worker_tables,
     missing_tables_explained,
-    open_engine,
-    parse_url,
+    open_engine_for,
     table_options,
+    timeout_option,
 )
 from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import seconds, whole_number
@@ -104,15 +102,7 @@ transactions block it.
     show_default=True,
     help="A node that sent no heartbeat for S seconds. Use the setting of your workers.",
 )
-@option(
-    "--timeout",
-    group="Database",
-    metavar="S",
-    type=seconds(),
-    default="30",
-    show_default=True,
-    help="Give up if the database does not answer within S seconds.",
-)
+@timeout_option("Give up if the database does not answer within S seconds.")
 @database_url_option
 @table_options({**STORE_TABLES, **WORKER_TABLES})
 def status(
@@ -157,9 +147,7 @@ def status(
 
 def _read(database_url: str | None, timeout: float, tables: tuple[EventTables, WorkerTables], **options: Any) -> Status:
     """Return the status from a database that answers within the timeout."""
-    url = parse_url(database_url)
-    connect = {} if "connect_timeout" in url.query else {"connect_timeout": math.ceil(timeout)}
-    engine = open_engine(url, poolclass=NullPool, connect_args=connect, isolation_level="READ COMMITTED")
+    engine = open_engine_for(database_url, timeout)
     with engine.connect() as connection, missing_tables_explained():
         limit_transaction(connection, timeout, "statement_timeout")
         return read_status(connection, EventStore(tables[0]), tables[1], **options)
