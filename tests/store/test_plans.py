@@ -33,7 +33,7 @@ FILL = """
         SELECT CASE WHEN n % 10000 = 0 THEN 'Rare' WHEN n % 10000 % 3 = 0 THEN 'Order' ELSE 'User' END,
                (n % 10000)::text, n / 10000 + 1, md5(n::text)::uuid, 'E' || n % 5, '\\x7b7d',
                CASE WHEN n % 100 = 0 THEN 'c' || n % 1000 END
-        FROM generate_series(:first, :last) AS n
+        FROM generate_series(CAST(:first AS integer), CAST(:last AS integer)) AS n
         RETURNING aggregate_type, aggregate_id, aggregate_version
     )
     INSERT INTO aggregate_heads (aggregate_type, aggregate_id, aggregate_version)
