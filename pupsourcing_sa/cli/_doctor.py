@@ -26,7 +26,7 @@ from pupsourcing_sa.cli._target import load_worker
 from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store.server_checks import CheckResult, check_more_tables, check_server
+from pupsourcing_sa.store.server_checks import CheckResult, check_server
 from pupsourcing_sa.tables import EventTables, WorkerTables
 
 __all__ = ["doctor"]
@@ -99,10 +99,7 @@ def _check(database_url: str | None, timeout: float, log: EventTables, workers: 
         limit_transaction(connection, timeout, "statement_timeout")
 
     with engine.connect() as connection:
-        return [
-            *check_server(connection, EventStore(log).reader),
-            check_more_tables(connection, "worker tables", *workers.tables),
-        ]
+        return check_server(connection, EventStore(log).reader, workers)
 
 
 def _as_dict(result: CheckResult) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 
 from pupsourcing_sa._checks import check_seconds, check_text, check_type
 from pupsourcing_sa.errors import OperationRefusedError
@@ -128,19 +128,16 @@ class ConsumerOperations:
 
     def _lock(self, connection: Connection, operation: str, name: str) -> dict[str, list[dict[str, Any]]]:
         """Lock the checkpoints, and return the consumer's rows."""
-        statements, own = self._statements, {"name": name}
-        rows = {
-            "checkpoints": list(connection.scalars(statements.lock_checkpoints, own)),
-            "assignments": list(connection.scalars(statements.assignments, own)),
-        }
+        rows = self._rows(connection, name, self._statements.lock_checkpoints)
         if not any(rows.values()):
-            known = ", ".join(map(repr, sorted(connection.scalars(statements.consumers)))) or "none"
+            known = ", ".join(map(repr, sorted(connection.scalars(self._statements.consumers)))) or "none"
             raise OperationRefusedError(operation, name, f"the tables do not have it. They have: {known}")
         return rows
 
-    def _rows(self, connection: Connection, name: str) -> dict[str, list[dict[str, Any]]]:
+    def _rows(self, connection: Connection, name: str, checkpoints: Select[Any]) -> dict[str, list[dict[str, Any]]]:
+        """Return the consumer's rows; a statement reads or locks those of the checkpoints."""
         return {
-            "checkpoints": list(connection.scalars(self._statements.checkpoints, {"name": name})),
+            "checkpoints": list(connection.scalars(checkpoints, {"name": name})),
             "assignments": list(connection.scalars(self._statements.assignments, {"name": name})),
         }
 
@@ -153,7 +150,7 @@ class ConsumerOperations:
         log: str | None,
     ) -> OperationResult:
         """Write the row of the audit."""
-        result = OperationResult(name, operation, before, self._rows(connection, name))
+        result = OperationResult(name, operation, before, self._rows(connection, name, self._statements.checkpoints))
         parameters = {
             "name": name,
             "given_actor": self._actor,

@@ -19,6 +19,7 @@ from pupsourcing_sa.errors import StablePositionError, TablesMissingError, Trans
 
 __all__ = [
     "detail_of",
+    "diagnostics_of",
     "exceeds_a_limit",
     "is_in_failed_transaction",
     "is_infrastructure",
@@ -38,6 +39,7 @@ __all__ = [
     "is_unsupported",
     "may_be_lost_race_state",
     "raise_translated",
+    "sqlstate_of",
     "translated",
     "violates",
 ]
@@ -235,36 +237,47 @@ def violates(error: DBAPIError, constraint: Constraint, connection: Connection) 
     if _sqlstate(error) != _UNIQUE_VIOLATION:
         return False
     preparer = connection.dialect.identifier_preparer
-    name: str = getattr(_diagnostics(error), "constraint_name", None) or ""
+    name: str = getattr(diagnostics_of(error.orig), "constraint_name", None) or ""
     return preparer.format_constraint(constraint) == preparer.quote(name)
 
 
 def detail_of(error: DBAPIError) -> str:
     """Return the server's DETAIL, which has the values that violated a constraint. It is in the server's language."""
-    diagnostics = _diagnostics(error)
+    diagnostics = diagnostics_of(error.orig)
     return getattr(diagnostics, "message_detail", None) or getattr(diagnostics, "detail", None) or ""
 
 
+def sqlstate_of(error: BaseException | None) -> str | None:
+    """Return the SQLSTATE of a driver's error; psycopg2 calls it pgcode."""
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+
+def diagnostics_of(error: BaseException | None) -> Any:
+    """Return the object with the fields of a driver's error: psycopg's ``diag``, or asyncpg's exception.
+
+    SQLAlchemy wraps the exceptions of asyncpg.
+    """
+    found = getattr(error, "diag", None)
+    if found is None:
+        cause = getattr(error, "__cause__", None)
+        found = cause if hasattr(cause, "sqlstate") else error
+    return found
+
+
 def _sqlstate(error: DBAPIError) -> str | None:
-    # psycopg2 calls it pgcode.
-    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return sqlstate_of(error.orig)
 
 
 def _is_stale_plan(error: DBAPIError) -> bool:
-    diagnostics = _diagnostics(error)
+    diagnostics = diagnostics_of(error.orig)
     names = ("source_function", "server_source_function")  # psycopg's and asyncpg's
     return any(getattr(diagnostics, name, None) == _STALE_PLAN for name in names)
 
 
 def _is_of_a_function(error: DBAPIError) -> bool:
     """Return True if the failed statement is inside a function, such as a trigger of the application."""
-    diagnostics = _diagnostics(error)
+    diagnostics = diagnostics_of(error.orig)
     # An error in a function's statement has a position in that statement, or a context that names PL/pgSQL. The name of
     # the language is never translated. A context alone proves nothing: errors in parameters have one, too.
     context = getattr(diagnostics, "context", None) or ""
     return bool(getattr(diagnostics, "internal_query", None)) or "PL/pgSQL" in context
-
-
-def _diagnostics(error: DBAPIError) -> Any:
-    """Return the object with the constraint's name and the detail: psycopg's ``diag``, or asyncpg's exception."""
-    return getattr(error.orig, "diag", None) or getattr(error.orig, "__cause__", None)

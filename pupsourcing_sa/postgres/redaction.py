@@ -26,6 +26,8 @@ from sqlalchemy.exc import MissingGreenlet, MultipleResultsFound, NoResultFound,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import DetachedInstanceError, StaleDataError
 
+from pupsourcing_sa.postgres.errors import diagnostics_of, sqlstate_of
+
 __all__ = ["redacted"]
 
 #: Packages whose exceptions quote values.
@@ -134,10 +136,10 @@ def _report(error: BaseException) -> str:
 
 def _facts(error: BaseException) -> str:
     """Return what PostgreSQL or the driver says about an error, without values; empty if it says nothing else."""
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    state = sqlstate_of(error)
     if not state:
         return _text(error) if _is_about_connection(error) else ""
-    diagnostics = _diagnostics(error)
+    diagnostics = diagnostics_of(error)
     facts = [f"SQLSTATE {state}"]
     facts += [f"{label} {value}" for field, label in _FIELDS.items() if (value := getattr(diagnostics, field, None))]
     if _is_harmless(str(state), diagnostics):
@@ -162,14 +164,6 @@ def _is_harmless(state: str, diagnostics: Any) -> bool:
     position = getattr(diagnostics, "statement_position", None) or getattr(diagnostics, "position", None)
     is_of_parser = state.startswith("42") and position is not None
     return state[:2] in _HARMLESS_CLASSES or state == _INSUFFICIENT_PRIVILEGE or is_of_parser
-
-
-def _diagnostics(error: BaseException) -> Any:
-    """Return the object with the fields: psycopg's ``diag``, or asyncpg's exception."""
-    found = getattr(error, "diag", None)
-    if found is None:
-        found = error.__cause__ if hasattr(error.__cause__, "sqlstate") else error
-    return found
 
 
 def _quotations(error: BaseException) -> Iterator[str]:

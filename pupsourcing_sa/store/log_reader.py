@@ -41,7 +41,7 @@ class LogReader:
     """
 
     def __init__(self, tables: EventTables) -> None:
-        self.tables = self._tables = tables
+        self.tables = tables
         self._statements = ReadStatements(tables)
         self._position_statements = PositionStatements(tables)
 
@@ -235,9 +235,9 @@ class LogReader:
             self._check(row, check_isolation=check_isolation)
             problem: LogNotFollowable | None = None
             if row.is_replicated:
-                problem = ReplicatedLogError(qualified_name(self._tables.events, connection))
+                problem = ReplicatedLogError(qualified_name(self.tables.events, connection))
             elif row.last and self._last_issued(connection, row) < row.last:
-                problem = SequenceBehindLogError(qualified_name(self._tables.events, connection))
+                problem = SequenceBehindLogError(qualified_name(self.tables.events, connection))
         return LogPositions(row.stable, row.last, row.server_identity), problem
 
     def is_replicated(self, session: SyncSession) -> bool:
@@ -291,13 +291,13 @@ class LogReader:
 
     def _check(self, row: Row[Any], *, check_isolation: bool) -> None:
         """Refuse a session whose positions are not reliable, and a sequence that issues positions in another order."""
-        column = f"{self._tables.events.key}.global_position"
+        column = f"{self.tables.events.key}.global_position"
         if row.is_in_recovery:
             raise StablePositionError(STANDBY)
         if not row.is_readable:
             raise StablePositionError(
                 f"this role may not read the sequence of {column}, or the sequence does not exist. Run GRANT USAGE on "
-                f"the sequence that pg_get_serial_sequence('{self._tables.events.key}', 'global_position') returns"
+                f"the sequence that pg_get_serial_sequence('{self.tables.events.key}', 'global_position') returns"
             )
         if not row.is_in_order:
             raise StablePositionError(
@@ -312,8 +312,8 @@ class LogReader:
 
     @contextmanager
     def _connection(self, session: SyncSession) -> Iterator[Connection]:
-        with translated(self._tables.events, self._tables.aggregate_heads):
-            yield connection_of(session, self._tables.events)
+        with translated(self.tables.events, self.tables.aggregate_heads):
+            yield connection_of(session, self.tables.events)
 
 
 def _cannot_exist(aggregate_type: str, aggregate_id: str) -> bool:

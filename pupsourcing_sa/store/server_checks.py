@@ -30,8 +30,9 @@ from pupsourcing_sa.postgres.connections import SyncSession, connection_of
 from pupsourcing_sa.postgres.errors import is_unsupported, translated
 from pupsourcing_sa.postgres.expressions import constant, oid_of, qualified_name
 from pupsourcing_sa.store.log_reader import STANDBY, LogReader
+from pupsourcing_sa.tables import WorkerTables
 
-__all__ = ["CheckResult", "check_more_tables", "check_server", "raise_problem"]
+__all__ = ["CheckResult", "check_server", "raise_problem"]
 
 _OLDEST: Final = 120000
 #: The key -1, which ``pg_locks`` shows as an unsigned number with the same bits.
@@ -89,13 +90,14 @@ class _Server:
         self.second.rollback()
 
 
-def check_server(session: SyncSession, reader: LogReader) -> list[CheckResult]:
+def check_server(session: SyncSession, reader: LogReader, workers: WorkerTables | None = None) -> list[CheckResult]:
     """Run all steps, and return their results.
 
     Args:
         session: a session or a connection without a transaction, and not in AUTOCOMMIT mode. Another connection is made
             outside of its pool, which may be of size 1.
         reader: the reader of the log.
+        workers: the workers' tables, which another step checks.
 
     Raises:
         DBAPIError: the connection was lost, or a lock or a timeout interrupted a step.
@@ -107,9 +109,10 @@ def check_server(session: SyncSession, reader: LogReader) -> list[CheckResult]:
         # Not engine.connect(): a pool of size 1 would have no connection left.
         with Connection(engine, pool.connect()) as second:
             second.execution_options(isolation_level="READ COMMITTED")
-            return list(_run(_Server(session, second, reader)))
+            results = list(_run(_Server(session, second, reader)))
     finally:
         pool.dispose()
+    return results if workers is None else [*results, _check_worker_tables(session, workers)]
 
 
 def raise_problem(results: Iterable[CheckResult]) -> None:
@@ -119,13 +122,13 @@ def raise_problem(results: Iterable[CheckResult]) -> None:
             raise result.problem
 
 
-def check_more_tables(session: SyncSession, name: str, *tables: Table) -> CheckResult:
-    """Check that other tables than the log's exist and have their columns, in a step of this name."""
+def _check_worker_tables(session: SyncSession, workers: WorkerTables) -> CheckResult:
+    # They may be in another database than the log.
     try:
-        _check_columns(connection_of(session, tables[0]), *tables)
+        _check_columns(connection_of(session, workers.worker_nodes), *workers.tables)
     except TablesMissingError as error:
-        return CheckResult(name, error)
-    return CheckResult(name)
+        return CheckResult("worker tables", error)
+    return CheckResult("worker tables")
 
 
 def _check_columns(connection: Connection, *tables: Table) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.store import EventStore
-from pupsourcing_sa.store.server_checks import CheckResult, check_more_tables, check_server, raise_problem
+from pupsourcing_sa.store.server_checks import CheckResult, check_server, raise_problem
 from pupsourcing_sa.tables import WorkerTables
 from pupsourcing_sa.telemetry import Hooks
 from pupsourcing_sa.worker.config import WorkerConfig
@@ -103,10 +103,7 @@ class Run:
 
     def checks(self, session: Session) -> list[CheckResult]:
         """Run the self-check, and return the result of each step."""
-        return [
-            *check_server(session, self.store.reader),
-            check_more_tables(session, "worker tables", *self.tables.tables),
-        ]
+        return check_server(session, self.store.reader, self.tables)
 
     async def coordinate(self, work: Callable[[Session], _T]) -> _T:
         """Run a transaction of the node."""

@@ -47,11 +47,11 @@ STUBS = {
         "pg_advisory_xact_lock_shared(integer, integer) RETURNS void LANGUAGE sql"
         " AS 'SELECT pg_catalog.pg_advisory_lock_shared($1, $2)'",
     ),
-    "a lock that nobody shares": (
+    "a shared lock that is refused": (
         "advisory locks",
         "pg_try_advisory_xact_lock_shared(integer, integer) RETURNS boolean LANGUAGE sql AS 'SELECT false'",
     ),
-    "a lock that everybody gets": (
+    "an exclusive lock beside a shared one": (
         "advisory locks",
         "pg_try_advisory_xact_lock(integer, integer) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
     ),

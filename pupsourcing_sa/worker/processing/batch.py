@@ -63,7 +63,6 @@ from pupsourcing_sa.worker.processing.overdue import BatchProgress
 
 __all__ = ["BatchRequest", "BatchTransaction"]
 
-
 _logger = logging.getLogger("pupsourcing_sa.worker")
 
 
@@ -274,7 +273,7 @@ class BatchTransaction:
                     guard.check()
                 else:
                     assert subscription.handle is not None
-                    self._handle_one_by_one(transaction.session, bind(subscription.handle), guard, request, progress)
+                    self._handle_one_by_one(session, bind(subscription.handle), guard, request, progress)
                 session.flush()
         # BaseException, because sys.exit() in a handler must not end the worker. A failure of pytest must not, either.
         except BaseException as error:

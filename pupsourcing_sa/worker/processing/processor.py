@@ -18,7 +18,7 @@
                             ├─ failed, by an isolated event: count it ──────────────── delay ─────┘
                             │                                  or park the partition ────┐
                             ├─ a handler has committed: park the partition ──────────────┤
-                            └─ the partition is parked, or the worker stops ─────────────┤
+                            ├─ the partition is parked, or the worker stops ─────────────┤
                             └─ the checkpoint belongs to another log ────────────────────┴──▶ end
 
 The table records the failing event. The next process that runs the partition retries it alone when it is due.

@@ -7,18 +7,18 @@ consumer, which writes to the same rows, or to the application::
     a race was lost                         consequence
     beside other partitions of the          all partitions of the consumer take turns in this process, see `TurnPeriod`;
     consumer in this process                later they begin side by side with small batches
-    alone: at the first event               the next batch is as large, and flushes after each event
-    alone: at a later event                 the next batch has the events before it, and flushes after each event
-    alone: at an event that is not known    the next batch has half of the events, and flushes after each event
+    alone: at the first event               the next batch is as large, and flushes early
+    alone: at a later event                 the next batch has the events before it, and flushes early
+    alone: at an event that is not known    the next batch has half of the events, and flushes early
     ten batches in a row without one        the next batch has twice the events; a full batch flushes once, at its end
     a batch beside other partitions         the next one beside others has twice the events
     without one
 
 - **In turns**, full batches of several partitions are as fast as a consumer with one partition. In parallel they would
   wait for each other's rows, and a deadlock costs a second. Small batches find out if they share rows, at little cost.
-- **A flush after each event** locks a row when it is changed, and not at the end of the batch. From then on, the
-  application waits for the batch. The batch loses earlier, too, and repeats less work. A full batch that loses at its
-  first event would gain nothing from fewer events.
+- **An early flush**, after the 1st, 2nd, 4th, 8th … event, locks rows soon after they are changed, and not at the end
+  of the batch. From then on, the application waits for the batch. The batch loses earlier, too, and repeats less work.
+  A full batch that loses at its first event would gain nothing from fewer events.
 - **The size grows slowly**, because a batch that is too large loses as often as one that is committed.
 
 docs/decisions/0016 has the measurements.
@@ -64,7 +64,7 @@ class Races:
 
     @property
     def is_contended(self) -> bool:
-        """True if the next batch flushes after each event."""
+        """True if the next batch flushes early."""
         return self.max_events is not None
 
     def limit(self, max_events: int, *, is_alone: bool) -> int:
