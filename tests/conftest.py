@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import signal
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -18,6 +20,18 @@ pytest_plugins = [
 
 #: Seconds, for a test that is not marked with a timeout of its own.
 _LIMIT: Final = 120
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """Fail a test that leaves another log level behind: later tests would see other records."""
+    loggers = [logging.getLogger(), logging.getLogger("pupsourcing_sa")]
+    before = [logger.level for logger in loggers]
+    yield
+    after = [logger.level for logger in loggers]
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+    assert after == before, "the test has changed the level of the root logger or of pupsourcing_sa"
 
 
 def pytest_configure() -> None:

@@ -60,7 +60,7 @@ class ConsumerOperations:
         """Delete everything that the tables know about a consumer. Its read model stays.
 
         A worker that has the consumer in its code and starts later begins it at the start of the log. Nodes that were
-        suspended meanwhile do not bring it back.
+        suspended meanwhile do not bring it back. A drain that is running does, because no table shows it.
 
         Raises:
             OperationRefusedError: a running node has the consumer, there is no such consumer, or the transaction is not

@@ -12,7 +12,7 @@ from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._worker_settings import given_settings, replace_settings
 from pupsourcing_sa.worker import WorkerConfig
 from pupsourcing_sa.worker.config import default_text
-from tests.fix_command import Result, run_in_process
+from tests.fix_command import Result, root_logger, run_in_process
 
 FIELDS = {field.name: field for field in dataclasses.fields(WorkerConfig)}
 # These differ from the defaults and from one another, and are valid together.
@@ -123,9 +123,10 @@ def test_a_switch():
 
 def test_a_node_gets_the_command_line_of_its_supervisor():
     arguments = ["--no-discover", "--log-format", "json", "--batch-size", "7", "--log-level", "debug"]
-    supervisor = parse("--processes", "3", *arguments)
-    command = _worker._node_command(supervisor.meta["arguments"])(5)
-    node = _worker.worker.make_context("worker", command[4:])
+    with root_logger():  # parsing the option configures logging
+        supervisor = parse("--processes", "3", *arguments)
+        command = _worker._node_command(supervisor.meta["arguments"])(5)
+        node = _worker.worker.make_context("worker", command[4:])
     assert command[1:4] == ["-m", "pupsourcing_sa", "worker"]
     assert node.params == supervisor.params | {"supervised_by": 5}
 

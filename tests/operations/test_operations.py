@@ -92,7 +92,7 @@ class TestRemove:
         group.age(worker_id, 60)
         commit(group, operations_of(group).remove, "a")
         with Session(group.engine) as session:  # a batch in a thread of the node
-            assert fenced(group, "a").lock(session) is None
+            assert fenced(group, "a").lock(session, worker_id=worker_id) is None
         group.clock.seconds += 2
         assert group.do(membership.tick) is None
         assert set(group.do(membership.join)) == {("b", 0)}
@@ -115,7 +115,7 @@ class TestRemove:
             connection.execute(checkpoints.delete())
         checkpoint = fenced(group, "a")
         with Session(group.engine) as batch, Session(group.engine) as session:
-            assert checkpoint._is_created(batch)
+            assert checkpoint._is_created(batch, is_assigned=True)
             session.execute(text("SET LOCAL lock_timeout = '50ms'"))
             with pytest.raises(OperationalError):
                 operations_of(group).remove(session, "a")

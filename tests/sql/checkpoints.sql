@@ -12,19 +12,12 @@ INSERT INTO consumer_checkpoints (
   partitions
 )
 SELECT
-  consumer_assignments.consumer_name,
-  consumer_assignments.partition,
-  CAST(%(own_log)s AS VARCHAR) AS anon_1,
-  CAST(%(own_partitions)s AS INT) AS anon_2
-FROM consumer_assignments
+  CAST(%(own_consumer)s AS VARCHAR) AS anon_1,
+  CAST(%(own_partition)s AS INT) AS anon_2,
+  CAST(%(own_log)s AS VARCHAR) AS anon_3,
+  CAST(%(own_partitions)s AS INT) AS anon_4
 WHERE
-  consumer_assignments.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
-  AND consumer_assignments.partition = CAST(%(own_partition)s AS INT)
-  AND (
-    consumer_assignments.log IS NULL
-    OR consumer_assignments.log = CAST(%(own_log)s AS VARCHAR)
-  )
-  AND NOT (
+  NOT (
     EXISTS(
       SELECT
         *
@@ -36,7 +29,42 @@ WHERE
           OR consumer_checkpoints.partitions <> CAST(%(own_partitions)s AS INT)
         )
     )
-  )   FOR KEY SHARE ON CONFLICT DO NOTHING
+  ) ON CONFLICT DO NOTHING
+RETURNING consumer_checkpoints.partition;
+
+-- create_assigned
+INSERT INTO consumer_checkpoints (
+  consumer_name,
+  partition,
+  log,
+  partitions
+)
+SELECT
+  CAST(%(own_consumer)s AS VARCHAR) AS anon_1,
+  CAST(%(own_partition)s AS INT) AS anon_2,
+  CAST(%(own_log)s AS VARCHAR) AS anon_3,
+  CAST(%(own_partitions)s AS INT) AS anon_4
+FROM consumer_assignments
+WHERE
+  NOT (
+    EXISTS(
+      SELECT
+        *
+      FROM consumer_checkpoints
+      WHERE
+        consumer_checkpoints.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+        AND (
+          consumer_checkpoints.partition = CAST(%(own_partition)s AS INT)
+          OR consumer_checkpoints.partitions <> CAST(%(own_partitions)s AS INT)
+        )
+    )
+  )
+  AND consumer_assignments.consumer_name = CAST(%(own_consumer)s AS VARCHAR)
+  AND consumer_assignments.partition = CAST(%(own_partition)s AS INT)
+  AND (
+    consumer_assignments.log IS NULL
+    OR consumer_assignments.log = CAST(%(own_log)s AS VARCHAR)
+  )   FOR KEY SHARE OF consumer_assignments ON CONFLICT DO NOTHING
 RETURNING consumer_checkpoints.partition;
 
 -- failed_before

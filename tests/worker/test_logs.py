@@ -117,12 +117,13 @@ def test_connections_that_come_to_another_log(engine: Engine, caplog: pytest.Log
         connection.commit()
         schema = connection.scalar(text("SELECT current_schema()"))
         pooled = create_engine(engine.url, poolclass=NullPool)
-        paths = [f'"{schema}"'] * 2
 
         @event.listens_for(pooled, "connect")
         def set_path(dbapi_connection: Any, _: object) -> None:
-            path = paths.pop() if paths else f'"{TENANTS[0]}", "{schema}"'
             with dbapi_connection.cursor() as cursor:
+                # The drain has declared the consumer, so the next connections are those of its batches.
+                cursor.execute(f'SELECT EXISTS (SELECT FROM "{schema}".consumer_checkpoints)')
+                path = f'"{TENANTS[0]}", "{schema}"' if cursor.fetchone()[0] else f'"{schema}"'
                 cursor.execute(f"SET search_path = {path}")
             dbapi_connection.commit()
 

@@ -54,6 +54,7 @@ class CheckpointStatements:
         table = self._table = tables.consumer_checkpoints
         self._assignments = tables.consumer_assignments
         self._log_table = null() if log is None else oid_if_exists(log)
+        self._marks = bindparam("own_log", type_=Text()), bindparam("own_partitions", type_=Integer())
         self._own_name = bindparam("own_consumer", type_=Text()), bindparam("own_partition", type_=Integer())
         self._is_own = and_(table.c.consumer_name == self._own_name[0], table.c.partition == self._own_name[1])
         self._update = table.update().where(self._is_own)
@@ -104,26 +105,37 @@ class CheckpointStatements:
         return self.lock.add_columns(func.set_config("application_name", bindparam("application_name"), true()))
 
     @cached_property
-    def create(self) -> Executable:
-        """Insert the row if it is missing; returns a row if it was inserted.
+    def create_assigned(self) -> Executable:
+        """Insert the row of a node's partition if it is missing; returns a row if it was inserted.
 
         A partition that has no assignment is not supposed to run: an operator may have removed the consumer while this
-        process was suspended. The lock on the assignment makes a removal that is in progress win. The row is also not
-        inserted beside rows of another number of partitions.
-
-        ON CONFLICT alone would wait for a transaction that has moved an existing row and is not finished.
+        process was suspended. The lock on the assignment makes a removal that is in progress win.
         """
-        c, a = self._table.c, self._assignments.c
-        log, partitions = bindparam("own_log", type_=Text()), bindparam("own_partitions", type_=Integer())
-        is_in_the_way = or_(c.partition == self._own_name[1], c.partitions != partitions)
-        absent = (
-            select(a.consumer_name, a.partition, log, partitions)
-            .where(a.consumer_name == self._own_name[0], a.partition == self._own_name[1])
-            .where(
-                or_(a.log.is_(None), a.log == log), ~exists().where(c.consumer_name == self._own_name[0], is_in_the_way)
-            )
-            .with_for_update(key_share=True, read=True)
+        a = self._assignments.c
+        is_own = and_(a.consumer_name == self._own_name[0], a.partition == self._own_name[1])
+        return self._create(
+            self._absent()
+            .select_from(self._assignments)
+            .where(is_own, or_(a.log.is_(None), a.log == self._marks[0]))
+            .with_for_update(of=self._assignments, key_share=True, read=True)
         )
+
+    @cached_property
+    def create(self) -> Executable:
+        """Insert the row of a drain's partition, which needs no assignment; as `create_assigned` otherwise."""
+        return self._create(self._absent())
+
+    def _absent(self) -> Any:
+        """Select the row, unless it exists, or there are rows of another number of partitions."""
+        c = self._table.c
+        is_in_the_way = or_(c.partition == self._own_name[1], c.partitions != self._marks[1])
+        return select(*self._own_name, *self._marks).where(
+            ~exists().where(c.consumer_name == self._own_name[0], is_in_the_way)
+        )
+
+    def _create(self, absent: Any) -> Executable:
+        # ON CONFLICT alone would wait for a transaction that has moved an existing row and is not finished.
+        c = self._table.c
         created = insert(self._table).from_select(["consumer_name", "partition", "log", "partitions"], absent)
         return created.on_conflict_do_nothing().returning(c.partition)
 
@@ -132,8 +144,8 @@ class CheckpointStatements:
         """Write the log and the number of partitions into a row that lacks one of them."""
         c = self._table.c
         return self._update.values(
-            log=func.coalesce(c.log, bindparam("own_log", type_=Text())),
-            partitions=func.coalesce(c.partitions, bindparam("own_partitions", type_=Integer())),
+            log=func.coalesce(c.log, self._marks[0]),
+            partitions=func.coalesce(c.partitions, self._marks[1]),
         )
 
     @cached_property

@@ -104,15 +104,16 @@ class Checkpoint:
     def lock(
         self, session: Session, *, isolation: str = "READ COMMITTED", worker_id: UUID | None = None
     ) -> LockedCheckpoint | None:
-        """Lock the row until the end of the transaction. A missing row of an assignment is created and committed first.
+        """Lock the row until the end of the transaction. A missing row is created and committed first.
 
         Args:
             session: a session without a transaction.
             isolation: isolation level of the transaction.
-            worker_id: the node, to name the transaction after it; other nodes then know who has the lock.
+            worker_id: the node, to name the transaction after it; other nodes then know who has the lock. ``None`` for
+                a drain. A node creates a row only if the partition has an assignment.
 
         Returns:
-            ``None`` if another transaction has the row locked, or if there is neither a row nor an assignment.
+            ``None`` if another transaction has the row locked, or if a node finds neither a row nor an assignment.
 
         Raises:
             LogMismatchError: the row belongs to another log.
@@ -120,7 +121,7 @@ class Checkpoint:
             TransactionRequiredError: the transaction has a lower isolation level.
         """
         locked = self._try_lock(session, isolation, worker_id)
-        if locked is None and self._is_created(session):
+        if locked is None and self._is_created(session, is_assigned=worker_id is not None):
             # Commit, because other nodes cannot find the holder of an uncommitted row.
             session.commit()
             locked = self._try_lock(session, isolation, worker_id)
@@ -144,9 +145,10 @@ class Checkpoint:
         require_isolation(isolation, locked.isolation)
         return locked._replace(retry_after=float(locked.retry_after))  # the driver returns a Decimal
 
-    def _is_created(self, session: Session) -> bool:
+    def _is_created(self, session: Session, *, is_assigned: bool) -> bool:
+        statement = self._statements.create_assigned if is_assigned else self._statements.create
         marks = {"own_log": None, "own_partitions": None} if self._fence is None else self._fence.marks(session)
-        return self.connection(session).scalar(self._statements.create, self._own | marks) is not None
+        return self.connection(session).scalar(statement, self._own | marks) is not None
 
     def read(self, session: Session) -> int:
         """Return the position without locking the row; 0 if there is no row."""
