@@ -60,7 +60,7 @@ VALUES
     clock_timestamp(),
     CAST('{"process": null}' AS JSONB)
   ) ON CONFLICT(worker_id) DO UPDATE SET hostname = 'host', pid = 4711, consumers = CAST(%(param_3)s AS TEXT[]), heartbeat_at = clock_timestamp(), running = CAST('{"process": null}' AS JSONB)
-RETURNING worker_nodes.heartbeat_at;
+RETURNING timestamptz_send(worker_nodes.heartbeat_at) AS timestamptz_send_1;
 
 -- remove_ended, 1
 SELECT

@@ -140,6 +140,11 @@ class Scene:
             (removed,) = Nodes(self.workers).remove_silent(session.connection(), AGE - 60)
             assert AGE <= removed.silence < AGE + 60
             values["removed"] = replace(removed, silence=0.0)
+        with Session(engine) as session:
+            joined_at = Nodes(self.workers).write(session.connection(), UUID(int=2), ["a"])
+            assert abs(datetime.now(UTC) - joined_at) < timedelta(seconds=60)
+            first = Checkpoint(self.workers, "a", 0)
+            values["failed before"] = [first.failed_before(session, time) for time in (MOMENT, joined_at)]
         return values
 
 

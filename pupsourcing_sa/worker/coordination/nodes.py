@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Text, Uuid, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from pupsourcing_sa.postgres.connections import limit_transaction
-from pupsourcing_sa.postgres.expressions import constant, seconds
+from pupsourcing_sa.postgres.expressions import constant, moment, seconds
 from pupsourcing_sa.postgres.leadership import lead, try_to_lead
 from pupsourcing_sa.status import RunningBatch
 from pupsourcing_sa.tables import WorkerTables
@@ -102,7 +102,7 @@ class Nodes:
             insert(self._table)
             .values(worker_id=worker_id, **node)
             .on_conflict_do_update(index_elements=[self._table.c.worker_id], set_=node)
-            .returning(self._table.c.heartbeat_at)
+            .returning(moment(self._table.c.heartbeat_at))
         ).scalar_one()
         return written
 
