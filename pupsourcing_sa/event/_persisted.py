@@ -7,8 +7,10 @@ most handlers use few of the values.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any, Final, Self, TypeAlias, final
 from uuid import UUID
 
@@ -65,6 +67,13 @@ class PersistedEvent(EncodedEvent):
         event = cls.__new__(cls)
         _set_row(event, row)
         return event
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[_Row]) -> list[Self]:
+        """Wrap rows as `from_row` does, in a fraction of its time: no Python code runs for a row."""
+        events: list[Self] = list(map(cls.__new__, repeat(cls, len(rows))))
+        deque(map(_set_row, events, rows), maxlen=0)
+        return events
 
     @classmethod
     def _from_event(cls, event: Event, global_position: int, aggregate_version: int) -> Self:

@@ -116,7 +116,7 @@ class LogReader:
         """Return the events that have one of these ids, in the log's order."""
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.by_id, {"event_ids": list(event_ids)})
-        return list(map(PersistedEvent.from_row, rows))
+        return PersistedEvent.from_rows(rows)
 
     # -- the log -----------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Page:
             is_limited: the statement has a byte limit.
         """
         end = len(rows)
-        if is_limited:
-            end = next((number for number, row in enumerate(rows) if row[_PAYLOAD] is None), end)
+        if is_limited and None in (payloads := [row[_PAYLOAD] for row in rows]):
+            end = payloads.index(None)
         is_cut = end < len(rows)
-        return cls(list(map(PersistedEvent.from_row, rows[:end])), is_cut, is_cut or len(rows) == limit)
+        return cls(PersistedEvent.from_rows(rows[:end]), is_cut, is_cut or len(rows) == limit)

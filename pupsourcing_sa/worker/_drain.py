@@ -49,7 +49,7 @@ class Drain(Service):
     async def _start(self) -> LogPositions:
         run = self._drain_run
         positions = await read_positions(run.executions.log, run.store)
-        await run.check_server()
+        await run.check_server(positions.server_identity)
         await run.coordinate(self._membership.declare)
         return positions
 

@@ -123,7 +123,7 @@ class Node(Service):
         while True:
             try:
                 positions = await read_positions(self._node_run.executions.log, self._node_run.store)
-                await self._node_run.check_server()
+                await self._node_run.check_server(positions.server_identity)
                 # Set this before joining: after a cancellation, a thread may still finish the transaction.
                 self._may_have_joined = True
                 partitions = await self._node_run.coordinate(self._membership.join)

@@ -129,6 +129,7 @@ class Worker:
         self._consumers = tuple(_require_iterable(consumers))
         self._subscriptions = _subscriptions_of(self._consumers, is_async=is_async)
         self._telemetry = telemetry
+        self._checked_servers: set[str] = set()
         # Guards the next three. It is reentrant because a signal handler may call stop() while its thread has the lock.
         self._lock = threading.RLock()
         self._stop_requested = False
@@ -297,6 +298,7 @@ class Worker:
                 log=execution_for(factory, 2),
                 coordination=execution_for(factory, 1),
             ),
+            checked_servers=self._checked_servers,
             on_ready=on_ready,
         )
 

@@ -221,3 +221,7 @@ def test_a_worker_refuses_such_a_server(plain_log: Log, make_engine: Callable[..
     with replacing(engine, old, new), pytest.raises(UnsupportedServerError, match="advisory locks"):
         run(worker)
     assert [result.name for result in worker.check()] == [*NAMES, "worker tables"]
+    # A drain does not check again until the server is restarted.
+    worker.drain()
+    with replacing(engine, old, new):
+        worker.drain()

@@ -141,6 +141,7 @@ class Situation:
             config=CONFIG,
             hooks=Hooks(None, worker=str(worker_id)),
             executions=Executions(execution_for(factory, 1), execution_for(factory, 2), execution_for(factory, 1)),
+            checked_servers=set(),
         )
 
 
