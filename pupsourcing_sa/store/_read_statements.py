@@ -239,10 +239,10 @@ class ReadStatements:
             return [*in_pairs, key.between(value, value), is_in_range(position)]
 
         if by_correlation:
-            c, correlation = events.c, opaque_parameter("correlation", Text())
-            of_id = [c.correlation_id.is_not(None), *of_key(c.correlation_id, correlation)]
+            key, position = events.c.correlation_id, events.c.global_position
+            of_id = [key.is_not(None), *of_key(key, opaque_parameter("correlation", Text()))]
             rows = select(*columns(events.c)).where(*of_id, *matches(events))
-            return rows.order_by(ordered(c.correlation_id), ordered(c.global_position)).limit(limit)
+            return rows.order_by(ordered(key), ordered(position)).limit(limit)
 
         if not by_aggregate_type:
             position = events.c.global_position
