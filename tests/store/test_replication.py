@@ -40,8 +40,9 @@ class Replica:
         self.execute(self.publisher, f"CREATE PUBLICATION {self.name} FOR TABLE ONLY {table}")
 
     def subscribe(self, options: str) -> None:
-        url = self.publisher.url
-        address = f"host={url.query['host']} port={url.query['port']} user={url.username} dbname={url.database}"
+        with self.publisher.connect() as connection:
+            info = connection.connection.driver_connection.info
+        address = f"host={info.host} port={info.port} user={info.user} dbname={info.dbname}"
         self.execute(
             self.subscriber,
             f"CREATE SUBSCRIPTION {self.name} CONNECTION '{address}' PUBLICATION {self.name} WITH ({options})",
