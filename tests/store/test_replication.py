@@ -42,7 +42,7 @@ class Replica:
     def subscribe(self, options: str) -> None:
         with self.publisher.connect() as connection:
             info = connection.connection.driver_connection.info
-        address = f"host={info.host} port={info.port} user={info.user} dbname={info.dbname}"
+            address = f"host={info.host} port={info.port} user={info.user} dbname={info.dbname}"
         self.execute(
             self.subscriber,
             f"CREATE SUBSCRIPTION {self.name} CONNECTION '{address}' PUBLICATION {self.name} WITH ({options})",
