@@ -95,6 +95,7 @@ def _is_behind(events: Table, last: ColumnElement[Any], checked: ColumnElement[A
 
     A sequence without a last position can be behind, too, such as a new one beside restored events. Only ``nextval``
     shows its next position. It is called if the log has an event, and at most once after the sequence was restarted.
+    The append uses later positions only, so this one may be that of the last event.
     """
     sequence = sequence_of(events)
     in_log = select(func.max(events.c.global_position)).scalar_subquery()
@@ -104,5 +105,5 @@ def _is_behind(events: Table, last: ColumnElement[Any], checked: ColumnElement[A
         ((last >= checked) & is_large, false()),
         (last.is_not(None), has_event_above(events, last)),
         (in_log.is_(None) | ~may_use, false()),
-        else_=func.nextval(sequence, type_=BigInteger) <= in_log,
+        else_=func.nextval(sequence, type_=BigInteger) < in_log,
     )

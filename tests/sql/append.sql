@@ -35,7 +35,7 @@ WITH pupsourcing_mark AS (
           OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
-        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
           SELECT
             MAX(events.global_position) AS max_1
           FROM events
@@ -168,7 +168,7 @@ WITH pupsourcing_mark AS (
           OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
-        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
           SELECT
             MAX(events.global_position) AS max_1
           FROM events
@@ -297,7 +297,7 @@ WITH pupsourcing_mark AS (
           OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
-        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
           SELECT
             MAX(events.global_position) AS max_1
           FROM events
@@ -440,7 +440,7 @@ WITH pupsourcing_wanted AS (
           OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
-        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
           SELECT
             MAX(events.global_position) AS max_1
           FROM events
@@ -702,7 +702,7 @@ WITH pupsourcing_mark AS (
           OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
-        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
           SELECT
             MAX(events.global_position) AS max_1
           FROM events
@@ -835,7 +835,7 @@ WITH pupsourcing_mark AS (
           OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
-        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) <= (
+        ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
           SELECT
             MAX(events.global_position) AS max_1
           FROM events

@@ -99,6 +99,20 @@ def test_a_sequence_that_was_restarted_above_the_log_is_not_behind(log: Log, is_
     assert transaction.stable_position() == result.global_positions[0]
 
 
+@pytest.mark.parametrize("append", APPENDS.values(), ids=APPENDS)
+def test_a_sequence_that_begins_at_the_last_position_is_not_behind_once_it_is_used(
+    log: Log, append: Callable[[Transaction], object]
+):
+    """`ALTER SEQUENCE … RESTART WITH max`: the check of the first append uses the position that an event has."""
+    transaction = log.begin()
+    transaction.append(NoStream(), [make_event("u1") for _ in range(3)])
+    transaction.commit()
+    restart(log, 3, is_used=False)
+    append(transaction)
+    transaction.commit()
+    assert transaction.latest_global_position() == transaction.stable_position() > 3
+
+
 def test_an_empty_log_begins_at_the_first_position(log: Log):
     transaction = log.begin()
     assert transaction.stable_position() == 0
