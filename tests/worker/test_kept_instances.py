@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, event, insert, select, text, update
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -189,6 +191,15 @@ def delete_it(session: Session, row: Row) -> None:
     session.flush()
 
 
+def write_after_a_failed_flush(session: Session, row: Row) -> None:
+    session.execute(insert(Unrelated).values(id=1))
+    with suppress(IntegrityError), session.begin_nested():
+        session.add(Unrelated(id=1))
+        session.flush()
+    session.connection().execute(update(Row.__table__).values(events=7))
+    gc.collect()  # the error has a reference to the row
+
+
 @pytest.mark.parametrize(
     "release",
     [
@@ -206,6 +217,10 @@ def delete_it(session: Session, row: Row) -> None:
         lambda session, row: session.execute(update(Row.__table__).values(events=7)),
         lambda session, row: session.execute(update(Row).values(events=7), execution_options=UNSYNCHRONISED),
         lambda session, row: session.execute(postgresql.insert(Row).values(id="new", events=0)),
+        lambda session, row: session.connection().execute(update(Row.__table__).values(events=7)),
+        lambda session, row: session.connection().execute(text("UPDATE rows SET events = 7")),
+        lambda session, row: session.bulk_update_mappings(Row, [{"id": "1", "events": 7}]),
+        write_after_a_failed_flush,
     ],
 )
 def test_instances_are_released(session: Session, release: Callable[[Session, Row], object]):
@@ -215,6 +230,13 @@ def test_instances_are_released(session: Session, release: Callable[[Session, Ro
         release(session, row)
         del row
         assert not is_alive(reference)
+
+
+def flush_and_update(session: Session, row: Row) -> None:
+    """The UPDATE flushes between its announcement and its execution."""
+    row.events = 5
+    session.add(Row(id="new", events=0))
+    session.execute(update(Row).values(events=0))
 
 
 @pytest.mark.parametrize(
@@ -228,6 +250,8 @@ def test_instances_are_released(session: Session, release: Callable[[Session, Ro
         lambda session, row: session.merge(Row(id="1")),
         lambda session, row: session.execute(update(Row).values(events=0)),
         lambda session, row: session.execute(insert(Row).values(id="new", events=0)),
+        lambda session, row: session.connection().execute(select(Row.__table__)),
+        flush_and_update,
     ],
 )
 def test_instances_are_kept(session: Session, leave: Callable[[Session, Row], object]):

@@ -5,8 +5,8 @@ soon as the change is flushed, and each event would cost a SELECT and an UPDATE.
 until the batch ends, so that ``session.get()`` finds them.
 
 Instances that are expunged, expired or deleted are released. All are released when a statement may change rows that the
-session does not synchronise, such as an upsert or SQL text: the next ``session.get()`` then reads the row again, as it
-does without this module.
+session does not synchronise, such as an upsert, SQL text, or any change that is executed on ``session.connection()``:
+the next ``session.get()`` then reads the row again, as it does without this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from sqlalchemy import Delete, Insert, Update, event
+from sqlalchemy import Connection, Delete, Insert, Update, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, object_session
 
@@ -49,12 +49,15 @@ class KeptInstances:
         session: a session that is closed at the end of the context.
     """
 
-    __slots__ = ("_instances", "_session")
+    __slots__ = ("_instances", "_is_flushing", "_is_judged", "_session")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         #: The instances by their id(), because a class may define equality.
         self._instances: OrderedDict[int, object] = OrderedDict()
+        self._is_flushing = False
+        #: The session has announced the next statement that does not belong to a flush.
+        self._is_judged = False
 
     def __enter__(self) -> Self:
         _listen_for_expiry()
@@ -62,7 +65,11 @@ class KeptInstances:
             event.listen(self._session, name, self._keep)
         for name in ("persistent_to_detached", "persistent_to_deleted", "persistent_to_transient"):
             event.listen(self._session, name, self._release)
+        event.listen(self._session, "before_flush", self._begin_flush)
+        for name in ("after_flush", "after_soft_rollback"):
+            event.listen(self._session, name, self._end_flush)
         event.listen(self._session, "do_orm_execute", self._release_stale)
+        event.listen(self._session, "after_begin", self._watch)
         _kept[self._session] = self
         return self
 
@@ -80,7 +87,27 @@ class KeptInstances:
     def _release(self, session: Session, instance: object) -> None:
         self._instances.pop(id(instance), None)
 
+    def _begin_flush(self, *_: object) -> None:
+        self._is_flushing = True
+
+    def _end_flush(self, *_: object) -> None:
+        self._is_flushing = False
+
+    def _watch(self, session: Session, transaction: object, connection: Connection) -> None:
+        event.listen(connection, "before_execute", self._release_unannounced)
+
+    def _release_unannounced(
+        self, connection: Connection, statement: object, multiparams: object, params: object, execution_options: object
+    ) -> None:
+        """Release all instances if a statement may change rows, and neither the session nor its flush executes it."""
+        if self._is_flushing:
+            return
+        is_judged, self._is_judged = self._is_judged, False
+        if self._instances and not is_judged and not getattr(statement, "is_select", False):
+            self._instances.clear()
+
     def _release_stale(self, state: ORMExecuteState) -> None:
+        self._is_judged = True
         if self._instances and not _leaves_instances_valid(state):
             self._instances.clear()
 
