@@ -142,6 +142,7 @@ def test_mistakes_are_named():
         ("max_attempt", "max_attempts"),
         ("max_atempts", "max_attempts"),
         ("handle_batches", "handle_batch"),
+        ("isolation_level", "isolation"),
     ],
 )
 @pytest.mark.parametrize("place", ["class", "object"])

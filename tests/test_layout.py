@@ -39,7 +39,7 @@ def test_no_package_imports_a_private_module_of_another_one() -> None:
 
 
 #: Attributes of Python and SQLAlchemy that begin with an underscore.
-FOREIGN = {"_exit", "_fields", "_get_running_loop", "_max_overflow", "_replace"}
+FOREIGN = {"_exit", "_fields", "_get_running_loop", "_max_overflow", "_on_connect_isolation_level", "_replace"}
 
 
 def test_no_package_uses_a_private_attribute_of_another_one() -> None:

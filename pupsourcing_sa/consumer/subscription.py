@@ -107,7 +107,7 @@ def _refuse_near_misses(consumer: object, name: str) -> None:
 
     Names with a leading underscore are private to the application.
     """
-    options = {_letters(option): option for option in _OPTIONS}
+    options = {_letters(option): option for option in _OPTIONS} | {"isolationlevel": "isolation"}  # SQLAlchemy's name
     for attribute in dir(consumer):
         if attribute.startswith("_") or attribute in _OPTIONS:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from enum import IntEnum
 from typing import Any
 
@@ -72,6 +73,17 @@ def test_an_engine_of_another_kind_is_refused_before_it_is_used():
                 act(Worker(sessionmaker(other), EventStore(), [good]))
     with pytest.raises(TypeError, match="session_factory is bound to sqlite"):
         Worker(sessionmaker(create_engine("sqlite://")), EventStore(), [good]).run()
+
+
+@pytest.mark.parametrize(("level", "proper"), [("read committed", "READ COMMITTED"), ("SERIALIZABLE", None)])
+def test_an_isolation_level_that_cannot_be_restored_is_refused(sync_fleet: Fleet, level: str, proper: str | None):
+    """SQLAlchemy accepts any spelling, and fails with an empty AssertionError when it resets the connection."""
+    engine = create_engine(sync_fleet.engine.url, isolation_level=level)
+    worker = Worker(sessionmaker(engine), sync_fleet.store, [sync_fleet.see("seen")])
+    expected = pytest.raises(ValueError, match=f"write isolation_level='{proper}'") if proper else nullcontext()
+    with expected:
+        worker.drain()
+    engine.dispose()
 
 
 @pytest.mark.parametrize("is_drain", [False, True])

@@ -30,6 +30,7 @@ def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> N
     Raises:
         TypeError: the driver does not fit the factory, the database is not PostgreSQL, or all sessions share one
             connection and therefore one transaction.
+        ValueError: the spelling of the engine's ``isolation_level`` does not let SQLAlchemy restore it.
         UnsupportedDriverError: the driver is neither psycopg nor asyncpg.
     """
     session: Any = factory()
@@ -53,6 +54,7 @@ def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> N
                 f"session_factory is bound to {shared}, so that all sessions share one connection, but each batch "
                 "needs a transaction of its own; bind it to an engine with another pool"
             )
+        _check_isolation_level(dialect)
         pools.add(bind.pool)
     for pool in pools:
         size = _max_connections(pool)
@@ -62,6 +64,19 @@ def check_engines(factory: SessionFactory, *tables: Table, wanted: int = 0) -> N
                 "batches; enlarge the pool or reduce concurrency",
                 extra={"pool": size, "needed": wanted},
             )
+
+
+def _check_isolation_level(dialect: Any) -> None:
+    """Refuse a spelling that SQLAlchemy sends to the server, but with which it cannot reset a connection.
+
+    A batch may have another level than the engine, and the connection would then fail to return to its pool.
+    """
+    level = dialect._on_connect_isolation_level
+    if level is not None and level != (proper := level.replace("_", " ").upper()):
+        raise ValueError(
+            f"the engine of session_factory has isolation_level={level!r}, which SQLAlchemy cannot restore after a "
+            f"batch; write isolation_level={proper!r}"
+        )
 
 
 def _max_connections(pool: Pool) -> int | None:
