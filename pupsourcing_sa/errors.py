@@ -12,6 +12,9 @@
      │    ├── SequenceBehindLogError       (also a StablePositionError) the sequence is behind the log
      │    └── TransactionRequiredError     the connection is in AUTOCOMMIT mode or read-only
      ├── UnreadableEventError              (also a ValueError) a value of an event in the log cannot be read
+     ├── PayloadError                      (also a ValueError) a payload does not match the class of its event type
+     │    └── EventDecodingError           the data of an event in the log cannot be decoded
+     ├── UnknownEventTypeError             (also a LookupError) the registry has no class for a stored event type
      ├── StablePositionError               the stable position cannot be determined in this session
      │    ├── SequenceBehindLogError       (also an AppendError) the sequence is behind the log
      │    └── ReplicatedLogError           the log is filled by logical replication
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AppendError",
     "DuplicateEventError",
+    "EventDecodingError",
     "HandlerTransactionError",
     "ImportFailed",
     "KeyTooLongError",
@@ -57,6 +61,7 @@ __all__ = [
     "OptimisticConcurrencyError",
     "PartitionParkedError",
     "PartitionsError",
+    "PayloadError",
     "PupsourcingError",
     "ReplicatedLogError",
     "SequenceBehindLogError",
@@ -66,6 +71,7 @@ __all__ = [
     "TablesMissingError",
     "TemplateError",
     "TransactionRequiredError",
+    "UnknownEventTypeError",
     "UnreadableEventError",
     "UnsupportedDriverError",
     "UnsupportedServerError",
@@ -202,6 +208,60 @@ class UnreadableEventError(PupsourcingError, ValueError):
         self.event_id = event_id
         self.field = field
         super().__init__(f"{field} of the event at {position} ({event_id}) cannot be read: {problem}")
+
+
+class PayloadError(PupsourcingError, ValueError):
+    """A payload does not match the class of its event type.
+
+    The text never contains a value of the payload, because it may be personal data.
+
+    Attributes:
+        event_type: name of the event type.
+        event_version: version of the payload.
+        path: path of the field, such as ``$.lines[1].quantity``; ``None`` if it is not known.
+        problem: the problem, such as ``"Expected `int`, got `str`"``.
+    """
+
+    def __init__(self, event_type: str, event_version: int, path: str | None, problem: str) -> None:
+        self.event_type = event_type
+        self.event_version = event_version
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"payload of {event_type!r} version {event_version}{'' if path is None else f' at {path}'}: {problem}"
+        )
+
+
+class EventDecodingError(PayloadError):
+    """The data of an event in the log cannot be decoded. The other attributes of the event can be read.
+
+    Attributes:
+        position: global position of the event.
+        event_id: id of the event. `PayloadError` has the other attributes.
+    """
+
+    def __init__(
+        self, position: int, event_id: UUID, event_type: str, event_version: int, path: str | None, problem: str
+    ) -> None:
+        super().__init__(event_type, event_version, path, problem)
+        self.position = position
+        self.event_id = event_id
+        self.args = (f"event at {position} ({event_id}): {self.args[0]}",)
+
+
+class UnknownEventTypeError(PupsourcingError, LookupError):
+    """The registry has no class for a stored event type.
+
+    Attributes:
+        event_type: the stored event type.
+        is_retired: True if the type was retired.
+    """
+
+    def __init__(self, event_type: str, is_retired: bool) -> None:
+        self.event_type = event_type
+        self.is_retired = is_retired
+        remedy = "is retired; use its payload" if is_retired else "is not registered; register its class, or retire it"
+        super().__init__(f"event type {event_type!r} {remedy}")
 
 
 class UnsupportedDriverError(PupsourcingError, TypeError):

@@ -9,8 +9,9 @@ import pupsourcing_sa
 from pupsourcing_sa import errors
 
 NAMES = """
-AnyVersion AppendResult AsyncEventStore Consumer DuplicateEventError Event EventStore EventTables Exact ExpectedVersion
-NoEventsError NoStream OptimisticConcurrencyError PersistedEvent PupsourcingError Stream WorkerTables consumer
+AnyVersion AppendResult AsyncEventStore Consumer DuplicateEventError Event EventRegistry EventStore EventTables Exact
+ExpectedVersion NoEventsError NoStream OptimisticConcurrencyError PersistedEvent PupsourcingError Recorded Stream
+TypedConsumer WorkerTables consumer event_context
 """
 
 

@@ -31,6 +31,7 @@ from pupsourcing_sa.consumer.decorator import consumer
 from pupsourcing_sa.consumer.protocol import AsyncConsumer, BatchConsumer, Consumer, Handler, SyncConsumer
 from pupsourcing_sa.consumer.scope import Scope
 from pupsourcing_sa.consumer.subscription import ISOLATION_LEVELS, IsolationLevel, Subscription
+from pupsourcing_sa.consumer.typed import TypedConsumer
 
 __all__ = [
     "ISOLATION_LEVELS",
@@ -42,5 +43,6 @@ __all__ = [
     "Scope",
     "Subscription",
     "SyncConsumer",
+    "TypedConsumer",
     "consumer",
 ]

@@ -33,6 +33,8 @@ _OPTIONS: Final = (
 )
 #: difflib's similarity of a near miss. ``n_partitions`` is a near miss; ``aggregate_ids`` and ``attempts`` are not.
 _NEAR_MISS: Final = 0.85
+#: A method of `TypedConsumer`, whose name is similar to ``handle_batch``.
+_METHOD_OF_TYPED: Final = "handles_batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def _refuse_near_misses(consumer: object, name: str) -> None:
     """
     options = {_letters(option): option for option in _OPTIONS} | {"isolationlevel": "isolation"}  # SQLAlchemy's name
     for attribute in dir(consumer):
-        if attribute.startswith("_") or attribute in _OPTIONS:
+        if attribute.startswith("_") or attribute in (*_OPTIONS, _METHOD_OF_TYPED):
             continue
         similar = difflib.get_close_matches(_letters(attribute), options, n=1, cutoff=_NEAR_MISS)
         if similar:

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 from uuid import UUID
 
 from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_text, check_type
+from pupsourcing_sa.context import NO_CONTEXT, current_event_context
 from pupsourcing_sa.event._encoded import EncodedEvent, set_slot
 from pupsourcing_sa.event.encoding import encode_json, encode_metadata, quote_json, uuid7
 
@@ -38,6 +39,8 @@ class Event(EncodedEvent):
     Raises:
         TypeError: an argument has the wrong type. The message names the argument.
         ValueError: an argument cannot be stored. The message names the argument.
+
+    Ids and metadata that are not given come from the surrounding `event_context`, if there is one.
 
     Values of subclasses, such as members of an ``(int, Enum)``, become values of the types above. Microseconds are the
     unit of ``created_at``; a subclass of datetime with a finer time is refused.
@@ -97,6 +100,14 @@ class Event(EncodedEvent):
         causation_id: str | None = None,
         created_at: datetime | None = None,
     ) -> None:
+        context = current_event_context()
+        if context is not NO_CONTEXT:
+            trace_id = context.trace_id if trace_id is None else trace_id
+            correlation_id = context.correlation_id if correlation_id is None else correlation_id
+            causation_id = context.causation_id if causation_id is None else causation_id
+            if context.metadata:
+                check_type("metadata", metadata, Mapping, "a mapping")
+                metadata = {**context.metadata, **metadata}
         aggregate_type = check_text("aggregate_type", aggregate_type)
         aggregate_id = check_text("aggregate_id", aggregate_id)
         event_type = check_text("event_type", event_type)

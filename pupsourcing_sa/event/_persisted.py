@@ -2,6 +2,9 @@
 
 It keeps the values as the driver returned them and decodes each on access. Decoding is most of the cost of reading, and
 most handlers use few of the values.
+
+The same is true of ``data``: the registry decodes the payload on first use. Upcasters may turn one row of the log into
+several objects, or none. `PersistedEvent.parts` returns one event for each object; all of them are the same row.
 """
 
 from __future__ import annotations
@@ -9,17 +12,23 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
-from typing import Any, Final, Self, TypeAlias, final
+from typing import Any, Final, Generic, Protocol, Self, TypeAlias, final
 from uuid import UUID
 
+from typing_extensions import TypeVar  # a dependency of SQLAlchemy; typing has defaults of type variables from 3.13
+
 from pupsourcing_sa._checks import check_int
-from pupsourcing_sa.errors import UnreadableEventError
+from pupsourcing_sa.context import caused_by
+from pupsourcing_sa.errors import EventDecodingError, PayloadError, UnreadableEventError
 from pupsourcing_sa.event._encoded import EncodedEvent, set_slot
 from pupsourcing_sa.event._event import Event
 
-__all__ = ["PersistedEvent"]
+__all__ = ["EventDecoder", "PersistedEvent"]
+
+_E_co = TypeVar("_E_co", default=Any, covariant=True)
 
 #: The values in the order of the properties below; ids and times in PostgreSQL's binary format.
 _Row: TypeAlias = tuple[
@@ -33,12 +42,22 @@ _INFINITIES: Final = {2**63 - 1: "infinity", -(2**63): "-infinity"}
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
+class EventDecoder(Protocol):
+    """Decodes stored payloads; an `EventRegistry`."""
+
+    def is_known(self, event_type: str, /) -> bool: ...
+    def decode(self, event_type: str, event_version: int, payload: bytes, /) -> tuple[Any, ...]: ...
+
+
 @final
-class PersistedEvent(EncodedEvent):
+class PersistedEvent(EncodedEvent, Generic[_E_co]):
     """An event in the log: an `Event` with its position in the log and its version in the aggregate.
 
     The store creates persisted events. The constructor is for tests of handlers; it also takes the arguments of
-    `Event`.
+    `Event`, and ``registry``, an `EventRegistry` for ``data``.
+
+    ``Recorded`` is another name of this class, for annotations: ``data`` of a ``Recorded[OrderPlaced]`` is an
+    ``OrderPlaced``.
 
     Attributes:
         global_position: position in the log, 1 or more. Positions increase and may have gaps.
@@ -48,37 +67,52 @@ class PersistedEvent(EncodedEvent):
     """
 
     _state = ("_row",)
-    __slots__ = _state
+    __slots__ = (*_state, "_decoded", "_decoder", "_part")
 
     _row: _Row
+    # Without a registry the next three are not set, so they cost nothing.
+    _decoder: EventDecoder
+    _decoded: tuple[Any, ...]
+    _part: int
 
-    def __init__(self, *, global_position: int, aggregate_version: int, **event: Any) -> None:
+    def __init__(
+        self, *, global_position: int, aggregate_version: int, registry: EventDecoder | None = None, **event: Any
+    ) -> None:
         global_position = check_int("global_position", global_position, minimum=1)
         aggregate_version = check_int("aggregate_version", aggregate_version, minimum=1)
         set_slot(self, "_row", _row(Event(**event), global_position, aggregate_version))
+        if registry is not None:
+            set_slot(self, "_decoder", registry)
 
     @classmethod
-    def from_row(cls, row: _Row) -> Self:
+    def from_row(cls, row: _Row, decoder: EventDecoder | None = None) -> Self:
         """Wrap a row that a statement of the store returned. Only this library calls it.
 
         Args:
             row: the values in the order of the properties below; ids and times in PostgreSQL's binary format.
+            decoder: decodes the payload.
         """
         event = cls.__new__(cls)
         _set_row(event, row)
+        if decoder is not None:
+            _set_decoder(event, decoder)
         return event
 
     @classmethod
-    def from_rows(cls, rows: Sequence[_Row]) -> list[Self]:
+    def from_rows(cls, rows: Sequence[_Row], decoder: EventDecoder | None = None) -> list[Self]:
         """Wrap rows as `from_row` does, in a fraction of its time: no Python code runs for a row."""
         events: list[Self] = list(map(cls.__new__, repeat(cls, len(rows))))
         deque(map(_set_row, events, rows), maxlen=0)
+        if decoder is not None:
+            deque(map(_set_decoder, events, repeat(decoder)), maxlen=0)
         return events
 
     @classmethod
-    def _from_event(cls, event: Event, global_position: int, aggregate_version: int) -> Self:
+    def _from_event(
+        cls, event: Event, global_position: int, aggregate_version: int, decoder: EventDecoder | None
+    ) -> Self:
         """Return the event as the log holds it after it was appended."""
-        return cls.from_row(_row(event, global_position, aggregate_version))
+        return cls.from_row(_row(event, global_position, aggregate_version), decoder)
 
     @property
     def global_position(self) -> int:
@@ -111,6 +145,87 @@ class PersistedEvent(EncodedEvent):
     @property
     def payload(self) -> bytes:
         return self._row[7]
+
+    @property
+    def data(self) -> _E_co:
+        """The payload as an object of its registered class, decoded on first use. Each access returns the same object.
+
+        Raises:
+            EventDecodingError: the payload does not match the class, an upcaster failed, or upcasters turned the event
+                into several or none: use `parts`.
+            UnknownEventTypeError: the event type is not registered, or it is retired.
+            RuntimeError: the store has no registry.
+        """
+        decoded = self._decode()
+        part = self.part
+        if len(decoded) != 1 and not hasattr(self, "_part"):
+            raise self._undecodable(None, f"upcasters turned the event into {len(decoded)} events; use parts()")
+        data: _E_co = decoded[part]
+        return data
+
+    @property
+    def is_raw(self) -> bool:
+        """True if the event has no ``data``: its type is unknown or retired, or the store has no registry."""
+        try:
+            return not self._decoder.is_known(self._row[5])
+        except AttributeError:
+            return True
+
+    @property
+    def part(self) -> int:
+        """Number of this event among those that upcasters made of one row of the log, from 0."""
+        try:
+            return self._part
+        except AttributeError:
+            return 0
+
+    def parts(self) -> tuple[PersistedEvent[Any], ...]:
+        """Return the events that upcasters made of this row of the log. Usually this is the event itself.
+
+        The parts have the same id, position and version, and differ in ``part`` and ``data``.
+
+        Raises:
+            EventDecodingError, UnknownEventTypeError, RuntimeError: as for `data`.
+        """
+        if hasattr(self, "_part") or len(self._decode()) == 1:
+            return (self,)
+        parts = []
+        for number in range(len(self._decoded)):
+            part = PersistedEvent.from_row(self._row, self._decoder)
+            set_slot(part, "_decoded", self._decoded)
+            set_slot(part, "_part", number)
+            parts.append(part)
+        return tuple(parts)
+
+    def as_cause(self) -> AbstractContextManager[None]:
+        """Return a context manager. Events that are created in its block have this event as their cause.
+
+        The worker does this for handlers of single events. Use it in handlers of batches.
+        """
+        return caused_by(self)
+
+    def _decode(self) -> tuple[Any, ...]:
+        try:
+            return self._decoded
+        except AttributeError:  # first use
+            pass
+        try:
+            decoder = self._decoder
+        except AttributeError:
+            raise RuntimeError(
+                "the event has no data, because its store has no registry, or it was unpickled; pass registry= to the "
+                "store"
+            ) from None
+        try:
+            decoded = decoder.decode(self._row[5], self._row[6], self._row[7])
+        except PayloadError as error:
+            raise self._undecodable(error.path, error.problem) from error.__cause__
+        set_slot(self, "_decoded", decoded)
+        return decoded
+
+    def _undecodable(self, path: str | None, problem: str) -> EventDecodingError:
+        row = self._row
+        return EventDecodingError(row[0], self.event_id, row[5], row[6], path, problem)
 
     @property
     def trace_id(self) -> str | None:
@@ -168,7 +283,8 @@ class PersistedEvent(EncodedEvent):
             return NotImplemented
         mine, theirs = self._row, other._row
         # Equal JSON may differ as text, because PostgreSQL reorders the keys of an object.
-        return mine[:11] == theirs[:11] and mine[12] == theirs[12] and self.metadata == other.metadata
+        are_equal = mine[:11] == theirs[:11] and mine[12] == theirs[12] and self.part == other.part
+        return are_equal and self.metadata == other.metadata
 
     def __hash__(self) -> int:
         return hash(self._row[4])
@@ -183,6 +299,7 @@ class PersistedEvent(EncodedEvent):
 
 #: Setting the slot by its descriptor is faster than object.__setattr__, which would be most of the cost of from_row.
 _set_row = PersistedEvent.__dict__["_row"].__set__
+_set_decoder = PersistedEvent.__dict__["_decoder"].__set__
 
 
 def _row(event: Event, global_position: int, aggregate_version: int) -> _Row:

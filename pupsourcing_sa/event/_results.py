@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pupsourcing_sa.event._event import Event
-from pupsourcing_sa.event._persisted import PersistedEvent
+from pupsourcing_sa.event._persisted import EventDecoder, PersistedEvent
 
 __all__ = ["AppendResult", "Stream"]
 
@@ -19,10 +19,14 @@ class Stream:
     aggregate_type: str
     aggregate_id: str
     events: tuple[PersistedEvent, ...]
+    # Upcasters may have turned the last row into no event.
+    _version: int | None = field(default=None, compare=False)
 
     @property
     def version(self) -> int:
-        """The highest version among these events, or 0 if there are none."""
+        """The highest version among the rows that were read, or 0 if there are none."""
+        if self._version is not None:
+            return self._version
         return max(self.events[0].aggregate_version, self.events[-1].aggregate_version) if self.events else 0
 
     @property
@@ -57,13 +61,17 @@ class AppendResult:
     to_version: int
     # Not compared, so that the result of an idempotent retry, which has the events of the log here, equals the first.
     _appended: tuple[Event | PersistedEvent, ...] = field(compare=False)
+    _decoder: EventDecoder | None = field(default=None, compare=False)
 
     @cached_property
     def events(self) -> tuple[PersistedEvent, ...]:
         """The events as the log holds them, created on first use."""
+        decoder = self._decoder
         versions = range(self.from_version + 1, self.to_version + 1)
         return tuple(
-            event if isinstance(event, PersistedEvent) else PersistedEvent._from_event(event, position, version)
+            event
+            if isinstance(event, PersistedEvent)
+            else PersistedEvent._from_event(event, position, version, decoder)
             for event, position, version in zip(self._appended, self.global_positions, versions, strict=True)
         )
 

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Any, NoReturn
+from uuid import UUID
 
+from pupsourcing_sa._checks import check_text
 from pupsourcing_sa.errors import DuplicateEventError, NoEventsError, OptimisticConcurrencyError
 from pupsourcing_sa.event import Event
 from pupsourcing_sa.event.encoding import for_jsonb, has_nul
 from pupsourcing_sa.expected import AnyVersion, Exact, ExpectedVersion, NoStream
+from pupsourcing_sa.registry import EventRegistry, NamedData
 
 __all__ = ["Aggregate", "Append", "aggregate_parameter", "aggregates_of", "check_ids", "event_parameters", "starts_of"]
 
@@ -25,11 +28,25 @@ class Append:
     events: tuple[Event, ...]
 
     @classmethod
-    def of(cls, expected_version: object, events: object) -> Append:
-        """Check the arguments of a caller.
+    def of(
+        cls,
+        expected_version: object,
+        events: object,
+        aggregate: tuple[str, str] | None = None,
+        registry: EventRegistry | None = None,
+        event_ids: Sequence[UUID] | None = None,
+        *,
+        needs_ids: bool = False,
+    ) -> Append:
+        """Check the arguments of a caller, and encode objects of registered classes.
+
+        Args:
+            expected_version, events, aggregate, event_ids: see `EventStore.append`.
+            registry: the registered classes.
+            needs_ids: refuse objects without ids, which would get other ids when the append is repeated.
 
         Raises:
-            NoEventsError, DuplicateEventError, TypeError, ValueError: see `EventStore.append`.
+            NoEventsError, DuplicateEventError, PayloadError, TypeError, ValueError: see `EventStore.append`.
         """
         if not isinstance(expected_version, (AnyVersion, NoStream, Exact)):
             hint = f"; write {expected_version.__name__}()" if isinstance(expected_version, type) else ""
@@ -37,17 +54,26 @@ class Append:
                 "expected_version must be AnyVersion(), NoStream() or Exact(version), "
                 f"not {type(expected_version).__name__}{hint}"
             )
-        if isinstance(events, Event):
-            raise TypeError("events must be a sequence of Event, such as [event], not a single Event")
+        if isinstance(events, (Event, NamedData)):
+            raise TypeError(f"events must be a sequence, such as [event], not a single {type(events).__name__}")
         if not isinstance(events, (list, tuple, Iterable)):
-            raise TypeError(f"events must be a sequence of Event, not {type(events).__name__}")
+            raise TypeError(f"events must be a sequence of events, not {type(events).__name__}")
+        if aggregate is not None:
+            aggregate = _check_aggregate(aggregate)
         given = tuple(events)
+        if not all(isinstance(event, Event) for event in given):
+            given = _encoded(given, aggregate, registry, event_ids, needs_ids=needs_ids)
+        elif event_ids is not None:
+            raise TypeError("event_ids are for objects of registered classes; an Event has its own event_id")
         if not given:
             raise NoEventsError
         first = given[0]
+        if aggregate not in (None, (first.aggregate_type, first.aggregate_id)):
+            raise ValueError(
+                f"aggregate must be that of the events, {(first.aggregate_type, first.aggregate_id)!r}, "
+                f"not {aggregate!r}"
+            )
         for event in given:
-            if not isinstance(event, Event):
-                raise TypeError(f"events must contain Event only, not {type(event).__name__}")
             if event.aggregate_id != first.aggregate_id or event.aggregate_type != first.aggregate_type:
                 raise ValueError(
                     "events must be of one aggregate, not of "
@@ -72,6 +98,54 @@ class Append:
 
     def conflict(self, actual: int | None) -> OptimisticConcurrencyError:
         return OptimisticConcurrencyError(self.aggregate_type, self.aggregate_id, self.expected, actual)
+
+
+def _check_aggregate(aggregate: object) -> tuple[str, str]:
+    if not isinstance(aggregate, tuple) or len(aggregate) != 2:
+        raise TypeError(f"aggregate must be a tuple (aggregate_type, aggregate_id), not {type(aggregate).__name__}")
+    aggregate_type, aggregate_id = aggregate
+    return check_text("aggregate_type", aggregate_type), check_text("aggregate_id", aggregate_id)
+
+
+def _encoded(
+    objects: Sequence[object],
+    aggregate: tuple[str, str] | None,
+    registry: EventRegistry | None,
+    event_ids: Sequence[UUID] | None,
+    *,
+    needs_ids: bool,
+) -> tuple[Event, ...]:
+    """Make events of objects; those that are events already remain."""
+    if event_ids is not None and len(event_ids) != len(objects):
+        raise ValueError(f"event_ids must have an id for each of the {len(objects)} events, not {len(event_ids)}")
+    given = []
+    for event, event_id in zip(objects, event_ids or repeat(None), strict=False):
+        if isinstance(event, Event):
+            if event_id is not None:
+                raise TypeError("event_ids are for objects of registered classes; an Event has its own event_id")
+            given.append(event)
+            continue
+        if registry is None:
+            raise TypeError(
+                f"events must contain Event only, not {type(event).__name__}. To append objects of your own classes, "
+                "register them, and pass registry= to the store"
+            )
+        encoded = registry.encode(event)
+        if aggregate is None:
+            raise TypeError('aggregate is missing: write aggregate=("Order", "o1") to append objects of your classes')
+        if needs_ids and event_id is None:
+            raise ValueError("idempotent=True needs event_ids for objects: new ids would make them other events")
+        given.append(
+            Event(
+                aggregate_type=aggregate[0],
+                aggregate_id=aggregate[1],
+                event_type=encoded.event_type,
+                event_version=encoded.event_version,
+                payload=encoded.payload,
+                event_id=event_id,
+            )
+        )
+    return tuple(given)
 
 
 def check_ids(events: Sequence[Event]) -> None:

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
 from pupsourcing_sa.postgres.connections import async_session_of
+from pupsourcing_sa.registry import EventRegistry
 from pupsourcing_sa.store._sync import EventStore
+from pupsourcing_sa.store.pages import EventList
 from pupsourcing_sa.store.positions import BlockingAppend
 from pupsourcing_sa.store.server_checks import check_server, raise_problem
 from pupsourcing_sa.tables import EventTables
@@ -33,14 +36,20 @@ class AsyncEventStore:
 
     Args:
         tables: the log's tables; by default, tables with the default names on a new ``MetaData``.
-        notify_channel: see `EventStore`.
+        notify_channel, registry: see `EventStore`.
 
     Attributes:
         sync_store: the wrapped `EventStore`, for use inside ``run_sync``.
     """
 
-    def __init__(self, tables: EventTables | None = None, *, notify_channel: str | None = None) -> None:
-        self.sync_store = EventStore(tables, notify_channel=notify_channel)
+    def __init__(
+        self,
+        tables: EventTables | None = None,
+        *,
+        notify_channel: str | None = None,
+        registry: EventRegistry | None = None,
+    ) -> None:
+        self.sync_store = EventStore(tables, notify_channel=notify_channel, registry=registry)
 
     @property
     def tables(self) -> EventTables:
@@ -50,14 +59,37 @@ class AsyncEventStore:
     def notify_channel(self) -> str | None:
         return self.sync_store.notify_channel
 
+    @property
+    def registry(self) -> EventRegistry | None:
+        return self.sync_store.registry
+
     async def append(
-        self, session: _Session, expected_version: ExpectedVersion, events: Iterable[Event], *, idempotent: bool = False
+        self,
+        session: _Session,
+        expected_version: ExpectedVersion,
+        events: Iterable[Any],
+        *,
+        aggregate: tuple[str, str] | None = None,
+        event_ids: Sequence[UUID] | None = None,
+        idempotent: bool = False,
     ) -> AppendResult:
         """See `EventStore.append`."""
-        return await _run(session, self.sync_store.append, expected_version, events, idempotent=idempotent)
+        return await _run(
+            session,
+            self.sync_store.append,
+            expected_version,
+            events,
+            aggregate=aggregate,
+            event_ids=event_ids,
+            idempotent=idempotent,
+        )
 
     async def append_many(
-        self, session: _Session, appends: Iterable[tuple[ExpectedVersion, Iterable[Event]]]
+        self,
+        session: _Session,
+        appends: Iterable[
+            tuple[ExpectedVersion, Iterable[Event]] | tuple[ExpectedVersion, Iterable[Any], tuple[str, str]]
+        ],
     ) -> list[AppendResult]:
         """See `EventStore.append_many`."""
         return await _run(session, self.sync_store.append_many, appends)
@@ -126,7 +158,7 @@ class AsyncEventStore:
         correlation_id: str | None = None,
         up_to: int | None = None,
         backwards: bool = False,
-    ) -> list[PersistedEvent]:
+    ) -> EventList:
         """See `EventStore.read_events`."""
         return await _run(
             session,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Engine
 
@@ -13,9 +15,11 @@ from pupsourcing_sa.errors import NoEventsError
 from pupsourcing_sa.event import AppendResult, Event, PersistedEvent, Stream
 from pupsourcing_sa.expected import ExpectedVersion
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of
+from pupsourcing_sa.registry import EventRegistry
 from pupsourcing_sa.store._append import Append
 from pupsourcing_sa.store._appender import Appender
 from pupsourcing_sa.store.log_reader import LogReader
+from pupsourcing_sa.store.pages import EventList, expanded
 from pupsourcing_sa.store.positions import BlockingAppend
 from pupsourcing_sa.store.server_checks import check_server, raise_problem
 from pupsourcing_sa.tables import EventTables
@@ -30,13 +34,15 @@ class EventStore:
         tables: the log's tables; by default, tables with the default names on a new ``MetaData``.
         notify_channel: channel for an empty NOTIFY when the transaction of an append commits. By default there is none,
             because PostgreSQL commits transactions with notifications one at a time.
+        registry: event classes. With them you can append objects of your own classes, and events of the log have
+            ``data``. The registry cannot be changed afterwards.
 
     Attributes:
         reader: read access without checks of arguments, for the worker.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: the channel's name is empty or longer than 63 bytes.
+        TypeError: an argument has the wrong type, or an annotation of an event class cannot be evaluated.
+        ValueError: the channel's name is empty or longer than 63 bytes, or an upcaster is missing or wrong.
 
     Every method takes a ``Session``, a ``scoped_session`` or a ``Connection`` as its first argument and works in its
     current transaction. SQLAlchemy begins a transaction if there is none. The store never commits, rolls back or
@@ -45,7 +51,13 @@ class EventStore:
     >>> store = EventStore(EventTables(schema="shop"))
     """
 
-    def __init__(self, tables: EventTables | None = None, *, notify_channel: str | None = None) -> None:
+    def __init__(
+        self,
+        tables: EventTables | None = None,
+        *,
+        notify_channel: str | None = None,
+        registry: EventRegistry | None = None,
+    ) -> None:
         if tables is None:
             tables = EventTables()
         check_type("tables", tables, EventTables, "EventTables", "; write EventTables(metadata)")
@@ -53,8 +65,12 @@ class EventStore:
             notify_channel = check_name("notify_channel", notify_channel)
         self.tables = tables
         self.notify_channel = notify_channel
-        self.reader = LogReader(tables)
-        self._appender = Appender(tables, self.reader, notify_channel)
+        self.registry = registry
+        if registry is not None:
+            check_type("registry", registry, EventRegistry, "an EventRegistry")
+            registry.check()
+        self.reader = LogReader(tables, registry)
+        self._appender = Appender(tables, self.reader, notify_channel, registry)
 
     # -- appending ---------------------------------------------------------------------------------------------
 
@@ -62,8 +78,10 @@ class EventStore:
         self,
         session: SyncSession,
         expected_version: ExpectedVersion,
-        events: Iterable[Event],
+        events: Iterable[Any],
         *,
+        aggregate: tuple[str, str] | None = None,
+        event_ids: Sequence[UUID] | None = None,
         idempotent: bool = False,
     ) -> AppendResult:
         """Append events of one aggregate, in order, in one statement.
@@ -71,7 +89,11 @@ class EventStore:
         Args:
             session: the transaction that the events become part of.
             expected_version: ``NoStream()``, ``Exact(version)`` or ``AnyVersion()``.
-            events: one or more events, all of the same aggregate.
+            events: one or more events, all of the same aggregate: `Event` objects, or objects of classes that the
+                store's registry knows.
+            aggregate: type and id of the aggregate; required for objects of registered classes.
+            event_ids: ids of the events, for objects of registered classes; by default new ones. `deterministic_id`
+                makes ids for reactions.
             idempotent: if the log already has these events, return their positions instead of raising an error, even if
                 other events follow them. Use this to retry a commit whose outcome is unknown. The log has them if there
                 are equal events of this aggregate with consecutive versions in the same order; ``created_at`` and
@@ -86,26 +108,32 @@ class EventStore:
             DuplicateEventError: two events have the same id, or the log has an event with this id. The latter ends the
                 transaction, unless ``idempotent`` is true.
             NoEventsError: ``events`` is empty.
+            PayloadError: an object cannot be encoded, or could not be decoded again.
             KeyTooLongError: the aggregate's type and id, or a correlation id, are too long for an index entry.
             StaleHeadsError: the log has events that are missing in its table of heads.
             TransactionRequiredError: the connection is in AUTOCOMMIT mode, or the transaction is read-only.
             TypeError, ValueError: an argument is invalid, or the events belong to several aggregates.
             TablesMissingError: the log's tables do not exist.
         """
-        append = Append.of(expected_version, events)
+        append = Append.of(expected_version, events, aggregate, self.registry, event_ids, needs_ids=idempotent)
         connection = connection_of(session, self._appender.clause)
         if idempotent:
             return self._appender.append_once(connection, append)
         return self._appender.append(connection, append)
 
     def append_many(
-        self, session: SyncSession, appends: Iterable[tuple[ExpectedVersion, Iterable[Event]]]
+        self,
+        session: SyncSession,
+        appends: Iterable[
+            tuple[ExpectedVersion, Iterable[Event]] | tuple[ExpectedVersion, Iterable[Any], tuple[str, str]]
+        ],
     ) -> list[AppendResult]:
         """Append events of several aggregates in one statement: all of them, or none.
 
         Args:
             session: the transaction that the events become part of.
-            appends: entries, each with an expected version and events of one aggregate. Positions follow this order,
+            appends: entries, each with an expected version and events of one aggregate. For objects of registered
+                classes, its type and id are a third element. Positions follow this order,
                 even if aggregates alternate. An aggregate may have several entries; the expected version of its first
                 one counts, and the others are ignored. Locks are taken in the order of the aggregates' types and ids,
                 so two calls with the same aggregates never deadlock.
@@ -121,10 +149,14 @@ class EventStore:
             TablesMissingError: see `append`.
         """
         checked = []
-        for pair in appends:
-            if not isinstance(pair, tuple) or len(pair) != 2:
-                raise TypeError(f"appends must contain tuples (expected_version, events), not {pair!r}")
-            checked.append(Append.of(*pair))
+        for entry in appends:
+            if not isinstance(entry, tuple) or len(entry) not in (2, 3):
+                raise TypeError(
+                    "appends must contain tuples (expected_version, events) or (expected_version, events, aggregate), "
+                    f"not {type(entry).__name__}"
+                )
+            aggregate = entry[2] if len(entry) == 3 else None
+            checked.append(Append.of(entry[0], entry[1], aggregate, self.registry))
         if not checked:
             raise NoEventsError
         return self._appender.append_many(connection_of(session, self._appender.clause), checked)
@@ -175,7 +207,9 @@ class EventStore:
             max_bytes=max_bytes,
             backwards=backwards,
         )
-        return Stream(aggregate_type, aggregate_id, tuple(page.events))
+        events = page.events
+        version = max(events[0].aggregate_version, events[-1].aggregate_version) if events else 0
+        return Stream(aggregate_type, aggregate_id, tuple(expanded(events, self.registry)), version)
 
     def iterate_aggregate_stream(
         self,
@@ -222,7 +256,7 @@ class EventStore:
         from_version, to_version = _check_range(from_version, to_version)
         page_size = check_int("page_size", page_size, minimum=1)
         max_bytes = check_int("max_bytes", max_bytes, minimum=1, is_optional=True)
-        return self.reader.stream_pages(
+        pages = self.reader.stream_pages(
             session,
             aggregate_type,
             aggregate_id,
@@ -231,6 +265,7 @@ class EventStore:
             page_size=page_size,
             max_bytes=max_bytes,
         )
+        return (expanded(events, self.registry) for events in pages)
 
     def aggregate_version(self, session: SyncSession, aggregate_type: str, aggregate_id: str) -> int:
         """Return the current version of an aggregate, which is the number of its events, or 0 if it does not exist."""
@@ -249,13 +284,13 @@ class EventStore:
         correlation_id: str | None = None,
         up_to: int | None = None,
         backwards: bool = False,
-    ) -> list[PersistedEvent]:
-        """Return stable events in the log's order. A follower that continues after the last one misses none.
+    ) -> EventList:
+        """Return stable events in the log's order. A follower that continues after ``last_position`` misses none.
 
         Args:
             session: the transaction to read in, under READ COMMITTED unless ``up_to`` is given.
             after: position to continue after; 0 for the beginning of the log.
-            limit: maximum number of events, 1 or more.
+            limit: maximum number of rows of the log, 1 or more.
             max_bytes: maximum number of bytes of payloads and metadata; unlimited by default. The first event is
                 returned even if it alone has more.
             aggregate_types: return only events of these aggregate types; ``None`` and empty mean all.
@@ -266,8 +301,8 @@ class EventStore:
             backwards: return the latest events first. To continue, pass the last event's position minus 1 as ``up_to``.
 
         Returns:
-            No event if there are no more up to the stable position. Without ``max_bytes``, fewer than ``limit`` events
-            mean the same about the position after them.
+            The events, in a list with the attribute ``last_position``: continue after it, until it no longer changes.
+            Upcasters may turn rows into several events or none, so the list may be empty before the end.
 
         Raises:
             StablePositionError: the stable position cannot be determined: because of the isolation level, on a standby,
@@ -281,7 +316,8 @@ class EventStore:
         max_bytes = check_int("max_bytes", max_bytes, minimum=1, is_optional=True)
         up_to = check_int("up_to", up_to, is_optional=True)
         end = self.reader.end(session, up_to)
-        return self.reader.page(session, scope, after, end, limit, max_bytes=max_bytes, backwards=backwards).events
+        events = self.reader.page(session, scope, after, end, limit, max_bytes=max_bytes, backwards=backwards).events
+        return EventList(expanded(events, self.registry), events[-1].global_position if events else after)
 
     def iterate_events(
         self,
@@ -334,7 +370,8 @@ class EventStore:
         page_size = check_int("page_size", page_size, minimum=1)
         max_bytes = check_int("max_bytes", max_bytes, minimum=1, is_optional=True)
         up_to = check_int("up_to", up_to, is_optional=True)
-        return self.reader.pages(session, scope, after, up_to, page_size, max_bytes=max_bytes)
+        pages = self.reader.pages(session, scope, after, up_to, page_size, max_bytes=max_bytes)
+        return (expanded(events, self.registry) for events in pages)
 
     # -- positions ---------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row
 from pupsourcing_sa._checks import MAX_BIGINT
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.errors import ReplicatedLogError, SequenceBehindLogError, StablePositionError
-from pupsourcing_sa.event import PersistedEvent
+from pupsourcing_sa.event import EventDecoder, PersistedEvent
 from pupsourcing_sa.postgres.connections import SyncSession, connection_of, driver_rows
 from pupsourcing_sa.postgres.errors import translated
 from pupsourcing_sa.postgres.expressions import qualified_name
@@ -38,10 +38,12 @@ class LogReader:
 
     Args:
         tables: the log.
+        decoder: decodes the payloads of events, for their ``data``.
     """
 
-    def __init__(self, tables: EventTables) -> None:
+    def __init__(self, tables: EventTables, decoder: EventDecoder | None = None) -> None:
         self.tables = tables
+        self._decoder = decoder
         self._statements = ReadStatements(tables)
         self._position_statements = PositionStatements(tables)
 
@@ -72,7 +74,7 @@ class LogReader:
         statement = self._statements.aggregate_stream(backwards=backwards, byte_limit=byte_limit)
         with self._connection(session) as connection:
             rows = driver_rows(connection, statement, parameters)
-        return Page.of(rows, limit, is_limited=byte_limit is not None)
+        return Page.of(rows, limit, is_limited=byte_limit is not None, decoder=self._decoder)
 
     def stream_pages(
         self,
@@ -116,7 +118,7 @@ class LogReader:
         """Return the events that have one of these ids, in the log's order."""
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.by_id, {"event_ids": list(event_ids)})
-        return PersistedEvent.from_rows(rows)
+        return PersistedEvent.from_rows(rows, self._decoder)
 
     # -- the log -----------------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class LogReader:
         statement = self._statements.page(scope, backwards=backwards, byte_limit=byte_limit if is_limited else None)
         with self._connection(session) as connection:
             rows = driver_rows(connection, statement, parameters)
-        return Page.of(rows, limit, is_limited=is_limited)
+        return Page.of(rows, limit, is_limited=is_limited, decoder=self._decoder)
 
     def pages(
         self,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
-from pupsourcing_sa.event import PersistedEvent
+from pupsourcing_sa.errors import PayloadError
+from pupsourcing_sa.event import EventDecoder, PersistedEvent
+from pupsourcing_sa.registry import EventRegistry
 
-__all__ = ["ByteLimit", "Page"]
+__all__ = ["ByteLimit", "EventList", "Page", "expanded"]
 
 #: Index of the payload in a row. Only a row that does not fit has NULL here.
 _PAYLOAD: Final = 7
@@ -43,16 +46,52 @@ class Page:
     has_more: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Any], limit: int | None, *, is_limited: bool) -> Page:
+    def of(
+        cls, rows: Sequence[Any], limit: int | None, *, is_limited: bool, decoder: EventDecoder | None = None
+    ) -> Page:
         """Return the page of a statement's rows.
 
         Args:
             rows: the rows that the driver returned.
             limit: maximum number of rows; ``None`` for no limit.
             is_limited: the statement has a byte limit.
+            decoder: decodes the payloads, for ``data``.
         """
         end = len(rows)
         if is_limited and None in (payloads := [row[_PAYLOAD] for row in rows]):
             end = payloads.index(None)
         is_cut = end < len(rows)
-        return cls(PersistedEvent.from_rows(rows[:end]), is_cut, is_cut or len(rows) == limit)
+        return cls(PersistedEvent.from_rows(rows[:end], decoder), is_cut, is_cut or len(rows) == limit)
+
+
+class EventList(list[PersistedEvent]):
+    """Events of the log that were read together.
+
+    Attributes:
+        last_position: position of the last row of the log that was read; ``after`` if there was none. A follower
+            continues here. Upcasters may have turned the last rows into no events.
+    """
+
+    def __init__(self, events: Iterable[PersistedEvent], last_position: int) -> None:
+        super().__init__(events)
+        self.last_position = last_position
+
+
+def expanded(events: list[PersistedEvent], registry: EventRegistry | None) -> list[PersistedEvent]:
+    """Return the events that upcasters make of these rows.
+
+    A row that cannot be decoded remains, and raises at ``data``.
+    """
+    split_types = frozenset() if registry is None else registry.split_types
+    if not split_types:
+        return events
+    found: list[PersistedEvent] = []
+    for event in events:
+        if event.event_type in split_types:
+            try:
+                found += event.parts()
+                continue
+            except PayloadError:
+                pass
+        found.append(event)
+    return found
