@@ -257,7 +257,7 @@ class TestRefusals:
             (3, [make_event()], "expected_version .* not int"),
             (NoStream(), make_event(), r"\[event\]"),
             (NoStream(), ["event"], "events must contain Event only, not str"),
-            (NoStream(), 5, "events must be a sequence of Event, not int"),
+            (NoStream(), 5, "events must be a sequence of events, not int"),
         ],
     )
     def test_wrong_types(self, expected, events, message):

@@ -140,7 +140,7 @@ def test_three_releases_of_an_application(typed_log: Log) -> None:
     transaction.commit()
     reader = typed_log.begin()
     assert [event.data for event in reader.read_events()] == expected
-    # A page counts rows. The third row becomes no event, and a follower goes on behind it.
+    # A page counts rows. The third row becomes no event, and a follower continues behind it.
     page = reader.read_events(limit=3)
     assert [event.data for event in page] == expected[:3]
     rest = reader.read_events(after=page.last_position)
