@@ -109,7 +109,7 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
 
     @classmethod
     def _from_event(
-        cls, event: Event, global_position: int, aggregate_version: int, decoder: EventDecoder | None
+        cls, event: Event, global_position: int, aggregate_version: int, decoder: EventDecoder | None = None
     ) -> Self:
         """Return the event as the log holds it after it was appended."""
         return cls.from_row(_row(event, global_position, aggregate_version), decoder)
