@@ -199,6 +199,11 @@ def test_exceptions_of_the_application_that_refer_to_a_hidden_one() -> None:
     only_context.__context__ = inner
     assert EMAIL in _text(only_context)
     assert EMAIL not in _report(only_context)
+    # The text of an exception with several arguments is that of a tuple, in which line ends are escaped.
+    several = RuntimeError("cannot save", str(inner), repr(inner))
+    several.__cause__ = inner
+    assert EMAIL in str(several)
+    assert EMAIL not in _report(several)
     # The originals are unchanged.
     assert raised.value.__cause__ is inner
     assert EMAIL in str(inner)

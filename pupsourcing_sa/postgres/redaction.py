@@ -172,6 +172,8 @@ def _quotations(error: BaseException) -> Iterator[str]:
         with suppress(Exception):
             if text := quote(error):
                 yield text
+                # An exception with several arguments quotes each of them by its representation.
+                yield repr(text)[1:-1]
 
 
 def _text(error: BaseException) -> str:
