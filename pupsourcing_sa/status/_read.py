@@ -17,7 +17,7 @@ from pupsourcing_sa.postgres.lock_holders import holder_of
 from pupsourcing_sa.postgres.log_names import LogName
 from pupsourcing_sa.status._statements import StatusStatements
 from pupsourcing_sa.status.durations import held_back_seconds, locked_seconds
-from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, RunningBatch, Status
+from pupsourcing_sa.status.model import ConsumerStatus, FailingEvent, NodeStatus, PartitionStatus, Status, read_batches
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.tables import WorkerTables
 
@@ -154,7 +154,7 @@ def _node(row: Row[Any], heartbeat_timeout: float) -> NodeStatus:
         started_at=row.started_at,
         heartbeat_age=row.heartbeat_age,
         is_silent=row.heartbeat_age > heartbeat_timeout,
-        batches=tuple(RunningBatch(**batch) for batch in json.loads(row.batches or "[]")),
+        batches=tuple(read_batches(json.loads(row.batches or "[]"))),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from pupsourcing_sa.errors import StablePositionError
@@ -19,7 +20,11 @@ __all__ = [
     "PartitionStatus",
     "RunningBatch",
     "Status",
+    "read_batches",
+    "read_object",
 ]
+
+_T = TypeVar("_T")
 
 #: Number of nodes that must have died in the batches of a partition before an event is suspected.
 SUSPICIOUS_DEATHS: Final = 2
@@ -40,6 +45,26 @@ class RunningBatch:
     partition: int
     position: int | None
     seconds: float
+
+
+def read_batches(value: object) -> list[RunningBatch]:
+    """Return the batches of a JSON array; none if there is no array."""
+    batches = [read_object(RunningBatch, item) for item in value] if isinstance(value, list) else []
+    return [batch for batch in batches if batch is not None]
+
+
+def read_object(cls: type[_T], value: object) -> _T | None:
+    """Return the dataclass of a JSON object that a node of another version may have written.
+
+    Keys that this version does not have are ignored.
+
+    Returns:
+        ``None`` if a key is missing, or if it is not an object.
+    """
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(value, Mapping) or not value.keys() >= set(names):
+        return None
+    return cls(**{name: value[name] for name in names})
 
 
 @dataclass(frozen=True, slots=True)

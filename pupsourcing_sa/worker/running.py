@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Text, bindparam, cast, func
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pupsourcing_sa.status import RunningBatch
+from pupsourcing_sa.status.model import RunningBatch, read_batches, read_object
 from pupsourcing_sa.worker.partition import Partition
 
 __all__ = ["Announcement", "merged", "read_running", "to_text"]
@@ -67,8 +67,8 @@ def merged(running: Column[Any]) -> ColumnElement[Any]:
 
 
 def read_running(text: str | None) -> tuple[list[RunningBatch], Announcement | None]:
-    """Return the batches and the announcement of a column that was read as text."""
-    found = json.loads(text) if text else {}
-    announced = found.get("announced")
-    batches = [RunningBatch(**batch) for batch in found.get("batches", ())]
-    return batches, None if announced is None else Announcement(**announced)
+    """Return the batches and the announcement of a column that was read as text; none if it cannot be understood."""
+    found = json.loads(text) if text else None
+    if not isinstance(found, dict):
+        return [], None
+    return read_batches(found.get("batches")), read_object(Announcement, found.get("announced"))

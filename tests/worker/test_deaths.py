@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
-from pupsourcing_sa import WorkerTables
-from pupsourcing_sa.status import RunningBatch
+from pupsourcing_sa import EventStore, WorkerTables
+from pupsourcing_sa.status import RunningBatch, read_status
 from pupsourcing_sa.worker.coordination.deaths import attempt_after_death, partitions_of
 from pupsourcing_sa.worker.coordination.membership import Membership
 from pupsourcing_sa.worker.coordination.nodes import RemovedNode
@@ -78,6 +79,10 @@ def deaths(group: Group) -> dict[tuple[str, int], int]:
 
 def change(group: Group, node: UUID, **running: Any) -> None:
     """Write what a node is at, as it does itself."""
+    change_to(group, node, running)
+
+
+def change_to(group: Group, node: UUID, running: Any) -> None:
     table = group.tables.worker_nodes
     with group.engine.begin() as connection:
         connection.execute(table.update().where(table.c.worker_id == node).values(running=running))
@@ -120,6 +125,34 @@ def test_batches_of_the_last_heartbeat_are_evidence(group: Group):
     assert running.keys() - {"process"} == {"batches"}
     die(group, node, other)
     assert deaths(group) == {A0: 1, A1: 1, B0: 1, ("unrelated", 0): 1}
+
+
+BATCH: dict[str, Any] = {"consumer": "unrelated", "partition": 0, "position": 7, "seconds": 0.5}
+ENDED: dict[str, Any] = {"host": getattr(this_process(), "host", ""), "pid": 2**22 + 1, "started": 1}
+
+
+@pytest.mark.parametrize(
+    ("running", "is_evidence"),
+    [
+        ({"batches": [BATCH | {"added": 1}], "process": ENDED | {"added": 1}, "added": 1}, True),
+        ({"batches": [{"renamed": 1}, BATCH], "announced": {"renamed": 1}, "process": {"host": ENDED["host"]}}, True),
+        ({"batches": {}, "announced": []}, False),
+        ([], False),
+    ],
+)
+def test_a_node_of_another_version_keeps_nobody_from_working(group: Group, running: Any, is_evidence: bool):
+    """Its row may have other keys: after a deployment was undone, for example."""
+    node, _, other = two_nodes(group)
+    change_to(group, node, running)
+    with Session(group.engine) as session:
+        status = read_status(session, EventStore(group.events), group.tables)
+    assert [len(found.batches) for found in status.nodes if found.worker_id == node] == [is_evidence]
+    _, joining = group.node(another=1)
+    group.do(joining.join)
+    if node in group.nodes():  # it has not been found ended
+        die(group, node, other)
+    assert (("unrelated", 0) in deaths(group)) is is_evidence
+    assert deaths(group).items() >= {A0: 1, A1: 1, B0: 1}.items()
 
 
 def test_an_orderly_end_is_no_death(group: Group):

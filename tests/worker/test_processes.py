@@ -35,6 +35,7 @@ def test_a_process_has_ended_when_it_is_gone(this: ProcessIdentity):
     ) as child:
         assert child.stdout is not None
         process = ProcessIdentity.from_text(child.stdout.readline())
+        assert process is not None
         assert process.pid == child.pid
         assert process.host == this.host
         assert not has_ended(process, this)

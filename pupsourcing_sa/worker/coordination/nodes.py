@@ -123,7 +123,8 @@ class Nodes:
         if this is None:
             return []
         rows = connection.execute(self._processes, {"host": this.host}).all()
-        ended = [worker_id for worker_id, found in rows if has_ended(ProcessIdentity.from_text(found), this)]
+        processes = [(worker_id, ProcessIdentity.from_text(found)) for worker_id, found in rows]
+        ended = [worker_id for worker_id, process in processes if process is not None and has_ended(process, this)]
         if not ended:
             return []
         is_ended = self._table.c.worker_id == func.any(bindparam("ended", ended, type_=ARRAY(Uuid)))

@@ -17,6 +17,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from pupsourcing_sa.status.model import read_object
+
 __all__ = ["ProcessIdentity", "has_ended", "this_process"]
 
 _PROC = Path("/proc")
@@ -37,9 +39,9 @@ class ProcessIdentity:
     started: int
 
     @classmethod
-    def from_text(cls, text: str) -> ProcessIdentity:
-        """Return the identity from the text of its JSON object."""
-        return cls(**json.loads(text))
+    def from_text(cls, text: str) -> ProcessIdentity | None:
+        """Return the identity from the text of its JSON object; ``None`` if it cannot be understood."""
+        return read_object(cls, json.loads(text))
 
 
 def this_process() -> ProcessIdentity | None:
