@@ -27,6 +27,7 @@ __all__ = [
     "EventContextMiddleware",
     "WSGIEventContextMiddleware",
     "caused_by",
+    "causes",
     "current_event_context",
     "event_context",
 ]
@@ -138,6 +139,20 @@ def caused_by(event: _Cause) -> Iterator[None]:
     token = _current.set(event)
     try:
         yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def causes() -> Iterator[Callable[[_Cause], object]]:
+    """Return a function that makes an event the cause of the events that are created until the next call.
+
+    This is `caused_by` for one event after the other, without a block for each. In the block, events have no other
+    default values.
+    """
+    token = _current.set(NO_CONTEXT)
+    try:
+        yield _current.set
     finally:
         _current.reset(token)
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa._checks import check_int, check_type
+from pupsourcing_sa.context import event_context
 from pupsourcing_sa.errors import ImportFailed, PupsourcingError, TablesMissingError
 from pupsourcing_sa.event import Event
 from pupsourcing_sa.expected import AnyVersion
@@ -41,6 +42,7 @@ _FIELDS: Final = dict.fromkeys(_REQUIRED + _OPTIONAL)
 _decode = json.JSONDecoder().decode
 
 
+@event_context(inherit=False)
 def parse_event(line: str | bytes) -> Event:
     """Return the event of one line.
 
@@ -51,6 +53,10 @@ def parse_event(line: str | bytes) -> Event:
     Raises:
         TypeError, ValueError: the line is not such an object. The message names the field.
     """
+    return _parsed(line)
+
+
+def _parsed(line: str | bytes) -> Event:
     try:
         return _event(line)
     except RecursionError:
@@ -130,6 +136,7 @@ def import_events(
     return total
 
 
+@event_context(inherit=False)
 def _read(
     numbered: Iterator[tuple[int, str | bytes]], batch_size: int, batch_bytes: int, first_line: int
 ) -> list[tuple[int, Event]]:
@@ -138,7 +145,7 @@ def _read(
     size = 0
     for number, line in numbered:
         try:
-            batch.append((number, parse_event(line)))
+            batch.append((number, _parsed(line)))
         except (TypeError, ValueError) as error:
             raise ImportFailed(number, first_line, str(error)) from error
         size += len(line)

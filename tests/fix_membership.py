@@ -51,9 +51,11 @@ class Group:
         for metadata in (tables.metadata, self.events.metadata):
             metadata.create_all(engine)
 
-    def node(self, config: WorkerConfig | None = None, /, **partitions: int) -> tuple[UUID, Membership]:
+    def node(
+        self, config: WorkerConfig | None = None, /, *, reacts: bool = False, **partitions: int
+    ) -> tuple[UUID, Membership]:
         subscriptions = [
-            Subscription.of(consumer(name, partitions=count)(lambda session, event: None))
+            Subscription.of(consumer(name, partitions=count, reacts=reacts)(lambda session, event: None))
             for name, count in partitions.items()
         ]
         worker_id = uuid4()

@@ -34,6 +34,7 @@ class _FunctionConsumer(Generic[_Session, _Result]):
         batch_bytes: int | None,
         max_attempts: int | None,
         isolation: IsolationLevel,
+        reacts: bool,
     ) -> None:
         self.name = name
         self.aggregate_types = aggregate_types
@@ -43,6 +44,7 @@ class _FunctionConsumer(Generic[_Session, _Result]):
         self.batch_bytes = batch_bytes
         self.max_attempts = max_attempts
         self.isolation = isolation
+        self.reacts = reacts
         vars(self)["handle"] = handle
         update_wrapper(self, handle)
 
@@ -69,6 +71,7 @@ def consumer(
     batch_bytes: int | None = None,
     max_attempts: int | None = None,
     isolation: IsolationLevel = "REPEATABLE READ",
+    reacts: bool = False,
 ) -> _Decorator:
     """Make a handler function a consumer. You can still call it as a function.
 
@@ -84,6 +87,9 @@ def consumer(
             retries the event until it succeeds.
         isolation: isolation level of a batch: ``"REPEATABLE READ"``, ``"SERIALIZABLE"``, or ``"READ COMMITTED"``, under
             which the handler may overwrite changes that other transactions make to the rows that it has read.
+        reacts: True for a reaction, whose effects must not be repeated for old events, such as appends, orders and
+            mails. It begins at the stable position at which a worker first declares it. By default a consumer begins at
+            the first event.
 
     Raises:
         TypeError: an argument has the wrong type, or the decorated object is not a function.
@@ -101,7 +107,16 @@ def consumer(
         if not callable(handle) or isinstance(handle, type):
             raise TypeError(f"@consumer({name!r}) decorates a function, not {handle!r}; use it above a def")
         decorated = _FunctionConsumer(
-            handle, name, aggregate_types, event_types, partitions, batch_size, batch_bytes, max_attempts, isolation
+            handle,
+            name,
+            aggregate_types,
+            event_types,
+            partitions,
+            batch_size,
+            batch_bytes,
+            max_attempts,
+            isolation,
+            reacts,
         )
         # Report mistakes at import, not when the worker starts.
         Subscription.of(decorated)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
-from pupsourcing_sa._checks import MAX_INTEGER, check_int
+from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_type
 from pupsourcing_sa.consumer.scope import Scope
 from pupsourcing_sa.event import PersistedEvent
 
@@ -30,6 +30,7 @@ _OPTIONS: Final = (
     "batch_bytes",
     "max_attempts",
     "isolation",
+    "reacts",
 )
 #: difflib's similarity of a near miss. ``n_partitions`` is a near miss; ``aggregate_ids`` and ``attempts`` are not.
 _NEAR_MISS: Final = 0.85
@@ -50,6 +51,7 @@ class Subscription:
         batch_bytes: maximum number of bytes per transaction; ``None`` for the worker's setting.
         max_attempts: number of failed attempts after which a partition is parked; ``None`` for no limit.
         isolation: isolation level of a batch, one of `ISOLATION_LEVELS`.
+        reacts: True for a reaction, which begins at the stable position of its first declaration.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Subscription:
     batch_bytes: int | None = None
     max_attempts: int | None = None
     isolation: str = "REPEATABLE READ"
+    reacts: bool = False
 
     @classmethod
     def of(cls, consumer: object) -> Subscription:
@@ -87,6 +90,7 @@ class Subscription:
             batch_bytes=_integer(consumer, name, "batch_bytes", None),
             max_attempts=_integer(consumer, name, "max_attempts", None),
             isolation=_isolation(consumer, name),
+            reacts=_boolean(consumer, name, "reacts"),
         )
 
 
@@ -162,6 +166,12 @@ def _integer(
         f"{attribute} of consumer {name!r}", value, minimum=1, maximum=maximum, is_optional=default is None
     )
     return checked
+
+
+def _boolean(consumer: object, name: str, attribute: str) -> bool:
+    value: bool = getattr(consumer, attribute, False)
+    check_type(f"{attribute} of consumer {name!r}", value, bool, "a bool")
+    return value
 
 
 def _isolation(consumer: object, name: str) -> str:

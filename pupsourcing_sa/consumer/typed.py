@@ -74,7 +74,7 @@ class TypedConsumer:
         name: name of the consumer's checkpoint, as for `consumer`.
         registry: the event classes; the registry of the store that the worker reads.
         aggregate_types: process only events of these aggregate types; by default all.
-        partitions, batch_size, max_attempts, isolation: as for `consumer`.
+        partitions, batch_size, batch_bytes, max_attempts, isolation, reacts: as for `consumer`.
         unknown: ``"raw"`` to receive only the events that a handler may get; ``"raise"`` to receive all events of the
             aggregate types, and to fail at one that no handler gets.
         coverage: a union of event classes. The worker refuses the consumer if one of them has no handler.
@@ -105,8 +105,10 @@ class TypedConsumer:
         aggregate_types: Iterable[str] | None = None,
         partitions: int = 1,
         batch_size: int | None = None,
+        batch_bytes: int | None = None,
         max_attempts: int | None = None,
         isolation: IsolationLevel = "REPEATABLE READ",
+        reacts: bool = False,
         unknown: Literal["raw", "raise"] = "raw",
         coverage: Any = None,
     ) -> None:
@@ -119,8 +121,10 @@ class TypedConsumer:
         self.aggregate_types = aggregate_types
         self.partitions = partitions
         self.batch_size = batch_size
+        self.batch_bytes = batch_bytes
         self.max_attempts = max_attempts
         self.isolation = isolation
+        self.reacts = reacts
         self._unknown = unknown
         self._coverage = () if coverage is None else _classes_of(coverage)
         self._handlers: dict[type[Any], _Handler] = {}

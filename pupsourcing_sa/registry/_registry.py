@@ -43,7 +43,8 @@ class EventRegistry:
 
     A registry is complete when a store or a consumer uses it. After that it cannot be changed.
 
-    >>>     >>> events = EventRegistry()
+    >>> from dataclasses import dataclass
+    >>> events = EventRegistry()
     >>> @events.register("OrderPlaced", version=2)
     ... @dataclass(frozen=True)
     ... class OrderPlaced:

@@ -31,7 +31,7 @@ class Drain(Service):
         super().__init__("pupsourcing-drain")
         self._drain_run = run
         self._membership = run.membership()
-        self._processors = Processors(run, worker_id=None)
+        self._processors = Processors(run, None, self._membership.starts)
         self._draining: list[DrainProcessor] = []
 
     def stop(self) -> None:
@@ -50,6 +50,7 @@ class Drain(Service):
         run = self._drain_run
         positions = await read_positions(run.executions.log, run.store)
         await run.check_server(positions.server_identity)
+        self._membership.begin_reactions_at(positions.stable)
         await run.coordinate(self._membership.declare)
         return positions
 

@@ -66,7 +66,7 @@ class Node(Service):
         self._node_run = run
         self._details = {"worker": str(run.worker_id)}
         self._membership = run.membership()
-        self._processors = Processors(run, run.worker_id)
+        self._processors = Processors(run, run.worker_id, self._membership.starts)
         self._stable = StablePosition()
         self._pool = ProcessorPool(
             str(run.worker_id),
@@ -124,6 +124,7 @@ class Node(Service):
             try:
                 positions = await read_positions(self._node_run.executions.log, self._node_run.store)
                 await self._node_run.check_server(positions.server_identity)
+                self._membership.begin_reactions_at(positions.stable)
                 # Set this before joining: after a cancellation, a thread may still finish the transaction.
                 self._may_have_joined = True
                 partitions = await self._node_run.coordinate(self._membership.join)

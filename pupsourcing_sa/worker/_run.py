@@ -123,10 +123,12 @@ class Processors:
     Args:
         run: the run.
         worker_id: the node that the partitions are assigned to; ``None`` for a drain, which is not a node.
+        starts: position after which each reaction began.
     """
 
-    def __init__(self, run: Run, worker_id: UUID | None) -> None:
+    def __init__(self, run: Run, worker_id: UUID | None, starts: Mapping[str, int]) -> None:
         self._run = run
+        self._starts = starts
         self._worker_id = worker_id
         self._statements = CheckpointStatements(run.tables, run.store.tables.events)
         self._logs = KnownLogs(run.store.tables, run.tables)
@@ -148,6 +150,7 @@ class Processors:
                 partition.number,
                 self._statements,
                 CheckpointFence(self._logs, partition.consumer, subscription.scope.partitions),
+                self._starts.get(partition.consumer),
             ),
             execution=run.executions.batches,
             store=run.store,

@@ -17,6 +17,7 @@ from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.consumer import AsyncConsumer, BatchConsumer, Consumer, Subscription, SyncConsumer
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.postgres.redaction import redacted
+from pupsourcing_sa.registry import EventRegistry
 from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.store.server_checks import CheckResult
 from pupsourcing_sa.tables import WorkerTables
@@ -64,7 +65,8 @@ class Worker:
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: there is no consumer, or two consumers have the same name.
+        ValueError: there is no consumer, two consumers have the same name, or one has a registry of event classes that
+            is not the store's.
         MissingExtraError: greenlet is not installed, which an ``async_sessionmaker`` needs.
     """
 
@@ -127,6 +129,7 @@ class Worker:
         self.tables = tables or WorkerTables(schema=self.store.tables.events.schema)
         self._session_factory = session_factory
         self._consumers = tuple(_require_iterable(consumers))
+        self._refuse_other_registries()
         self._subscriptions = _subscriptions_of(self._consumers, is_async=is_async)
         self._telemetry = telemetry
         self._checked_servers: set[str] = set()
@@ -135,6 +138,16 @@ class Worker:
         self._stop_requested = False
         self._running: tuple[asyncio.AbstractEventLoop, Service] | None = None
         self._successors: list[Worker] = []
+
+    def _refuse_other_registries(self) -> None:
+        for consumer in self._consumers:
+            registry = getattr(consumer, "registry", None)
+            if isinstance(registry, EventRegistry) and registry is not self.store.registry:
+                problem = "has none" if self.store.registry is None else "has another one"
+                raise ValueError(
+                    f"consumer {consumer.name!r} has a registry of event classes, but the store {problem}; create the "
+                    "store with registry= of the consumer"
+                )
 
     @property
     def consumers(self) -> tuple[str, ...]:

@@ -18,14 +18,16 @@ SELECT
   GREATEST(MAX(anon_1.partition) + 1, MAX(anon_1.partitions)) AS greatest_1,
   MAX(anon_1.log) FILTER(WHERE
     anon_1.log <> CAST(%(own_log)s AS VARCHAR)) AS anon_2,
-  BOOL_OR(anon_1.is_unmarked) AS bool_or_1
+  BOOL_OR(anon_1.is_unmarked) AS bool_or_1,
+  MAX(anon_1.start_position) AS max_2
 FROM (
   SELECT
     consumer_checkpoints.consumer_name AS consumer_name,
     consumer_checkpoints.partition AS partition,
     consumer_checkpoints.partitions AS partitions,
     consumer_checkpoints.log AS log,
-    consumer_checkpoints.log IS NULL OR consumer_checkpoints.partitions IS NULL AS is_unmarked
+    consumer_checkpoints.log IS NULL OR consumer_checkpoints.partitions IS NULL AS is_unmarked,
+    COALESCE(consumer_checkpoints.start_position, 0) AS start_position
   FROM consumer_checkpoints
   UNION ALL
   SELECT
@@ -33,7 +35,8 @@ FROM (
     consumer_assignments.partition AS partition,
     CAST(NULL AS INT) AS anon_3,
     consumer_assignments.log AS log,
-    consumer_assignments.log IS NULL AS anon_4
+    consumer_assignments.log IS NULL AS anon_4,
+    CAST(NULL AS BIGINT) AS anon__1
   FROM consumer_assignments
 ) AS anon_1
 WHERE

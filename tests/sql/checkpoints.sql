@@ -9,13 +9,17 @@ INSERT INTO consumer_checkpoints (
   consumer_name,
   partition,
   log,
-  partitions
+  partitions,
+  start_position,
+  last_position
 )
 SELECT
   CAST(%(own_consumer)s AS VARCHAR) AS anon_1,
   CAST(%(own_partition)s AS INT) AS anon_2,
   CAST(%(own_log)s AS VARCHAR) AS anon_3,
-  CAST(%(own_partitions)s AS INT) AS anon_4
+  CAST(%(own_partitions)s AS INT) AS anon_4,
+  CAST(%(own_start)s AS BIGINT) AS anon_5,
+  COALESCE(CAST(%(own_start)s AS BIGINT), 0) AS coalesce_1
 WHERE
   NOT (
     EXISTS(
@@ -37,13 +41,17 @@ INSERT INTO consumer_checkpoints (
   consumer_name,
   partition,
   log,
-  partitions
+  partitions,
+  start_position,
+  last_position
 )
 SELECT
   CAST(%(own_consumer)s AS VARCHAR) AS anon_1,
   CAST(%(own_partition)s AS INT) AS anon_2,
   CAST(%(own_log)s AS VARCHAR) AS anon_3,
-  CAST(%(own_partitions)s AS INT) AS anon_4
+  CAST(%(own_partitions)s AS INT) AS anon_4,
+  CAST(%(own_start)s AS BIGINT) AS anon_5,
+  COALESCE(CAST(%(own_start)s AS BIGINT), 0) AS coalesce_1
 FROM consumer_assignments
 WHERE
   NOT (

@@ -109,7 +109,7 @@ class Situation:
             assignment = insert(self.tables.consumer_assignments).values(consumer_name="all", partition=0)
             self.connection.execute(assignment.on_conflict_do_nothing())
             stable.publish(1, self.store.reader.server_identity(self.connection))
-        context = Processors(self._run(factory, done), None).context(Partition("all", 0))
+        context = Processors(self._run(factory, done), None, {}).context(Partition("all", 0))
         return Processor(context, stable)
 
     def node(self, factory: Any, done: Callable[[], None]) -> Service:

@@ -7,10 +7,12 @@ Partitions that were stopped in an orderly way have no assignment.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Integer,
     Table,
@@ -64,8 +66,22 @@ class Assignments:
         # Look in both tables: an operator may have deleted rows of one of them.
         is_unmarked = or_(c.log.is_(None), c.partitions.is_(None))
         rows = union_all(
-            select(c.consumer_name, c.partition, c.partitions, c.log, is_unmarked.label("is_unmarked")),
-            select(a.consumer_name, a.partition, cast(null(), Integer), a.log, a.log.is_(None)),
+            select(
+                c.consumer_name,
+                c.partition,
+                c.partitions,
+                c.log,
+                is_unmarked.label("is_unmarked"),
+                func.coalesce(c.start_position, 0).label("start_position"),
+            ),
+            select(
+                a.consumer_name,
+                a.partition,
+                cast(null(), Integer),
+                a.log,
+                a.log.is_(None),
+                cast(null(), BigInteger),
+            ),
         ).subquery()
         self._existing = (
             select(
@@ -73,6 +89,7 @@ class Assignments:
                 func.greatest(func.max(rows.c.partition) + 1, func.max(rows.c.partitions)),
                 func.max(rows.c.log).filter(rows.c.log != log),
                 func.bool_or(rows.c.is_unmarked),
+                func.max(rows.c.start_position),
             )
             .where(rows.c.consumer_name == func.any(names))
             .group_by(rows.c.consumer_name)
@@ -107,8 +124,14 @@ class Assignments:
         )
 
     def declare(
-        self, connection: Connection, partitions: Mapping[str, int], log: str, *, is_assigned: bool = True
-    ) -> None:
+        self,
+        connection: Connection,
+        partitions: Mapping[str, int],
+        log: str,
+        *,
+        starts: Mapping[str, int] = MappingProxyType({}),
+        is_assigned: bool = True,
+    ) -> dict[str, int]:
         """Ensure that every partition has a checkpoint and an assignment, marked with the log.
 
         Only the leader may call this. Otherwise two nodes with different numbers could both insert their rows.
@@ -117,27 +140,41 @@ class Assignments:
             connection: in the leader's transaction.
             partitions: number of partitions of each consumer.
             log: name of the log that the consumers follow.
+            starts: position after which each reaction begins if it has no checkpoint yet.
             is_assigned: False to leave the assignments alone.
+
+        Returns:
+            The position after which each reaction began.
 
         Raises:
             LogMismatchError: a consumer has rows for another log.
             PartitionsError: a consumer has rows for another number of partitions.
         """
-        unmarked = []
+        unmarked, starts = [], dict(starts)
         parameters = {"names": list(partitions), "own_log": log}
-        for name, number, other_log, is_unmarked in connection.execute(self._existing, parameters):
+        for name, number, other_log, is_unmarked, start in connection.execute(self._existing, parameters):
             if other_log is not None:
                 raise LogMismatchError(name, log, other_log)
             if number != partitions[name]:
                 raise PartitionsError(name, partitions[name], number)
             if is_unmarked:
                 unmarked.append(name)
+            if start is not None and name in starts:
+                # All partitions begin at the same position, even if an operator deletes the row of one.
+                starts[name] = start
         for name in unmarked:
             marks = {"own_log": log, "own_partitions": partitions[name], "name": name}
             for statement in self._mark:
                 connection.execute(statement, marks)
         rows = [
-            {"consumer_name": name, "partition": number, "log": log, "partitions": count}
+            {
+                "consumer_name": name,
+                "partition": number,
+                "log": log,
+                "partitions": count,
+                "last_position": starts.get(name, 0),
+                "start_position": starts.get(name),
+            }
             for name, count in sorted(partitions.items())
             for number in range(count)
         ]
@@ -146,6 +183,7 @@ class Assignments:
             columns = self._assignments.c.keys()
             rows = [{column: value for column, value in row.items() if column in columns} for row in rows]
             self._insert_missing(connection, self._assignments, rows)
+        return starts
 
     @staticmethod
     def _insert_missing(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:

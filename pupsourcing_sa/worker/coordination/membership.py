@@ -105,7 +105,10 @@ class Membership:
         #: Name of the log when it was last read.
         self._log: str | None = None
         self._worker_id = worker_id
+        subscriptions = list(subscriptions)
         self._partitions = {subscription.name: subscription.scope.partitions for subscription in subscriptions}
+        #: Position after which each reaction begins: a new one if it has no checkpoint, or the one in the table.
+        self.starts = {subscription.name: 0 for subscription in subscriptions if subscription.reacts}
         self._config = config
         self._hooks = hooks
         self._clock = clock
@@ -124,6 +127,10 @@ class Membership:
     def tick_interval(self) -> float:
         """Seconds between two ticks."""
         return min(self._config.heartbeat_interval, self._config.rebalance_interval)
+
+    def begin_reactions_at(self, position: int) -> None:
+        """Set the position after which reactions begin that have no checkpoint yet; call this before declaring them."""
+        self.starts.update(dict.fromkeys(self.starts, position))
 
     def note_outage(self) -> None:
         """Remove no silent node until every node has had time to send a heartbeat."""
@@ -144,7 +151,7 @@ class Membership:
         connection = self._begin(session)
         log = self._read_log(session)
         self._lead(connection)
-        self._assignments.declare(connection, self._partitions, log, is_assigned=False)
+        self._declare(connection, self._partitions, log, is_assigned=False)
         session.commit()
 
     def retire(self, session: Session) -> None:
@@ -170,7 +177,7 @@ class Membership:
         if self._has_joined:
             self._declare_again(connection, self._partitions, log)
         else:
-            self._assignments.declare(connection, self._partitions, log)
+            self._declare(connection, self._partitions, log)
             self._removals.note(connection, self._partitions)
         now = self._nodes.write(connection, self._worker_id, self._consumers)
         self._rebalance(connection, log, is_joining=True)
@@ -256,6 +263,13 @@ class Membership:
         with translated(tables.worker_nodes, tables.consumer_assignments, tables.consumer_checkpoints):
             self._nodes.lead(connection)
 
+    def _declare(
+        self, connection: Connection, partitions: Mapping[str, int], log: str, *, is_assigned: bool = True
+    ) -> None:
+        starts = {name: start for name, start in self.starts.items() if name in partitions}
+        found = self._assignments.declare(connection, partitions, log, starts=starts, is_assigned=is_assigned)
+        self.starts.update(found)
+
     def _runnable(self, connection: Connection, log: str) -> dict[Partition, PartitionState]:
         return self._assignments.runnable(connection, self._worker_id, self._partitions, log)
 
@@ -332,7 +346,7 @@ class Membership:
                 refusal = "consumer was removed; restart the node to begin it again"
             else:
                 try:
-                    self._assignments.declare(connection, {name: count}, log)
+                    self._declare(connection, {name: count}, log)
                 except PartitionsError as error:
                     refusal = "the tables have another number of partitions; restart the node"
                     details |= {"partitions": count, "existing": error.existing}

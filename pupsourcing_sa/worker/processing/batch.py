@@ -49,6 +49,7 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
+from pupsourcing_sa.context import causes
 from pupsourcing_sa.errors import PartitionParkedError, StablePositionError
 from pupsourcing_sa.event import PersistedEvent
 from pupsourcing_sa.worker.execution.protocol import BindHandler
@@ -267,13 +268,13 @@ class BatchTransaction:
         session, subscription = transaction.session, self._context.subscription
         progress.events = page.events
         try:
-            with HandlerGuard(session, transaction.connection, subscription.name) as guard:
+            with HandlerGuard(session, transaction.connection, subscription.name) as guard, causes() as set_cause:
                 if callable(subscription.handle_batch):
                     bind(subscription.handle_batch)(list(page.events))
                     guard.check()
                 else:
                     assert subscription.handle is not None
-                    self._handle_one_by_one(session, bind(subscription.handle), guard, request, progress)
+                    self._handle_one_by_one(session, bind(subscription.handle), set_cause, guard, request, progress)
                 session.flush()
         # BaseException, because sys.exit() in a handler must not end the worker. A failure of pytest must not, either.
         except BaseException as error:
@@ -286,6 +287,7 @@ class BatchTransaction:
         self,
         session: Session,
         call: Callable[[PersistedEvent], None],
+        set_cause: Callable[[PersistedEvent], object],
         guard: HandlerGuard,
         request: BatchRequest,
         progress: BatchProgress,
@@ -294,6 +296,7 @@ class BatchTransaction:
         check, clock, is_stopping, ends_at = guard.check, self._context.clock, self._is_stopping, request.ends_at
         for number, event in enumerate(progress.events):
             progress.current = number
+            set_cause(event)
             call(event)
             check()
             if request.is_contended and not number & (number + 1):

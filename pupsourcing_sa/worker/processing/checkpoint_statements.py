@@ -129,14 +129,16 @@ class CheckpointStatements:
         """Select the row, unless it exists, or there are rows of another number of partitions."""
         c = self._table.c
         is_in_the_way = or_(c.partition == self._own_name[1], c.partitions != self._marks[1])
-        return select(*self._own_name, *self._marks).where(
+        start = bindparam("own_start", type_=BigInteger())
+        return select(*self._own_name, *self._marks, start, func.coalesce(start, constant(0))).where(
             ~exists().where(c.consumer_name == self._own_name[0], is_in_the_way)
         )
 
     def _create(self, absent: Any) -> Executable:
         # ON CONFLICT alone would wait for a transaction that has moved an existing row and is not finished.
         c = self._table.c
-        created = insert(self._table).from_select(["consumer_name", "partition", "log", "partitions"], absent)
+        columns = ["consumer_name", "partition", "log", "partitions", "start_position", "last_position"]
+        created = insert(self._table).from_select(columns, absent)
         return created.on_conflict_do_nothing().returning(c.partition)
 
     @cached_property

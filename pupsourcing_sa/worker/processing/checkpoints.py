@@ -81,6 +81,7 @@ class Checkpoint:
         partition: number of the partition, from 0.
         statements: the statements for these tables, to share them between partitions; built by default.
         fence: refuses a row of another log or number of partitions; ``None`` to trust the row.
+        start: position after which a missing row begins, if the consumer is a reaction.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Checkpoint:
         partition: int,
         statements: CheckpointStatements | None = None,
         fence: CheckpointFence | None = None,
+        start: int | None = None,
     ) -> None:
         self.tables = tables
         self.consumer_name = consumer_name
@@ -97,6 +99,7 @@ class Checkpoint:
         self._table = tables.consumer_checkpoints
         self._statements = statements or CheckpointStatements(tables)
         self._fence = fence
+        self._start = start
         # A session with several binds may choose one by the kind of statement. Every transaction here may write.
         self._clause = self._table.update()
         self._own: dict[str, Any] = {"own_consumer": consumer_name, "own_partition": partition}
@@ -148,7 +151,7 @@ class Checkpoint:
     def _is_created(self, session: Session, *, is_assigned: bool) -> bool:
         statement = self._statements.create_assigned if is_assigned else self._statements.create
         marks = {"own_log": None, "own_partitions": None} if self._fence is None else self._fence.marks(session)
-        return self.connection(session).scalar(statement, self._own | marks) is not None
+        return self.connection(session).scalar(statement, self._own | marks | {"own_start": self._start}) is not None
 
     def read(self, session: Session) -> int:
         """Return the position without locking the row; 0 if there is no row."""
