@@ -17,6 +17,7 @@ from pupsourcing_sa.cli._consumers import consumers
 from pupsourcing_sa.cli._demo import demo
 from pupsourcing_sa.cli._doctor import doctor
 from pupsourcing_sa.cli._errors import UsageError, fail, fail_of_usage
+from pupsourcing_sa.cli._events import events
 from pupsourcing_sa.cli._help import Group
 from pupsourcing_sa.cli._import import import_
 from pupsourcing_sa.cli._init import init
@@ -85,7 +86,7 @@ def application(context: click.Context) -> None:
         context.fail("missing command")
 
 
-for command in (worker, status, doctor, consumers, init, template_path, sql, import_, demo):
+for command in (worker, status, doctor, consumers, events, init, template_path, sql, import_, demo):
     application.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""Loading of the worker that a command line names as ``module:attribute``, with a message for each mistake."""
+"""Loading of an object that a command line names as ``module:attribute``, with a message for each mistake."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
+
 from pupsourcing_sa.cli._errors import UsageError
+from pupsourcing_sa.registry import EventRegistry
+from pupsourcing_sa.store import AsyncEventStore, EventStore
 from pupsourcing_sa.worker import Worker
 
-__all__ = ["application_code", "load_worker"]
+__all__ = ["application_code", "load_registry", "load_worker"]
 
 
 def load_worker(target: str) -> Worker:
@@ -25,19 +29,53 @@ def load_worker(target: str) -> Worker:
     Raises:
         UsageError: there is no such worker, or the application's code failed.
     """
-    module_name, attribute = _split(target)
+    found = _load(target, "myapp.worker:worker", Worker)
+    if not isinstance(found, Worker):
+        raise UsageError(f"{target} must be a Worker or a function that returns one, not {type(found).__name__}")
+    return found
+
+
+def load_registry(target: str) -> EventRegistry:
+    """Return the registry ``module:attribute``, or the one of the store or the worker of this name, and check it.
+
+    Raises:
+        UsageError: there is no such registry, or the application's code failed.
+        ClickException: an upcaster is missing or wrong, or an annotation of a class cannot be evaluated.
+    """
+    found = _load(target, "myapp.events:events", EventRegistry, EventStore, AsyncEventStore, Worker)
+    owner = found.store if isinstance(found, Worker) else found
+    registry = owner.registry if isinstance(owner, (EventStore, AsyncEventStore)) else owner
+    if registry is None:
+        raise UsageError(f"the store of {target} has no registry. Pass registry= to it, or name the EventRegistry")
+    if not isinstance(registry, EventRegistry):
+        raise UsageError(
+            f"{target} must be an EventRegistry, a store or a Worker, or a function that returns one, not "
+            f"{type(found).__name__}"
+        )
+    try:
+        registry.check()
+    except (TypeError, ValueError) as error:
+        raise click.ClickException(f"{target}: {error}") from error
+    return registry
+
+
+def _load(target: str, example: str, *kinds: type[Any]) -> Any:
+    """Return the object ``module:attribute``. Call it if it is a function.
+
+    Args:
+        target: the name of the object.
+        example: a name for the message about one that is wrong.
+        kinds: the classes of the object. It may be of another class.
+    """
+    module_name, attribute = _split(target, example)
     try:
         directory = str(Path.cwd())
     except OSError as error:
         raise UsageError("the working directory was removed. Change to a directory that exists") from error
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    found = _attribute(_module(module_name, directory), module_name, attribute)
-    if not isinstance(found, Worker) and callable(found):
-        found = _call(found, target)
-    if not isinstance(found, Worker):
-        raise UsageError(f"{target} must be a Worker or a function that returns one, not {type(found).__name__}")
-    return found
+    found = _attribute(_module(module_name, directory), module_name, attribute, kinds)
+    return _call(found, target) if not isinstance(found, kinds) and callable(found) else found
 
 
 @contextmanager
@@ -67,7 +105,7 @@ def _is_ours(module: str) -> bool:
     return module.partition(".")[0] in ("importlib", "contextlib") or module.startswith("pupsourcing_sa.cli.")
 
 
-def _split(target: str) -> tuple[str, str]:
+def _split(target: str, example: str) -> tuple[str, str]:
     module_name, colon, attribute = target.partition(":")
     names = [*module_name.split("."), *attribute.split(".")]
     if colon and all(name.isidentifier() for name in names) and not module_name.endswith(".py"):
@@ -75,7 +113,8 @@ def _split(target: str) -> tuple[str, str]:
     guess = module_name.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
     if not colon and "." in guess and not module_name.endswith(".py"):
         guess, _, attribute = guess.rpartition(".")
-    example = f"{guess or 'myapp.worker'}:{attribute or 'worker'}"
+    default_module, _, default_attribute = example.partition(":")
+    example = f"{guess or default_module}:{attribute or default_attribute}"
     raise UsageError(f"{target!r} must be a module and one of its attributes, such as {example}")
 
 
@@ -90,7 +129,7 @@ def _module(name: str, directory: str) -> Any:
     raise UsageError(f"there is no module {missing!r} in {directory} or on the Python path")
 
 
-def _attribute(module: Any, module_name: str, attribute: str) -> Any:
+def _attribute(module: Any, module_name: str, attribute: str, kinds: tuple[type[Any], ...]) -> Any:
     found = module
     for name in attribute.split("."):
         with application_code(f"looking for {attribute!r} in module {module_name!r}"):
@@ -99,8 +138,8 @@ def _attribute(module: Any, module_name: str, attribute: str) -> Any:
                 continue
             except AttributeError:
                 members = getattr(found, "__dict__", {})
-                workers = [member for member, value in members.items() if isinstance(value, Worker)]
-                similar = difflib.get_close_matches(name, dir(found), n=1) or workers
+                candidates = [member for member, value in members.items() if isinstance(value, kinds)]
+                similar = difflib.get_close_matches(name, dir(found), n=1) or candidates
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
         raise UsageError(f"module {module_name!r} has no attribute {attribute!r}{hint}")
     return found

@@ -263,6 +263,11 @@ class EventRegistry:
         self.check()
         return event_type in self._names or any(name == event_type for name, _ in self._steps)
 
+    def is_readable(self, event_type: str, event_version: int) -> bool:
+        """Return True if this stored version is the current one, or has an upcaster."""
+        self.check()
+        return (event_type, event_version) in self._decoders or self._step(event_type, event_version) is not None
+
     def decode(self, event_type: str, event_version: int, payload: bytes) -> tuple[Any, ...]:
         """Decode a stored payload into objects of current classes. Usually this is one object.
 

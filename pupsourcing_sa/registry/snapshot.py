@@ -51,6 +51,9 @@ def take_snapshot(registry: EventRegistry, previous: Mapping[str, Any] | None = 
             have replaced others by better ones.
 
     A version without a payload has ``None``: there is no example of a type, or a constraint refuses it. Write one.
+
+    Raises:
+        ValueError: the previous snapshot has an unknown format, or an entry of it is damaged.
     """
     older = {} if previous is None else _events(previous)
     events = {}
@@ -75,7 +78,7 @@ def check_snapshot(registry: EventRegistry, snapshot: Mapping[str, Any]) -> list
     """Return the differences between a registry and a snapshot, those of one event type together.
 
     Raises:
-        ValueError: the snapshot has an unknown format.
+        ValueError: the snapshot has an unknown format, or an entry of it is damaged.
     """
     events = _events(snapshot)
     findings: list[SnapshotFinding] = []
@@ -107,12 +110,17 @@ def _compare(registry: EventRegistry, name: str, taken: Mapping[str, Any]) -> It
         for change in changes(taken["schema"], event_type.codec.json_schema()):
             message = f"{change.path}: {change.problem}"
             yield SnapshotFinding(name, message, is_problem=change.is_breaking)
+    if event_type.version > version:
+        message = f"version {event_type.version} is not in the snapshot; take a new one"
+        yield SnapshotFinding(name, message, is_problem=False)
     yield from _decode(registry, name, taken)
 
 
 def _decode(registry: EventRegistry, name: str, taken: Mapping[str, Any]) -> Iterator[SnapshotFinding]:
     for version, payload in taken["payloads"].items():
         if payload is None:
+            if not registry.is_readable(name, int(version)):
+                yield SnapshotFinding(name, f"there is no upcaster from version {version}; write one")
             continue
         try:
             registry.decode(name, int(version), json.dumps(payload).encode())
@@ -133,6 +141,18 @@ def _stored_names(registry: EventRegistry, name: str) -> set[str]:
 
 
 def _events(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    if snapshot.get("format") != _FORMAT or not isinstance(snapshot.get("events"), Mapping):
+    is_snapshot = isinstance(snapshot, Mapping) and snapshot.get("format") == _FORMAT
+    if not is_snapshot or not isinstance(snapshot.get("events"), Mapping):
         raise ValueError(f"the snapshot must have the format {_FORMAT}; take a new one")
-    return dict(snapshot["events"])
+    events = dict(snapshot["events"])
+    for name, entry in events.items():
+        if not _is_entry(entry):
+            raise ValueError(f"the entry of {name!r} is damaged; restore it from an older file")
+    return events
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("payloads"), Mapping):
+        return False
+    is_current = isinstance(entry.get("version"), int) and isinstance(entry.get("schema"), Mapping)
+    return (is_current or entry.get("retired") is True) and all(map(str.isdecimal, entry["payloads"]))

@@ -13,12 +13,16 @@ from tests.fix_command import COMMAND, run_in_process
 
 
 def test_help():
-    for name in ("worker", "status", "doctor", "init", "template-path", "sql", "import", "demo"):
+    for name in ("worker", "status", "doctor", "events", "init", "template-path", "sql", "import", "demo"):
         shown = run_in_process(name, "--help", env={"COLUMNS": "80"})
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith(f"Usage: pupsourcing-sa {name}")
         assert max(map(len, shown.stdout.splitlines())) <= 80
         assert f"\n  {name} " in run_in_process("--help").stdout
+    for name in ("snapshot", "check"):
+        shown = run_in_process("events", name, "--help", env={"COLUMNS": "80"})
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert max(map(len, shown.stdout.splitlines())) <= 80
     shown = run_in_process("worker", "--help").stdout
     assert "PUPSOURCING_BATCH_SIZE" in shown
     assert "\n  pupsourcing-sa worker myapp.worker:make_worker --processes 4 --log-format json\n" in shown

@@ -61,7 +61,8 @@ def test_links_have_a_target(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_exist_and_have_their_options(page: Path, capsys: pytest.CaptureFixture[str]):
-    commands = re.findall(r"^\$ pupsourcing-sa (consumers [\w-]+|\w+)(.*)$", page.read_text(), flags=re.MULTILINE)
+    command_line = r"^\$ pupsourcing-sa ((?:consumers|events) [\w-]+|\w+)(.*)$"
+    commands = re.findall(command_line, page.read_text(), flags=re.MULTILINE)
     for command, arguments in commands:
         assert main([*command.split(), "--help"]) == 0
         usage = capsys.readouterr().out

@@ -1,0 +1,36 @@
+"""The commands ``pupsourcing-sa events …``: the events of a log, and the application's event classes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from pupsourcing_sa.cli._events_check import check
+from pupsourcing_sa.cli._events_snapshot import snapshot
+from pupsourcing_sa.cli._help import Group
+
+__all__ = ["events"]
+
+_HELP: Final = """\
+Check that your event classes can read stored events.
+"""
+
+
+@click.group(
+    cls=Group,
+    help=_HELP,
+    short_help="Check event classes: snapshot, check.",
+    subcommand_metavar="COMMAND [ARGS]...",
+    examples=[
+        "pupsourcing-sa events snapshot --registry myapp.events:events -o events.json",
+        "pupsourcing-sa events check --registry myapp.events:events events.json",
+    ],
+    exit_status={0: "success", 1: "failure, or problems found", 2: "wrong usage"},
+)
+def events() -> None:
+    """Run a command."""
+
+
+for command in (snapshot, check):
+    events.add_command(command)
