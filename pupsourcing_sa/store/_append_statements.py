@@ -257,17 +257,19 @@ class AppendStatements:
 
     @cached_property
     def refusal(self) -> Select[Any]:
-        """Explain an append that wrote nothing: the version of one aggregate, and if the sequence is behind the log."""
+        """Explain an append that wrote nothing: the version of one aggregate, and the state of the sequence."""
         heads = self._heads
         version = select(heads.c.aggregate_version).where(
             heads.c.aggregate_type == _STREAM_TYPE, heads.c.aggregate_id == _STREAM_ID
         )
         last = func.pg_sequence_last_value(sequence_of(self._events), type_=BigInteger)
+        may_use = func.has_sequence_privilege(sequence_of(self._events), constant("USAGE"))
         # The volatile function in its output keeps PostgreSQL from inlining this subquery.
         issued = select(last.label("last")).subquery("pupsourcing_issued")
         columns: list[ColumnElement[Any]] = [
             func.coalesce(version.scalar_subquery(), constant(0)).label("version"),
             has_event_above(self._events, issued.c.last).label("is_behind"),
+            or_(issued.c.last.is_not(None), may_use).label("is_readable"),
         ]
         return select(*columns)
 

@@ -40,7 +40,7 @@ from pupsourcing_sa.store._append import (
 )
 from pupsourcing_sa.store._append_statements import AppendStatements
 from pupsourcing_sa.store._idempotency import are_same
-from pupsourcing_sa.store.log_reader import LogReader
+from pupsourcing_sa.store.log_reader import LogReader, sequence_not_readable
 from pupsourcing_sa.tables import EventTables
 
 __all__ = ["Appender"]
@@ -149,10 +149,12 @@ class Appender:
         """Return the version of an aggregate after its append wrote nothing.
 
         Raises:
-            SequenceBehindLogError: this is why the append wrote nothing.
+            SequenceBehindLogError, StablePositionError: the sequence is the reason.
         """
         parameters = {"stream_type": append.aggregate_type, "stream_id": append.aggregate_id}
-        version, is_behind = connection.execute(self._statements.refusal, parameters).one()
+        version, is_behind, is_readable = connection.execute(self._statements.refusal, parameters).one()
+        if not is_readable:
+            raise sequence_not_readable(self._tables.events)
         if is_behind:
             raise self._behind_log(connection)
         return int(version)

@@ -41,7 +41,8 @@ def low_water_mark(events: Table) -> CTE:
     A sequence that has issued nothing, or nothing since it was restarted, has no last position. The transaction then
     takes the negative mark, which is below every position.
 
-    ``is_taken`` is false if the sequence is behind the log, and nothing is locked or remembered then.
+    ``is_taken`` is false if the sequence is behind the log, or if this role cannot see that. Nothing is locked or
+    remembered then.
     """
     name, checked = _setting("mark", events), _setting("checked", events)
     is_held = _value(name).is_not(None)
@@ -96,6 +97,8 @@ def _is_behind(events: Table, last: ColumnElement[Any], checked: ColumnElement[A
     A sequence without a last position can be behind, too, such as a new one beside restored events. Only ``nextval``
     shows its next position. It is called if the log has an event, and at most once after the sequence was restarted.
     The append uses later positions only, so this one may be that of the last event.
+
+    An identity column needs no privilege on its sequence. A role without one sees no last position, so it is refused.
     """
     sequence = sequence_of(events)
     in_log = select(func.max(events.c.global_position)).scalar_subquery()
@@ -104,6 +107,7 @@ def _is_behind(events: Table, last: ColumnElement[Any], checked: ColumnElement[A
     return case(
         ((last >= checked) & is_large, false()),
         (last.is_not(None), has_event_above(events, last)),
-        (in_log.is_(None) | ~may_use, false()),
+        (~may_use, true()),
+        (in_log.is_(None), false()),
         else_=func.nextval(sequence, type_=BigInteger) < in_log,
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, Table
 
 from pupsourcing_sa._checks import MAX_BIGINT
 from pupsourcing_sa.consumer import Scope
@@ -25,7 +25,7 @@ from pupsourcing_sa.store.pages import ByteLimit, Page
 from pupsourcing_sa.store.positions import BlockingAppend, LogPositions
 from pupsourcing_sa.tables import EventTables
 
-__all__ = ["STANDBY", "LogNotFollowable", "LogReader"]
+__all__ = ["STANDBY", "LogNotFollowable", "LogReader", "sequence_not_readable"]
 
 STANDBY: Final = "the server is a standby, which does not see the locks of appends in flight. Connect to the primary"
 
@@ -297,10 +297,7 @@ class LogReader:
         if row.is_in_recovery:
             raise StablePositionError(STANDBY)
         if not row.is_readable:
-            raise StablePositionError(
-                f"this role may not read the sequence of {column}, or the sequence does not exist. Run GRANT USAGE on "
-                f"the sequence that pg_get_serial_sequence('{self.tables.events.key}', 'global_position') returns"
-            )
+            raise sequence_not_readable(self.tables.events)
         if not row.is_in_order:
             raise StablePositionError(
                 f"the sequence of {column} does not issue positions in ascending order. While nothing is appended, run "
@@ -316,6 +313,15 @@ class LogReader:
     def _connection(self, session: SyncSession) -> Iterator[Connection]:
         with translated(self.tables.events, self.tables.aggregate_heads):
             yield connection_of(session, self.tables.events)
+
+
+def sequence_not_readable(events: Table) -> StablePositionError:
+    """Return the error for a role that does not see the last position issued."""
+    key = events.key
+    return StablePositionError(
+        f"this role may not read the sequence of {key}.global_position, or the sequence does not exist. Run GRANT "
+        f"USAGE on the sequence that pg_get_serial_sequence('{key}', 'global_position') returns"
+    )
 
 
 def _cannot_exist(aggregate_type: str, aggregate_id: str) -> bool:

@@ -27,12 +27,15 @@ WITH pupsourcing_mark AS (
             events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
+          NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN TRUE
+        WHEN (
           (
             SELECT
               MAX(events.global_position) AS max_1
             FROM events
           ) IS NULL
-          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
         ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
@@ -160,12 +163,15 @@ WITH pupsourcing_mark AS (
             events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
+          NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN TRUE
+        WHEN (
           (
             SELECT
               MAX(events.global_position) AS max_1
             FROM events
           ) IS NULL
-          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
         ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
@@ -289,12 +295,15 @@ WITH pupsourcing_mark AS (
             events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
+          NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN TRUE
+        WHEN (
           (
             SELECT
               MAX(events.global_position) AS max_1
             FROM events
           ) IS NULL
-          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
         ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
@@ -432,12 +441,15 @@ WITH pupsourcing_wanted AS (
             events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
+          NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN TRUE
+        WHEN (
           (
             SELECT
               MAX(events.global_position) AS max_1
             FROM events
           ) IS NULL
-          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
         ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
@@ -631,13 +643,16 @@ SELECT
   (
     SELECT
       MIN(events.global_position) AS min_1
-    FROM events, (
-      SELECT
-        pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) AS last
-    ) AS pupsourcing_issued
+    FROM events
     WHERE
       events.global_position > pupsourcing_issued.last
-  ) IS NOT NULL AS is_behind;
+  ) IS NOT NULL AS is_behind,
+  pupsourcing_issued.last IS NOT NULL
+  OR has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE') AS is_readable
+FROM (
+  SELECT
+    pg_sequence_last_value(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) AS last
+) AS pupsourcing_issued;
 
 -- undo
 WITH pupsourcing_given AS (
@@ -694,12 +709,15 @@ WITH pupsourcing_mark AS (
             events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
+          NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN TRUE
+        WHEN (
           (
             SELECT
               MAX(events.global_position) AS max_1
             FROM events
           ) IS NULL
-          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
         ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (
@@ -827,12 +845,15 @@ WITH pupsourcing_mark AS (
             events.global_position > pupsourcing_issued.last
         ) IS NOT NULL
         WHEN (
+          NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
+        )
+        THEN TRUE
+        WHEN (
           (
             SELECT
               MAX(events.global_position) AS max_1
             FROM events
           ) IS NULL
-          OR NOT has_sequence_privilege(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS), 'USAGE')
         )
         THEN FALSE
         ELSE nextval(CAST(pg_get_serial_sequence('events', 'global_position') AS REGCLASS)) < (

@@ -13,6 +13,7 @@ from pupsourcing_sa import AnyVersion, EventStore, EventTables, Exact, NoStream,
 from pupsourcing_sa.errors import AppendError, SequenceBehindLogError, StablePositionError
 from pupsourcing_sa.postgres.expressions import qualified_name
 from pupsourcing_sa.store._low_water_mark import low_water_mark
+from tests.fix_holders import unprivileged
 from tests.fix_postgres import before_statements
 from tests.fix_store import Log, Transaction, make_event, tenant
 
@@ -111,6 +112,27 @@ def test_a_sequence_that_begins_at_the_last_position_is_not_behind_once_it_is_us
     append(transaction)
     transaction.commit()
     assert transaction.latest_global_position() == transaction.stable_position() > 3
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("count", [0, 3], ids=["empty", "not empty"])
+def test_a_role_without_the_privilege_on_the_sequence_cannot_append(
+    plain_log: Log, engine: Engine, count: int, many: bool
+):
+    """An identity column needs no such privilege, but the role could not see that the sequence is behind."""
+    store, given = EventStore(plain_log.tables), [(AnyVersion(), [make_event("u1")])]
+    with engine.connect() as owner, unprivileged(engine) as other, Session(other) as session:
+        fill(owner, first=1, count=count)
+        role = session.scalar(text("SELECT current_user"))
+        owner.execute(text(f"REVOKE ALL ON SEQUENCE events_global_position_seq FROM {role}"))
+        owner.commit()
+        with pytest.raises(StablePositionError, match="GRANT USAGE on the sequence"):
+            store.append_many(session, given) if many else store.append(session, *given[0])
+        session.commit()
+        owner.execute(text(f"GRANT USAGE ON SEQUENCE events_global_position_seq TO {role}"))
+        restart(plain_log, count + 1, is_used=False)
+        owner.commit()
+        store.append(session, *given[0])
 
 
 def test_an_empty_log_begins_at_the_first_position(log: Log):
