@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.errors import MissingExtraError
@@ -13,7 +13,7 @@ from pupsourcing_sa.errors import MissingExtraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["discard_output", "open_console", "write"]
+__all__ = ["discard_output", "escape_unprintable", "open_console", "write"]
 
 
 def open_console(*, to_stderr: bool = False) -> Console:
@@ -26,10 +26,14 @@ def open_console(*, to_stderr: bool = False) -> Console:
         from rich.console import Console
     except ImportError as error:
         raise MissingExtraError("rich", "cli") from error
-    stream = sys.stderr if to_stderr else sys.stdout
+    escape_unprintable(sys.stderr if to_stderr else sys.stdout)
+    return Console(stderr=to_stderr, highlight=False)
+
+
+def escape_unprintable(stream: TextIO) -> None:
+    """Escape the characters that a stream cannot encode."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-    return Console(stderr=to_stderr, highlight=False)
 
 
 def write(text: str) -> None:

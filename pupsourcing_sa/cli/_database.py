@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Engine, MetaData, NullPool, create_engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, MetaData, NullPool, create_engine, inspect, make_url
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import ArgumentError, NoSuchTableError
 
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import option
@@ -20,6 +21,7 @@ __all__ = [
     "STORE_TABLES",
     "WORKER_TABLES",
     "database_url_option",
+    "existing_log",
     "given",
     "log_and_worker_tables",
     "missing_tables_explained",
@@ -103,6 +105,24 @@ def log_and_worker_tables(schema: str | None, names: Mapping[str, str | None]) -
             EventTables(metadata, schema=schema, **given(names, STORE_TABLES)),
             WorkerTables(metadata, schema=schema, **given(names, WORKER_TABLES)),
         )
+
+
+def existing_log(connection: Connection, schema: str | None, names: Mapping[str, str | None]) -> EventTables:
+    """Return the log that the options name, with the type of payload that it has in the database.
+
+    Raises:
+        UsageError: a name is invalid.
+    """
+    with wrong_names_refused():
+        tables = EventTables(schema=schema, **given(names, STORE_TABLES))
+        try:
+            columns = inspect(connection).get_columns(tables.events.name, schema)
+        except NoSuchTableError:
+            return tables  # the first statement reports it
+        types = {column["name"]: column["type"] for column in columns}
+        if isinstance(types.get("payload"), JSONB):
+            return EventTables(schema=schema, payload=JSONB, **given(names, STORE_TABLES))
+    return tables
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import datetime
 
 import click
 
-__all__ = ["one_of", "seconds", "true_or_false", "whole_number"]
+__all__ = ["moment", "one_of", "seconds", "true_or_false", "whole_number"]
 
 
 def whole_number(minimum: int = 1, maximum: int | None = None) -> Callable[[str], int]:
@@ -44,6 +45,18 @@ def seconds(maximum: float = math.inf) -> Callable[[str], float]:
         return number
 
     return parse
+
+
+def moment(text: str) -> datetime:
+    """Return a time with a time zone."""
+    example = "such as 2026-01-02T03:04:05Z"
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"must be a time in ISO 8601, {example}, not {text!r}") from None
+    if parsed.tzinfo is None:
+        raise click.BadParameter(f"must have a time zone, {example}, not {text!r}")
+    return parsed
 
 
 def true_or_false(text: str) -> bool:

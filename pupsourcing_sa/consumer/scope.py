@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from pupsourcing_sa._checks import check_names, check_text
 
@@ -20,6 +21,9 @@ class Scope:
         correlation_id: the correlation id.
         partitions: number of partitions; an aggregate's partition is a hash of its id.
         partition: number of the partition, from 0.
+        aggregate: type and id of one aggregate.
+        since: ``created_at`` of the event, or earlier.
+        until: a moment after ``created_at``.
     """
 
     aggregate_types: tuple[str, ...] | None = None
@@ -27,6 +31,16 @@ class Scope:
     correlation_id: str | None = None
     partitions: int = 1
     partition: int = 0
+    aggregate: tuple[str, str] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """The names of the attributes that are conditions."""
+        names = ("aggregate_types", "event_types", "correlation_id", "aggregate", "since", "until")
+        given = {name for name in names if getattr(self, name) is not None}
+        return frozenset(given | {"partitions"} if self.partitions > 1 else given)
 
     @classmethod
     def of(

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    DateTime,
     FromClause,
     Select,
     Text,
@@ -29,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from pupsourcing_sa._checks import MAX_BIGINT
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.postgres.expressions import constant, opaque, opaque_parameter, parameter
 from pupsourcing_sa.store.pages import ByteLimit
@@ -171,31 +173,18 @@ class ReadStatements:
 
     def page(self, scope: Scope, *, backwards: bool, byte_limit: ByteLimit | None = None) -> Select[Any]:
         """Select at most ``limit`` events of a scope with after < global_position <= up_to; `_page` names the index."""
-        kind = (
-            scope.aggregate_types is not None,
-            scope.event_types is not None,
-            scope.correlation_id is not None,
-            scope.partitions > 1,
-            backwards,
-        )
+        kind = (scope.conditions, backwards)
         if (kind, byte_limit) not in self._built:
             build = partial(self._page, *kind)
             self._built[kind, byte_limit] = self._limited(build, byte_limit, "global_position", backwards=backwards)
         return self._built[kind, byte_limit]
 
-    def _page(
-        self,
-        by_aggregate_type: bool,
-        by_event_type: bool,
-        by_correlation: bool,
-        by_partition: bool,
-        backwards: bool,
-        columns: _Columns,
-    ) -> Select[Any]:
+    def _page(self, conditions: frozenset[str], backwards: bool, columns: _Columns) -> Select[Any]:
         """Build the statement for one kind of scope.
 
         Without aggregate types, it reads and filters a range of the primary key. With a correlation id, it reads and
-        filters a range of the index on (correlation_id, global_position).
+        filters a range of the index on (correlation_id, global_position). With an aggregate, it reads and filters the
+        aggregate's stream by the unique index on (type, id, version). Its versions have the order of the log.
 
         With aggregate types, it reads a page of positions for each type by the index (aggregate_type, global_position).
         It merges these pages, and looks up the rows of the resulting page. The cost is at most the number of types
@@ -209,19 +198,21 @@ class ReadStatements:
         def is_in_range(position: ColumnElement[Any]) -> ColumnElement[bool]:
             return and_(position > after, position <= up_to)
 
-        def matches(candidates: FromClause) -> list[ColumnElement[bool]]:
+        def matches(candidates: FromClause, selected: str = "") -> list[ColumnElement[bool]]:
+            """Return the conditions on candidates that an index has selected by one of them."""
             c = candidates.c
-            conditions = []
-            if by_event_type:
-                conditions.append(c.event_type == func.any(parameter("event_types", ARRAY(Text()))))
-            if by_partition:
-                # Mask the sign out: abs() fails for the smallest bigint.
-                hashed = func.hashtextextended(c.aggregate_id, 0, type_=BigInteger).bitwise_and(constant(2**63 - 1))
-                partition = hashed % parameter("partitions", BigInteger())
-                conditions.append(partition == parameter("partition", BigInteger()))
-            if by_correlation and by_aggregate_type:
-                conditions.append(c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text()))))
-            return list(map(opaque, conditions))
+            # Mask the sign out: abs() fails for the smallest bigint.
+            hashed = func.hashtextextended(c.aggregate_id, 0, type_=BigInteger).bitwise_and(constant(2**63 - 1))
+            partition = hashed % parameter("partitions", BigInteger())
+            filters = {
+                "event_types": c.event_type == func.any(parameter("event_types", ARRAY(Text()))),
+                "partitions": partition == parameter("partition", BigInteger()),
+                "aggregate_types": c.aggregate_type == func.any(parameter("aggregate_types", ARRAY(Text()))),
+                "correlation_id": c.correlation_id == parameter("correlation", Text()),
+                "since": c.created_at >= parameter("since", DateTime(timezone=True)),
+                "until": c.created_at < parameter("until", DateTime(timezone=True)),
+            }
+            return [opaque(filters[name]) for name in filters if name in conditions and name != selected]
 
         def ordered(position: ColumnElement[Any]) -> ColumnElement[Any]:
             return position.desc() if backwards else position
@@ -238,13 +229,25 @@ class ReadStatements:
             in_pairs = [pair > tuple_(value, after), pair <= tuple_(value, up_to)]
             return [*in_pairs, key.between(value, value), is_in_range(position)]
 
-        if by_correlation:
+        if "aggregate" in conditions:
+            position, version = events.c.global_position, events.c.aggregate_version
+            of_aggregate = (
+                events.c.aggregate_type == parameter("stream_type", Text()),
+                events.c.aggregate_id == parameter("stream_id", Text()),
+                # Every version is higher. As in `aggregate_stream`, the planner expects few rows and does not sort.
+                version > select(constant(0)).scalar_subquery(),
+                version <= select(constant(MAX_BIGINT)).scalar_subquery(),
+            )
+            rows = select(*columns(events.c)).where(*of_aggregate, opaque(is_in_range(position)), *matches(events))
+            return rows.order_by(ordered(version)).limit(limit)
+
+        if "correlation_id" in conditions:
             key, position = events.c.correlation_id, events.c.global_position
             of_id = [key.is_not(None), *of_key(key, opaque_parameter("correlation", Text()))]
-            rows = select(*columns(events.c)).where(*of_id, *matches(events))
+            rows = select(*columns(events.c)).where(*of_id, *matches(events, "correlation_id"))
             return rows.order_by(ordered(key), ordered(position)).limit(limit)
 
-        if not by_aggregate_type:
+        if "aggregate_types" not in conditions:
             position = events.c.global_position
             rows = select(*columns(events.c)).where(is_in_range(position), *matches(events))
             return rows.order_by(ordered(position)).limit(limit)
@@ -258,7 +261,7 @@ class ReadStatements:
         c = candidates.c
         of_type = (
             select(c.global_position)
-            .where(*of_key(c.aggregate_type, types.c.aggregate_type), *matches(candidates))
+            .where(*of_key(c.aggregate_type, types.c.aggregate_type), *matches(candidates, "aggregate_types"))
             .order_by(ordered(c.aggregate_type), ordered(c.global_position))
             .limit(limit)
             .lateral("pupsourcing_of_type")

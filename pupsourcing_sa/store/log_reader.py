@@ -158,6 +158,12 @@ class LogReader:
             parameters["correlation"] = scope.correlation_id
         if scope.partitions > 1:
             parameters["partitions"], parameters["partition"] = scope.partitions, scope.partition
+        if scope.aggregate is not None:
+            parameters["stream_type"], parameters["stream_id"] = scope.aggregate
+        if scope.since is not None:
+            parameters["since"] = scope.since
+        if scope.until is not None:
+            parameters["until"] = scope.until
         if max_bytes is not None:
             parameters["max_bytes"] = max_bytes
         is_limited = max_bytes is not None

@@ -19,7 +19,7 @@ def test_help():
         assert shown.stdout.startswith(f"Usage: pupsourcing-sa {name}")
         assert max(map(len, shown.stdout.splitlines())) <= 80
         assert f"\n  {name} " in run_in_process("--help").stdout
-    for name in ("snapshot", "check"):
+    for name in ("list", "show", "snapshot", "check"):
         shown = run_in_process("events", name, "--help", env={"COLUMNS": "80"})
         assert (shown.returncode, shown.stderr) == (0, "")
         assert max(map(len, shown.stdout.splitlines())) <= 80

@@ -107,7 +107,7 @@ LIMIT (
     CAST(%(limit)s AS BIGINT) AS anon_3
 );
 
--- page: Scope(aggregate_types=None, event_types=None, correlation_id=None, partitions=1, partition=0)
+-- page: all events
 SELECT
   events.global_position,
   events.aggregate_type,
@@ -139,7 +139,7 @@ LIMIT (
     CAST(%(limit)s AS BIGINT) AS anon_3
 );
 
--- page: Scope(aggregate_types=None, event_types=('Opened',), correlation_id=None, partitions=1, partition=0)
+-- page: event_types
 SELECT
   events.global_position,
   events.aggregate_type,
@@ -174,7 +174,7 @@ LIMIT (
     CAST(%(limit)s AS BIGINT) AS anon_3
 );
 
--- page: Scope(aggregate_types=None, event_types=None, correlation_id='c', partitions=1, partition=0)
+-- page: correlation_id
 SELECT
   events.global_position,
   events.aggregate_type,
@@ -235,7 +235,7 @@ LIMIT (
     CAST(%(limit)s AS BIGINT) AS anon_4
 );
 
--- page: Scope(aggregate_types=None, event_types=None, correlation_id=None, partitions=4, partition=0)
+-- page: partitions
 SELECT
   events.global_position,
   events.aggregate_type,
@@ -273,7 +273,7 @@ LIMIT (
     CAST(%(limit)s AS BIGINT) AS anon_3
 );
 
--- page: Scope(aggregate_types=('User',), event_types=None, correlation_id=None, partitions=1, partition=0)
+-- page: aggregate_types
 SELECT
   pupsourcing_page.global_position,
   pupsourcing_row.aggregate_type,
@@ -354,7 +354,7 @@ JOIN LATERAL (
 ORDER BY
   pupsourcing_page.global_position;
 
--- page: Scope(aggregate_types=('User',), event_types=None, correlation_id='c', partitions=1, partition=0)
+-- page: aggregate_types, correlation_id
 SELECT
   events.global_position,
   events.aggregate_type,
@@ -418,7 +418,7 @@ LIMIT (
     CAST(%(limit)s AS BIGINT) AS anon_4
 );
 
--- page: Scope(aggregate_types=('User',), event_types=('Opened',), correlation_id=None, partitions=4, partition=0)
+-- page: aggregate_types, event_types, partitions
 SELECT
   pupsourcing_page.global_position,
   pupsourcing_row.aggregate_type,
@@ -507,6 +507,86 @@ JOIN LATERAL (
   ON TRUE
 ORDER BY
   pupsourcing_page.global_position;
+
+-- page: correlation_id, aggregate
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.aggregate_type = CAST(%(stream_type)s AS VARCHAR)
+  AND events.aggregate_id = CAST(%(stream_id)s AS VARCHAR)
+  AND events.aggregate_version > (
+    SELECT
+      0
+  )
+  AND events.aggregate_version <= (
+    SELECT
+      9223372036854775807
+  )
+  AND COALESCE(
+    events.global_position > (
+      SELECT
+        CAST(%(after)s AS BIGINT) AS anon_1
+    )
+    AND events.global_position <= (
+      SELECT
+        CAST(%(up_to)s AS BIGINT) AS anon_2
+    ),
+    FALSE
+  )
+  AND COALESCE(events.correlation_id = CAST(%(correlation)s AS VARCHAR), FALSE)
+ORDER BY
+  events.aggregate_version
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
+
+-- page: since, until
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position > (
+    SELECT
+      CAST(%(after)s AS BIGINT) AS anon_1
+  )
+  AND events.global_position <= (
+    SELECT
+      CAST(%(up_to)s AS BIGINT) AS anon_2
+  )
+  AND COALESCE(events.created_at >= CAST(%(since)s AS TIMESTAMPTZ), FALSE)
+  AND COALESCE(events.created_at < CAST(%(until)s AS TIMESTAMPTZ), FALSE)
+ORDER BY
+  events.global_position
+LIMIT (
+  SELECT
+    CAST(%(limit)s AS BIGINT) AS anon_3
+);
 
 -- page: byte limit by each
 SELECT

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ DIRECTORY = Path(__file__).parent
 
 _DIALECT = PGDialect_psycopg()
 _NODE = UUID(int=1)
+_SINCE = datetime(2026, 1, 2, tzinfo=UTC)
 _ANNOUNCED = Announcement("orders", 0, 5, "event", "Placed", None)
 
 
@@ -132,8 +133,11 @@ def _pages(tables: EventTables) -> Iterator[tuple[str, ClauseElement]]:
         Scope(aggregate_types=("User",)),
         Scope(aggregate_types=("User",), correlation_id="c"),
         Scope(aggregate_types=("User",), event_types=("Opened",), partitions=4),
+        Scope(aggregate=("User", "u1"), correlation_id="c"),
+        Scope(since=_SINCE, until=_SINCE + timedelta(days=1)),
     ):
-        yield f"page: {scope}", statements.page(scope, backwards=False)
+        title = ", ".join(name for name in vars(Scope)["__match_args__"] if name in scope.conditions) or "all events"
+        yield f"page: {title}", statements.page(scope, backwards=False)
     for byte_limit in ByteLimit:
         limited = statements.page(Scope(), backwards=False, byte_limit=byte_limit)
         yield f"page: byte limit by {byte_limit.value}", limited

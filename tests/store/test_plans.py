@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -154,6 +155,8 @@ def test_an_aggregate_stream(big_log: Engine, explained: Explained, options, mos
         (Scope.of(correlation_id="c700"), "events_correlation_id_global_position_idx", 200),
         (Scope.of(aggregate_types={"User"}, correlation_id="c700"), "events_correlation_id_global_position_idx", 400),
         (Scope(partitions=4, partition=1), "events_pkey", 700),
+        (Scope(aggregate=("User", "77"), event_types=("E1",)), "events_aggregate_type_aggregate_id_aggregate_ver", 20),
+        (Scope(since=datetime(2000, 1, 1, tzinfo=UTC)), "events_pkey", 100),
     ],
     ids=repr,
 )
