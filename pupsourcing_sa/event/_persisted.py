@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -45,8 +45,24 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 class EventDecoder(Protocol):
     """Decodes stored payloads; an `EventRegistry`."""
 
+    @property
+    def decoders(self) -> Mapping[tuple[str, int], Callable[[bytes], Any]]:
+        """Decoders of current versions, by event type and version. They may raise ValueErrors of their own."""
+
     def is_known(self, event_type: str, /) -> bool: ...
     def decode(self, event_type: str, event_version: int, payload: bytes, /) -> tuple[Any, ...]: ...
+
+
+class _Several:
+    """The objects that upcasters made of one row: none, or more than one."""
+
+    __slots__ = ("objects",)
+
+    def __init__(self, objects: tuple[Any, ...]) -> None:
+        self.objects = objects
+
+
+_NOT_DECODED: Final = _Several(())
 
 
 @final
@@ -67,12 +83,12 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
     """
 
     _state = ("_row",)
-    __slots__ = (*_state, "_decoded", "_decoder", "_part")
+    __slots__ = (*_state, "_data", "_decoder", "_part")
 
     _row: _Row
-    # Without a registry the next three are not set, so they cost nothing.
+    # Without a registry these are not set, so they cost nothing.
     _decoder: EventDecoder
-    _decoded: tuple[Any, ...]
+    _data: Any
     _part: int
 
     def __init__(
@@ -82,7 +98,8 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
         aggregate_version = check_int("aggregate_version", aggregate_version, minimum=1)
         set_slot(self, "_row", _row(Event(**event), global_position, aggregate_version))
         if registry is not None:
-            set_slot(self, "_decoder", registry)
+            _set_decoder(self, registry)
+            _set_data(self, _NOT_DECODED)
 
     @classmethod
     def from_row(cls, row: _Row, decoder: EventDecoder | None = None) -> Self:
@@ -96,6 +113,7 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
         _set_row(event, row)
         if decoder is not None:
             _set_decoder(event, decoder)
+            _set_data(event, _NOT_DECODED)
         return event
 
     @classmethod
@@ -105,6 +123,7 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
         deque(map(_set_row, events, rows), maxlen=0)
         if decoder is not None:
             deque(map(_set_decoder, events, repeat(decoder)), maxlen=0)
+            deque(map(_set_data, events, repeat(_NOT_DECODED)), maxlen=0)
         return events
 
     @classmethod
@@ -156,28 +175,39 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
             UnknownEventTypeError: the event type is not registered, or it is retired.
             RuntimeError: the store has no registry.
         """
-        decoded = self._decode()
-        part = self.part
-        if len(decoded) != 1 and not hasattr(self, "_part"):
-            raise self._undecodable(None, f"upcasters turned the event into {len(decoded)} events; use parts()")
-        data: _E_co = decoded[part]
+        data: _E_co | _Several
+        try:
+            data = self._data
+        except AttributeError:
+            raise self._without_registry() from None
+        if data is _NOT_DECODED:
+            # Most payloads take this way, in which a call of Python would cost as much as the codec.
+            row = self._row
+            decode = self._decoder.decoders.get((row[5], row[6]))
+            if decode is not None:
+                try:
+                    decoded: _E_co = decode(row[7])
+                except (ValueError, RecursionError):
+                    pass  # decoded again below, by a method that explains the error
+                else:
+                    _set_data(self, decoded)
+                    return decoded
+            data = self._decoded()
+        if isinstance(data, _Several):
+            count = len(data.objects)
+            raise self._undecodable(None, f"upcasters turned the event into {count} events; use parts()")
         return data
 
     @property
     def is_raw(self) -> bool:
         """True if the event has no ``data``: its type is unknown or retired, or the store has no registry."""
-        try:
-            return not self._decoder.is_known(self._row[5])
-        except AttributeError:
-            return True
+        decoder = getattr(self, "_decoder", None)
+        return decoder is None or not decoder.is_known(self._row[5])
 
     @property
     def part(self) -> int:
         """Number of this event among those that upcasters made of one row of the log, from 0."""
-        try:
-            return self._part
-        except AttributeError:
-            return 0
+        return getattr(self, "_part", 0)
 
     def parts(self) -> tuple[PersistedEvent[Any], ...]:
         """Return the events that upcasters made of this row of the log. Usually this is the event itself.
@@ -187,12 +217,18 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
         Raises:
             EventDecodingError, UnknownEventTypeError, RuntimeError: as for `data`.
         """
-        if hasattr(self, "_part") or len(self._decode()) == 1:
+        try:
+            data = self._data
+        except AttributeError:
+            raise self._without_registry() from None
+        if data is _NOT_DECODED:
+            data = self._decoded()
+        if type(data) is not _Several:
             return (self,)
         parts = []
-        for number in range(len(self._decoded)):
-            part = PersistedEvent.from_row(self._row, self._decoder)
-            set_slot(part, "_decoded", self._decoded)
+        for number, found in enumerate(data.objects):
+            part: PersistedEvent[Any] = PersistedEvent.from_row(self._row, self._decoder)
+            _set_data(part, found)
             set_slot(part, "_part", number)
             parts.append(part)
         return tuple(parts)
@@ -204,24 +240,21 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
         """
         return caused_by(self)
 
-    def _decode(self) -> tuple[Any, ...]:
+    def _decoded(self) -> Any:
+        """Return the data, or `_Several` objects, and keep it."""
+        row = self._row
         try:
-            return self._decoded
-        except AttributeError:  # first use
-            pass
-        try:
-            decoder = self._decoder
-        except AttributeError:
-            raise RuntimeError(
-                "the event has no data, because its store has no registry, or it was unpickled; pass registry= to the "
-                "store"
-            ) from None
-        try:
-            decoded = decoder.decode(self._row[5], self._row[6], self._row[7])
+            objects = self._decoder.decode(row[5], row[6], row[7])
         except PayloadError as error:
             raise self._undecodable(error.path, error.problem) from error.__cause__
-        set_slot(self, "_decoded", decoded)
-        return decoded
+        data = objects[0] if len(objects) == 1 else _Several(objects)
+        _set_data(self, data)
+        return data
+
+    def _without_registry(self) -> RuntimeError:
+        return RuntimeError(
+            "the event has no data, because its store has no registry, or it was unpickled; pass registry= to the store"
+        )
 
     def _undecodable(self, path: str | None, problem: str) -> EventDecodingError:
         row = self._row
@@ -300,6 +333,7 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
 #: Setting the slot by its descriptor is faster than object.__setattr__, which would be most of the cost of from_row.
 _set_row = PersistedEvent.__dict__["_row"].__set__
 _set_decoder = PersistedEvent.__dict__["_decoder"].__set__
+_set_data = PersistedEvent.__dict__["_data"].__set__
 
 
 def _row(event: Event, global_position: int, aggregate_version: int) -> _Row:

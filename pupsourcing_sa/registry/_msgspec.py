@@ -73,7 +73,8 @@ class _BoundMsgspec:
         self._msgspec = msgspec
         self._cls = cls
         self._encode = encode
-        self._decode = decode
+        #: Decodes as `decode` does, with the exceptions of msgspec. A call of Python takes as long as a small payload.
+        self.decode_unexplained = self._decode = decode
 
     def encode(self, data: Any, /) -> bytes:
         try:

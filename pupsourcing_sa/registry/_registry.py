@@ -70,8 +70,8 @@ class EventRegistry:
         self._names: dict[str, str] = {}
         self._retired: set[str] = set()
         self._steps: dict[tuple[str, int], Step] = {}
-        #: The decoders of current versions, by stored name and version.
-        self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
+        #: Decoders of current versions, by stored name and version. `decode` explains their errors.
+        self.decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
         self._is_complete = False
 
     # -- registration ------------------------------------------------------------------------------------------
@@ -189,7 +189,8 @@ class EventRegistry:
         self._steps = checked_steps(self._steps, self._names, versions, self._retired)
         for stored, name in self._names.items():
             event_type = self._types[name]
-            self._decoders[stored, event_type.version] = event_type.codec.decode
+            bound = event_type.codec
+            self.decoders[stored, event_type.version] = getattr(bound, "decode_unexplained", bound.decode)
         self._is_complete = True
 
     @property
@@ -266,7 +267,7 @@ class EventRegistry:
     def is_readable(self, event_type: str, event_version: int) -> bool:
         """Return True if this stored version is the current one, or has an upcaster."""
         self.check()
-        return (event_type, event_version) in self._decoders or self._step(event_type, event_version) is not None
+        return (event_type, event_version) in self.decoders or self._step(event_type, event_version) is not None
 
     def decode(self, event_type: str, event_version: int, payload: bytes) -> tuple[Any, ...]:
         """Decode a stored payload into objects of current classes. Usually this is one object.
@@ -277,10 +278,13 @@ class EventRegistry:
             UnknownEventTypeError: the type is not registered, or it is retired.
             PayloadError: the payload does not match the class, or an upcaster failed.
         """
-        decoder = self._decoders.get((event_type, event_version))
-        try:
-            if decoder is not None:
+        decoder = self.decoders.get((event_type, event_version))
+        if decoder is not None:
+            try:
                 return (decoder(payload),)
+            except (ValueError, RecursionError):
+                pass  # decoded again below, by a method that explains the error
+        try:
             return self._upcast(event_type, event_version, payload)
         except ValueError as error:
             raise _payload_error(event_type, event_version, error) from _cause(error)
@@ -320,8 +324,8 @@ class EventRegistry:
         name = self._names.get(stored, stored)
         if not self.is_known(stored):
             raise UnknownEventTypeError(stored, stored in self._retired)
-        if (decoder := self._decoders.get((stored, version))) is not None:
-            return (decoder(payload),)
+        if (stored, version) in self.decoders:
+            return (self._types[name].codec.decode(payload),)
         try:
             data = json.loads(payload)
         except (ValueError, RecursionError):

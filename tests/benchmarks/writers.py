@@ -13,11 +13,12 @@ from tests.benchmarks.cases import CASES as STORE_CASES
 from tests.benchmarks.cases import Case, Database, Side
 from tests.benchmarks.import_cases import IMPORT_CASES
 from tests.benchmarks.race_cases import RACE_CASES
+from tests.benchmarks.typed_cases import TYPED_CASES
 from tests.benchmarks.worker_cases import WORKER_CASES
 
 __all__ = ["CASES", "run_slice", "started"]
 
-CASES: dict[str, Case] = STORE_CASES | IMPORT_CASES | WORKER_CASES | RACE_CASES
+CASES: dict[str, Case] = STORE_CASES | TYPED_CASES | IMPORT_CASES | WORKER_CASES | RACE_CASES
 
 
 @contextmanager
