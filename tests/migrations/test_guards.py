@@ -14,6 +14,12 @@ from tests.fix_guards import GuardedLog
 from tests.fix_postgres import new_schema
 from tests.fix_store import NAMES, make_event, make_named_tables
 
+
+def quoted(name: str) -> str:
+    escaped = name.replace("'", "''")
+    return f"'{escaped}'"
+
+
 _ALLOW = "SET LOCAL pupsourcing_sa.allow_rewrite = 'on'"
 
 
@@ -137,6 +143,20 @@ class TestLowWaterMark:
         with log.engine.begin() as connection:
             WRITERS["values"](log, connection)
             assert log.marks(connection) == ([2147483646], "2147483646")
+
+    @pytest.mark.parametrize("writer", ["values", "copy"])
+    def test_it_refuses_a_sequence_that_is_behind_the_log(self, log: GuardedLog, writer: str):
+        with log.engine.begin() as connection:
+            log.append(connection, "a", "b", "c")
+            log.execute(connection, f"SELECT setval(pg_get_serial_sequence({quoted(log.name)}, 'global_position'), 1)")
+        with log.engine.connect() as connection:
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
+                WRITERS[writer](log, connection)
+            connection.rollback()
+            assert "is behind the log" in str(caught.value.diag.message_primary)
+            log.execute(connection, str(caught.value.diag.message_hint))
+            WRITERS[writer](log, connection)
+            assert log.marks(connection) == ([3], "3")
 
     def test_it_goes_with_the_savepoint_that_it_was_taken_in(self, log: GuardedLog):
         with log.engine.begin() as connection:

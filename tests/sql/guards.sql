@@ -70,19 +70,30 @@ DROP FUNCTION IF EXISTS events_append_only();
 CREATE OR REPLACE FUNCTION events_low_water_mark() RETURNS trigger LANGUAGE plpgsql AS $guard$
 -- pupsourcing_sa: low_water_mark, version 1
 DECLARE
-    mark integer;
+    log text := quote_ident(TG_TABLE_SCHEMA) || '.' || quote_ident(TG_TABLE_NAME);
+    sequence regclass;
+    last bigint;
+    is_behind boolean := false;
 BEGIN
     IF coalesce(current_setting('pupsourcing_sa.mark_' || TG_RELID, true), '') = '' THEN
-        mark := coalesce(
-            pg_sequence_last_value(
-                pg_get_serial_sequence(
-                    quote_ident(TG_TABLE_SCHEMA) || '.' || quote_ident(TG_TABLE_NAME), 'global_position'
-                )::regclass
-            ) & 2147483647,
-            -1
-        );
-        PERFORM pg_advisory_xact_lock_shared(TG_RELID::integer, mark);
-        PERFORM set_config('pupsourcing_sa.mark_' || TG_RELID, mark::text, true);
+        sequence := pg_get_serial_sequence(log, 'global_position');
+        last := pg_sequence_last_value(sequence);
+        IF last >= nullif(current_setting('pupsourcing_sa.checked_' || TG_RELID, true), '')::bigint IS NOT TRUE THEN
+            EXECUTE 'SELECT last, EXISTS (SELECT FROM ' || log || ' WHERE global_position > last)'
+                || ' FROM (SELECT pg_sequence_last_value($1) AS last OFFSET 0) AS issued'
+                INTO last, is_behind USING sequence;
+        END IF;
+        IF is_behind THEN
+            RAISE object_not_in_prerequisite_state USING
+                MESSAGE = 'the sequence of ' || log || '.global_position is behind the log: new events would get '
+                    || 'positions that consumers have already passed',
+                HINT = 'SELECT setval(' || quote_literal(sequence)
+                    || ', (SELECT max(global_position) FROM ' || log || '));';
+        END IF;
+        PERFORM set_config('pupsourcing_sa.checked_' || TG_RELID, coalesce(last::text, ''), false);
+        last := coalesce(last & 2147483647, -1);
+        PERFORM pg_advisory_xact_lock_shared(TG_RELID::integer, last::integer);
+        PERFORM set_config('pupsourcing_sa.mark_' || TG_RELID, last::text, true);
     END IF;
     RETURN NULL;
 END
@@ -96,19 +107,30 @@ FOR EACH STATEMENT EXECUTE FUNCTION events_low_water_mark();
 CREATE OR REPLACE FUNCTION events_low_water_mark() RETURNS trigger LANGUAGE plpgsql AS $guard$
 -- pupsourcing_sa: low_water_mark, version 1
 DECLARE
-    mark integer;
+    log text := quote_ident(TG_TABLE_SCHEMA) || '.' || quote_ident(TG_TABLE_NAME);
+    sequence regclass;
+    last bigint;
+    is_behind boolean := false;
 BEGIN
     IF coalesce(current_setting('pupsourcing_sa.mark_' || TG_RELID, true), '') = '' THEN
-        mark := coalesce(
-            pg_sequence_last_value(
-                pg_get_serial_sequence(
-                    quote_ident(TG_TABLE_SCHEMA) || '.' || quote_ident(TG_TABLE_NAME), 'global_position'
-                )::regclass
-            ) & 2147483647,
-            -1
-        );
-        PERFORM pg_advisory_xact_lock_shared(TG_RELID::integer, mark);
-        PERFORM set_config('pupsourcing_sa.mark_' || TG_RELID, mark::text, true);
+        sequence := pg_get_serial_sequence(log, 'global_position');
+        last := pg_sequence_last_value(sequence);
+        IF last >= nullif(current_setting('pupsourcing_sa.checked_' || TG_RELID, true), '')::bigint IS NOT TRUE THEN
+            EXECUTE 'SELECT last, EXISTS (SELECT FROM ' || log || ' WHERE global_position > last)'
+                || ' FROM (SELECT pg_sequence_last_value($1) AS last OFFSET 0) AS issued'
+                INTO last, is_behind USING sequence;
+        END IF;
+        IF is_behind THEN
+            RAISE object_not_in_prerequisite_state USING
+                MESSAGE = 'the sequence of ' || log || '.global_position is behind the log: new events would get '
+                    || 'positions that consumers have already passed',
+                HINT = 'SELECT setval(' || quote_literal(sequence)
+                    || ', (SELECT max(global_position) FROM ' || log || '));';
+        END IF;
+        PERFORM set_config('pupsourcing_sa.checked_' || TG_RELID, coalesce(last::text, ''), false);
+        last := coalesce(last & 2147483647, -1);
+        PERFORM pg_advisory_xact_lock_shared(TG_RELID::integer, last::integer);
+        PERFORM set_config('pupsourcing_sa.mark_' || TG_RELID, last::text, true);
     END IF;
     RETURN NULL;
 END
