@@ -54,8 +54,14 @@ def check_int(name: str, value: Any, *, minimum: int = 0, maximum: int = MAX_BIG
             raise TypeError(f"{name} must be an int{' or None' if is_optional else ''}, not {type(value).__name__}")
         value = int.__int__(value)
     if not minimum <= value <= maximum:
-        raise ValueError(f"{name} must be between {minimum} and {maximum}, not {value}")
+        raise ValueError(f"{name} must be between {minimum} and {maximum}, not {_shown(value)}")
     return value
+
+
+def _shown(value: float) -> object:
+    # Python refuses to write an int of more than 4,300 digits.
+    is_long = isinstance(value, int) and value.bit_length() > 1000
+    return "an int of more than 300 digits" if is_long else value
 
 
 def check_seconds(name: str, value: object) -> int | float:
@@ -64,7 +70,7 @@ def check_seconds(name: str, value: object) -> int | float:
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     value = int.__int__(value) if isinstance(value, int) else float.__float__(value)
     if not 0 < value <= MAX_SECONDS:  # False for NaN
-        raise ValueError(f"{name} must be greater than 0 and at most {MAX_SECONDS:,} seconds, not {value}")
+        raise ValueError(f"{name} must be greater than 0 and at most {MAX_SECONDS:,} seconds, not {_shown(value)}")
     return value
 
 

@@ -43,6 +43,7 @@ def test_values_in_range_are_accepted():
         (check_int, 1.0, {"is_optional": True}, TypeError, "n must be an int or None, not float"),
         (check_int, None, {}, TypeError, "n must be an int, not NoneType"),
         (check_int, -1, {}, ValueError, "n must be between 0 and 9223372036854775807, not -1"),
+        pytest.param(check_int, 10**5000, {}, ValueError, "n must be between 0 and", id="long"),
         (check_int, 8, {"minimum": 1, "maximum": 7}, ValueError, "n must be between 1 and 7, not 8"),
         (check_seconds, "1", {}, TypeError, "n must be a number of seconds, not str"),
         (check_seconds, True, {}, TypeError, "n must be a number of seconds, not bool"),
