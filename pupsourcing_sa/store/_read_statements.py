@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    Double,
     FromClause,
     Select,
     Text,
@@ -159,6 +160,42 @@ class ReadStatements:
         c = self._events.c
         is_wanted = c.event_id == func.any(parameter("event_ids", ARRAY(c.event_id.type)))
         return select(*self._row(c)).where(is_wanted).order_by(c.global_position)
+
+    @cached_property
+    def by_position(self) -> Select[Any]:
+        """Select events by their positions in the log's order, by the primary key."""
+        c = self._events.c
+        is_wanted = c.global_position == func.any(parameter("positions", ARRAY(BigInteger())))
+        return select(*self._row(c)).where(is_wanted).order_by(c.global_position)
+
+    @cached_property
+    def sample(self) -> Select[Any]:
+        """Select random events of each type and version in a range of the primary key, and the number of all of them.
+
+        An event gets a random key. Those with the smallest keys are the sample, even of several ranges.
+        """
+        c = self._events.c
+        after, up_to, limit = (opaque_parameter(name, BigInteger()) for name in ("after", "up_to", "limit"))
+        key = cast(func.random(type_=Double()) * constant(2**53), BigInteger).label("key")
+        part = (
+            select(c.event_type, c.event_version, c.global_position, key)
+            .where(c.global_position > after, c.global_position <= up_to)
+            .order_by(c.global_position)
+            .limit(limit)
+            .subquery("pupsourcing_part")
+            .c
+        )
+        pair = (part.event_type, part.event_version)
+        ranked = select(
+            *pair,
+            func.count().over(partition_by=pair).label("events"),
+            part.key,
+            part.global_position,
+            func.max(part.global_position).over().label("last"),
+            func.row_number().over(partition_by=pair, order_by=part.key).label("number"),
+        ).subquery("pupsourcing_ranked")
+        *columns, number = ranked.c
+        return select(*columns).where(number <= parameter("size", BigInteger()))
 
     @cached_property
     def latest_global_position(self) -> Select[Any]:

@@ -120,6 +120,30 @@ class LogReader:
             rows = driver_rows(connection, self._statements.by_id, {"event_ids": list(event_ids)})
         return PersistedEvent.from_rows(rows, self._decoder)
 
+    def events_at(self, session: SyncSession, positions: Iterable[int]) -> list[PersistedEvent]:
+        """Return the events at these positions, in the log's order."""
+        with self._connection(session) as connection:
+            rows = driver_rows(connection, self._statements.by_position, {"positions": list(positions)})
+        return PersistedEvent.from_rows(rows, self._decoder)
+
+    def sample(self, session: SyncSession, after: int, up_to: int, limit: int, size: int) -> list[Any]:
+        """Return the number of events of each type and version in a part of the log, and a random sample of them.
+
+        Args:
+            session: the transaction to read in.
+            after: position before the part.
+            up_to: last position of the log to read.
+            limit: number of events in the part.
+            size: maximum number of events in each sample.
+
+        Returns:
+            A row for each event in a sample: event type, version, number of events with both, random key of this event,
+            its position, and the last position of the part.
+        """
+        parameters = {"after": after, "up_to": up_to, "limit": limit, "size": size}
+        with self._connection(session) as connection:
+            return driver_rows(connection, self._statements.sample, parameters)
+
     # -- the log -----------------------------------------------------------------------------------------------
 
     def page(

@@ -29,6 +29,29 @@ WHERE
 ORDER BY
   events.global_position;
 
+-- by_position
+SELECT
+  events.global_position,
+  events.aggregate_type,
+  events.aggregate_id,
+  events.aggregate_version,
+  uuid_send(events.event_id) AS uuid_send_1,
+  events.event_type,
+  events.event_version,
+  events.payload,
+  events.trace_id,
+  events.correlation_id,
+  events.causation_id,
+  CAST(events.metadata AS TEXT) AS metadata,
+  timestamptz_send(events.created_at) AS timestamptz_send_1
+FROM events
+WHERE
+  events.global_position = ANY(
+    CAST(%(positions)s AS BIGINT[])
+  )
+ORDER BY
+  events.global_position;
+
 -- following
 SELECT
   MIN(events.global_position) AS min_1
@@ -40,6 +63,53 @@ WHERE
 SELECT
   MAX(events.global_position) AS max_1
 FROM events;
+
+-- sample
+SELECT
+  pupsourcing_ranked.event_type,
+  pupsourcing_ranked.event_version,
+  pupsourcing_ranked.events,
+  pupsourcing_ranked.key,
+  pupsourcing_ranked.global_position,
+  pupsourcing_ranked.last
+FROM (
+  SELECT
+    pupsourcing_part.event_type AS event_type,
+    pupsourcing_part.event_version AS event_version,
+    COUNT(*) OVER (PARTITION BY pupsourcing_part.event_type, pupsourcing_part.event_version) AS events,
+    pupsourcing_part.key AS key,
+    pupsourcing_part.global_position AS global_position,
+    MAX(pupsourcing_part.global_position) OVER () AS last,
+    ROW_NUMBER() OVER (
+      PARTITION BY pupsourcing_part.event_type, pupsourcing_part.event_version
+      ORDER BY pupsourcing_part.key
+    ) AS number
+  FROM (
+    SELECT
+      events.event_type AS event_type,
+      events.event_version AS event_version,
+      events.global_position AS global_position,
+      CAST(RANDOM() * 9007199254740992 AS BIGINT) AS key
+    FROM events
+    WHERE
+      events.global_position > (
+        SELECT
+          CAST(%(after)s AS BIGINT) AS anon_1
+      )
+      AND events.global_position <= (
+        SELECT
+          CAST(%(up_to)s AS BIGINT) AS anon_2
+      )
+    ORDER BY
+      events.global_position
+    LIMIT (
+      SELECT
+        CAST(%(limit)s AS BIGINT) AS anon_3
+    )
+  ) AS pupsourcing_part
+) AS pupsourcing_ranked
+WHERE
+  pupsourcing_ranked.number <= CAST(%(size)s AS BIGINT);
 
 -- aggregate_stream: forwards
 SELECT

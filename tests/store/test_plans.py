@@ -185,6 +185,17 @@ def test_a_byte_limit_adds_no_sort(big_log: Engine, explained: Explained, scope:
         assert nodes.count("Sort") == unlimited.count("Sort")
 
 
+def test_a_sample_reads_its_part_of_the_log(big_log: Engine, explained: Explained):
+    with Session(big_log) as session, explained(big_log) as plans:
+        rows = STORE.reader.sample(session, 100_000, EVENTS, 1000, 3)
+        assert len(STORE.reader.events_at(session, [row[4] for row in rows])) == 15
+    # The filter on the rank removes most of the thousand rows. A bitmap scan counts in the index and in the table.
+    for plan, most in zip(plans, (2000, 30), strict=True):
+        assert "events_pkey" in plan
+        assert "Seq Scan" not in plan
+        assert rows_read(plan) <= most
+
+
 def test_a_rare_scope_that_has_nothing_new_looks_at_nothing(big_log: Engine, explained: Explained):
     with Session(big_log) as session, explained(big_log) as plans:
         STORE.reader.page(session, Scope.of(aggregate_types={"Rare"}), 199_000, EVENTS, 100)
