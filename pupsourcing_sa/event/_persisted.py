@@ -47,7 +47,7 @@ class EventDecoder(Protocol):
 
     @property
     def decoders(self) -> Mapping[tuple[str, int], Callable[[bytes], Any]]:
-        """Decoders of current versions, by event type and version. They may raise ValueErrors of their own."""
+        """Decoders of current versions, by event type and version. They raise errors of their own."""
 
     def is_known(self, event_type: str, /) -> bool: ...
     def decode(self, event_type: str, event_version: int, payload: bytes, /) -> tuple[Any, ...]: ...
@@ -187,7 +187,7 @@ class PersistedEvent(EncodedEvent, Generic[_E_co]):
             if decode is not None:
                 try:
                     decoded: _E_co = decode(row[7])
-                except (ValueError, RecursionError):
+                except Exception:  # noqa: BLE001
                     pass  # decoded again below, by a method that explains the error
                 else:
                     _set_data(self, decoded)

@@ -251,7 +251,7 @@ class EventRegistry:
                 raise InvalidPayload("the datetime has no time zone; use one such as datetime.UTC", path)
             if self._verify:
                 codec.decode(payload)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 - the application's codec or class may raise any
             raise _payload_error(event_type.name, event_type.version, error) from _cause(error)
         if type(payload) is not bytes:
             raise TypeError(f"the codec of {event_type.name!r} must return bytes, not {type(payload).__name__}")
@@ -282,11 +282,13 @@ class EventRegistry:
         if decoder is not None:
             try:
                 return (decoder(payload),)
-            except (ValueError, RecursionError):
+            except Exception:  # noqa: BLE001
                 pass  # decoded again below, by a method that explains the error
         try:
             return self._upcast(event_type, event_version, payload)
-        except ValueError as error:
+        except UnknownEventTypeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above, and upcasters
             raise _payload_error(event_type, event_version, error) from _cause(error)
 
     def stored_types(self, *classes: type[Any]) -> frozenset[str]:
@@ -378,8 +380,8 @@ class EventRegistry:
 def _payload_error(event_type: str, version: int, error: Exception) -> PayloadError:
     if isinstance(error, InvalidPayload):
         return PayloadError(event_type, version, error.path, error.problem)
-    # The text of another error may quote a value.
-    return PayloadError(event_type, version, None, f"the codec raised {type(error).__name__}")
+    # The text of another error may quote a value. It may be one of the class, such as of __post_init__.
+    return PayloadError(event_type, version, None, f"the class or its codec raised {type(error).__name__}")
 
 
 def _cause(error: Exception) -> BaseException | None:

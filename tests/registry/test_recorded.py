@@ -125,3 +125,21 @@ def test_a_deterministic_id_depends_on_event_part_name_and_number(events: EventR
         deterministic_id(event, "")
     with pytest.raises(ValueError, match="n must be between 0"):
         deterministic_id(event, "charge", -1)
+
+
+def test_an_error_of_the_class_is_one_of_the_event() -> None:
+    events = EventRegistry()
+
+    @events.register("Priced")
+    @dataclass(frozen=True)
+    class Priced:
+        currency: str
+
+        def __post_init__(self) -> None:
+            {"EUR": 2}[self.currency]
+
+    event = recorded(events, "Priced", {"currency": "secret"})
+    with pytest.raises(EventDecodingError, match=r"the class or its codec raised KeyError") as caught:
+        _ = event.data
+    assert "secret" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError)
