@@ -117,7 +117,8 @@ class Fleet:
         if self.is_async:
             async_engine = make_async_engine(self.engine, self.driver)  # one each: it belongs to the worker's loop
             self._async_engines.append(async_engine)
-            factory, store = async_sessionmaker(async_engine), AsyncEventStore(self.store.tables)
+            factory = async_sessionmaker(async_engine)
+            store = AsyncEventStore(self.store.tables, registry=self.store.registry)
         return Worker(factory, store, consumers, config=WorkerConfig(**QUICK | config), telemetry=telemetry)
 
     def start(self, worker: Worker) -> threading.Thread:
