@@ -96,7 +96,7 @@ def test_what_cannot_be_read(command: Command, engine: Engine, store: EventStore
             "or returned neither a dict nor events",
             f"problem: Placed v1 at position 7 ({UUID(int=7)}): the payload is not JSON, which upcasters need",
             f"problem: Placed v2 at position 3 ({UUID(int=3)}): $.amount: Expected `int`, got `str`",
-            f"problem: Placed v2 at position 10 ({UUID(int=10)}): decoding it raised KeyError",
+            f"problem: Placed v2 at position 10 ({UUID(int=10)}): the class or its codec raised KeyError",
             f"problem: Placed v3 at position 8 ({UUID(int=8)}): there is no upcaster of 'Placed' from version 3 to 2; "
             "deploy the code that wrote it",
             "log: 11 events",
