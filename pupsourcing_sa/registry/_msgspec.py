@@ -13,6 +13,8 @@ __all__ = ["MsgspecCodec"]
 
 #: msgspec ends its messages with the path of the field.
 _PATH: Final = re.compile(r" - at `(?P<path>[^`]*)`$")
+#: msgspec's descriptions of classes whose payloads are JSON objects.
+_OBJECTS: Final = ("DataclassType", "StructType", "TypedDictType")
 #: The beginnings of messages that quote names of the schema only. Other messages may quote a value of the payload.
 _WITHOUT_VALUES: Final = (
     "Expected ",
@@ -50,13 +52,24 @@ class MsgspecCodec:
         name, msgspec = getattr(cls, "__qualname__", repr(cls)), self._msgspec
         try:
             decode = msgspec.json.Decoder(cls).decode
-            unsupported = next(_custom_types(msgspec.inspect.type_info(cls)), None)
+            info = msgspec.inspect.type_info(cls)
+            unsupported = next(_custom_types(info), None)
         except TypeError as error:
             hint = ""
             if "unions" in str(error):
                 hint = ". Make the types of the union msgspec.Struct with a tag, or register the class with "
                 hint += "codec=PydanticCodec()"
             raise TypeError(f"{name} cannot be encoded by msgspec: {error}{hint}") from error
+        if type(info).__name__ not in _OBJECTS:
+            raise TypeError(
+                f"{name} is not a dataclass, an attrs class, a msgspec.Struct or a TypedDict; use one of these, or "
+                "pass a codec that supports it to register()"
+            )
+        if getattr(info, "array_like", False):
+            raise TypeError(
+                f"{name} is array_like, so a new field in the middle would change the meaning of old events; remove "
+                "the option"
+            )
         if unsupported is not None:
             raise TypeError(
                 f"{name} cannot be encoded by msgspec: it has a field of type {unsupported.__qualname__}, which "

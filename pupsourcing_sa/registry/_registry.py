@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -144,6 +145,10 @@ class EventRegistry:
             self._refuse_if_complete(f"add an upcaster of {name!r}")
             if not callable(function):
                 raise TypeError(f"an upcaster must be a function, not {type(function).__name__}")
+            if inspect.iscoroutinefunction(function):
+                raise TypeError(
+                    "an upcaster must be a function, not a coroutine function; it must not wait for anything"
+                )
             if (name, from_version) in self._steps:
                 raise ValueError(f"{name!r} has an upcaster from version {from_version} already")
             self._steps[name, from_version] = Step(function, names)
@@ -241,7 +246,7 @@ class EventRegistry:
         else:
             found = self._by_class.get(type(data))
             if found is None:
-                raise self._not_registered(type(data))
+                raise self._not_registered(data)
             event_type = found
         codec = event_type.codec
         try:
@@ -303,7 +308,7 @@ class EventRegistry:
         wanted: set[str] = set()
         for cls in classes:
             if cls not in self._by_class:
-                raise self._not_registered(cls)
+                raise self._unknown(cls)
             wanted.add(self._by_class[cls].name)
         # A stored type may become a wanted one in several steps.
         count = 0
@@ -367,7 +372,14 @@ class EventRegistry:
         if name in self._retired:
             raise ValueError(f"{name!r} is retired; use another name")
 
-    def _not_registered(self, cls: type[Any]) -> TypeError:
+    def _not_registered(self, data: Any) -> TypeError:
+        if isinstance(data, type) and data in self._by_class:
+            return TypeError(
+                f"an event must be an object, not the class {data.__qualname__}; write {data.__qualname__}(…)"
+            )
+        return self._unknown(type(data))
+
+    def _unknown(self, cls: type[Any]) -> TypeError:
         base = next((base for base in getattr(cls, "__mro__", ()) if base in self._by_class), None)
         if base is not None:
             return TypeError(

@@ -122,11 +122,13 @@ def _call(step: Step, name: str, version: int, data: Any) -> dict[str, Any] | Se
         raise InvalidPayload(f"{title} needs a JSON object, not {type(data).__name__}")
     try:
         result = step.function(data)
-        if not isinstance(result, dict):
+        if isinstance(result, Iterable) and not isinstance(result, dict):
             result = tuple(result)
     except Exception as error:
         # The text of the exception may quote the payload.
-        raise InvalidPayload(f"{title} raised {type(error).__name__}, or returned neither a dict nor events") from error
+        raise InvalidPayload(f"{title} raised {type(error).__name__}") from error
+    if not isinstance(result, (dict, tuple)):
+        raise InvalidPayload(f"{title} must return a dict or a sequence of Upcasted, not {type(result).__name__}")
     for part in () if isinstance(result, dict) else result:
         if not isinstance(part, Upcasted) or not isinstance(part.data, dict):
             raise InvalidPayload(f"{title} must return a dict or a sequence of Upcasted with dicts as data")

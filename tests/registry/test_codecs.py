@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from pupsourcing_sa.errors import MissingExtraError, PayloadError
@@ -236,3 +237,15 @@ def test_a_missing_package_is_named_with_the_extra(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"{package} is not installed: pip install 'pupsourcing-sa\[events\]'"):
         codec()
+
+
+class AsArray(msgspec.Struct, array_like=True):
+    sku: str
+
+
+@pytest.mark.parametrize(
+    ("cls", "problem"), [(int, "int is not a dataclass"), (Color, "Color is not a"), (AsArray, "AsArray is array_like")]
+)
+def test_payloads_must_be_json_objects(cls: type[Any], problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        registry_of(cls)

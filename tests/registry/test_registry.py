@@ -155,8 +155,8 @@ def test_200_versions() -> None:
 @pytest.mark.parametrize(
     ("step", "problem"),
     [
-        (lambda old: None, "returned neither a dict nor events"),
-        (lambda old: 5, "returned neither a dict nor events"),
+        (lambda old: None, "must return a dict or a sequence of Upcasted, not NoneType"),
+        (lambda old: 5, "must return a dict or a sequence of Upcasted, not int"),
         (lambda old: "ab", "must return a dict or a sequence of Upcasted"),
         (lambda old: [old], "must return a dict or a sequence of Upcasted"),
         (lambda old: [Upcasted("Placed", 2, "x")], "must return a dict or a sequence of Upcasted"),  # type: ignore[arg-type]
@@ -341,3 +341,18 @@ def test_an_application_can_have_a_codec_of_its_own() -> None:
     with pytest.raises(PayloadError, match="codec raised ValueError") as caught:
         events.decode("Line", 1, b"!")
     assert "ann@" not in str(caught.value)
+
+
+def test_an_upcaster_is_not_a_coroutine_function() -> None:
+    async def step(old: dict[str, Any]) -> dict[str, Any]:
+        return old
+
+    with pytest.raises(TypeError, match="not a coroutine function"):
+        EventRegistry().upcast("Placed", from_version=1)(step)  # type: ignore[type-var]
+
+
+def test_a_class_is_no_event() -> None:
+    events = EventRegistry()
+    events.register("Placed")(Placed)
+    with pytest.raises(TypeError, match=r"an object, not the class Placed; write Placed\(…\)"):
+        events.encode(Placed)
