@@ -279,7 +279,7 @@ class TypedConsumer:
             if handler is not None:
                 yield part, handler
             elif self._unknown == "raise":
-                raise UnknownEventTypeError(part.event_type, False)
+                raise UnknownEventTypeError(part.event_type, is_retired=False, consumer=self.name)
 
 
 def _classes_of(union: Any) -> tuple[type[Any], ...]:

@@ -75,10 +75,14 @@ class UnknownEventTypeError(PupsourcingError, LookupError):
     Attributes:
         event_type: the stored event type.
         is_retired: True if the type was retired.
+        consumer: the consumer with ``unknown="raise"`` that has no handler of the type; ``None`` if it has no class.
     """
 
-    def __init__(self, event_type: str, is_retired: bool) -> None:
+    def __init__(self, event_type: str, is_retired: bool, consumer: str | None = None) -> None:
         self.event_type = event_type
         self.is_retired = is_retired
+        self.consumer = consumer
         remedy = "is retired; use its payload" if is_retired else "is not registered; register its class, or retire it"
+        if consumer is not None:
+            remedy = f"has no handler in consumer {consumer!r}; add one with handles(), or declare unknown='raw'"
         super().__init__(f"event type {event_type!r} {remedy}")

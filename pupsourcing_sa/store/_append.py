@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
+from types import NoneType
 from typing import Any, NoReturn
 from uuid import UUID
 
-from pupsourcing_sa._checks import check_text
+from pupsourcing_sa._checks import check_text, check_type
 from pupsourcing_sa.errors import DuplicateEventError, NoEventsError, OptimisticConcurrencyError
 from pupsourcing_sa.event import Event
 from pupsourcing_sa.event.encoding import for_jsonb, has_nul
@@ -116,6 +117,7 @@ def _encoded(
     needs_ids: bool,
 ) -> tuple[Event, ...]:
     """Make events of objects; those that are events already remain."""
+    check_type("event_ids", event_ids, (Sequence, NoneType), "a sequence of uuid.UUID")
     if event_ids is not None and len(event_ids) != len(objects):
         raise ValueError(f"event_ids must have an id for each of the {len(objects)} events, not {len(event_ids)}")
     given = []

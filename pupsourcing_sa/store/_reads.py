@@ -71,7 +71,9 @@ class EventReads:
         )
         events = page.events
         version = max(events[0].aggregate_version, events[-1].aggregate_version) if events else 0
-        return Stream(aggregate_type, aggregate_id, tuple(expanded(events, self.registry)), version)
+        return Stream(
+            aggregate_type, aggregate_id, tuple(expanded(events, self.registry, backwards=backwards)), version
+        )
 
     def iterate_aggregate_stream(
         self,
@@ -179,7 +181,8 @@ class EventReads:
         up_to = check_int("up_to", up_to, is_optional=True)
         end = self.reader.end(session, up_to)
         events = self.reader.page(session, scope, after, end, limit, max_bytes=max_bytes, backwards=backwards).events
-        return EventList(expanded(events, self.registry), events[-1].global_position if events else after)
+        last_position = events[-1].global_position if events else after
+        return EventList(expanded(events, self.registry, backwards=backwards), last_position)
 
     def iterate_events(
         self,

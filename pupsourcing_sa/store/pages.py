@@ -76,8 +76,10 @@ class EventList(list[PersistedEvent]):
         self.last_position = last_position
 
 
-def expanded(events: list[PersistedEvent], registry: EventRegistry | None) -> list[PersistedEvent]:
-    """Return the events that upcasters make of these rows.
+def expanded(
+    events: list[PersistedEvent], registry: EventRegistry | None, *, backwards: bool = False
+) -> list[PersistedEvent]:
+    """Return the events that upcasters make of these rows. If the rows are in descending order, so are the parts.
 
     A row that cannot be decoded remains, and raises at ``data``.
     """
@@ -88,7 +90,7 @@ def expanded(events: list[PersistedEvent], registry: EventRegistry | None) -> li
     for event in events:
         if event.event_type in split_types:
             try:
-                found += event.parts()
+                found += reversed(event.parts()) if backwards else event.parts()
                 continue
             except PayloadError:
                 pass

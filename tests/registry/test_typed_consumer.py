@@ -136,8 +136,11 @@ def test_an_undecodable_event_fails_alone() -> None:
 def test_all_events_if_unknown_ones_are_errors() -> None:
     orders = consumer_of(is_async=False, unknown="raise", aggregate_types={"Order"})
     assert orders.event_types is None
-    for event_type, payload in (("Foreign", {}), ("Noted", {"text": "x"})):
-        with pytest.raises(UnknownEventTypeError, match=event_type):
+    for event_type, payload, problem in (
+        ("Foreign", {}, "'Foreign' is not registered"),
+        ("Noted", {"text": "x"}, "'Noted' has no handler in consumer 'orders'"),
+    ):
+        with pytest.raises(UnknownEventTypeError, match=problem):
             orders.handle(None, stored(1, event_type, payload, 1, orders.registry))
 
 

@@ -124,6 +124,8 @@ def test_three_releases_of_an_application(typed_log: Log) -> None:
     expected = [Placed(20), Placed(20), Moved("Bern"), Placed(30), Placed(4), Moved("Chur")]
     stream = transaction.read_aggregate_stream(*ORDER)
     assert [event.data for event in stream] == expected
+    backwards = transaction.read_aggregate_stream(*ORDER, backwards=True)
+    assert [event.data for event in backwards] == expected[::-1]
     assert [event.part for event in stream] == [0, 0, 1, 0, 0, 0]
     assert stream.version == 6
     viewed = transaction.read_aggregate_stream(*ORDER, from_version=3, to_version=3)
@@ -140,6 +142,7 @@ def test_three_releases_of_an_application(typed_log: Log) -> None:
     transaction.commit()
     reader = typed_log.begin()
     assert [event.data for event in reader.read_events()] == expected
+    assert [event.data for event in reader.read_events(backwards=True)] == expected[::-1]
     # A page counts rows. The third row becomes no event, and a follower continues behind it.
     page = reader.read_events(limit=3)
     assert [event.data for event in page] == expected[:3]
@@ -194,6 +197,7 @@ class Other:
         (Placed(1), {"aggregate": ORDER}, TypeError, "events must be a sequence of events, not Placed"),
         ([], {"aggregate": ORDER}, NoEventsError, "at least one event"),
         ([Placed(1)], {"aggregate": ORDER, "event_ids": []}, ValueError, "event_ids must have an id for each of the 1"),
+        ([Placed(1)], {"aggregate": ORDER, "event_ids": 5}, TypeError, "event_ids must be a sequence of uuid.UUID"),
         ([Placed(1)], {"aggregate": ORDER, "event_ids": ["x"]}, TypeError, "event_id must be a uuid.UUID"),
         ([Placed(1)], {"aggregate": ORDER, "idempotent": True}, ValueError, "idempotent=True needs event_ids"),
         ([make_event()], {"event_ids": [uuid4()]}, TypeError, "an Event has its own event_id"),
