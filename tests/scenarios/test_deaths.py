@@ -118,6 +118,7 @@ def test_stopped_in_the_middle_of_a_batch_and_continued(scene: Scene, fleet: Fle
     assert scene.applied("one")[last] == sleeper.name
 
 
+@pytest.mark.exhaustive
 def test_stopped_at_any_moment_under_load_and_continued(scene: Scene, fleet: Fleet):
     nodes = [fleet.start(CONSUMERS, driver=driver, heartbeat_timeout=HEARTBEAT_TIMEOUT) for driver in DRIVERS]
     with scene.load(*CONSUMERS):
@@ -163,7 +164,9 @@ def test_a_graceful_stop_in_the_middle_of_a_batch(scene: Scene, fleet: Fleet, dr
     [
         ("psycopg", "hang", 0),
         pytest.param("asyncpg", "hang", 0, marks=pytest.mark.exhaustive),
-        ("async-psycopg", "block", 1),  # like a crash: the loop that would end the process is blocked
+        pytest.param(
+            "async-psycopg", "block", 1, marks=pytest.mark.exhaustive
+        ),  # like a crash: the loop that would end the process is blocked
     ],
 )
 def test_a_handler_that_hangs_cannot_keep_the_process(scene: Scene, fleet: Fleet, driver: str, what: str, status: int):

@@ -50,6 +50,7 @@ def test_one_node_and_many_and_one_again(scene: Scene, fleet: Fleet, others: int
     scene.assert_applied_exactly_once(*consumers)
 
 
+@pytest.mark.exhaustive
 def test_a_rolling_deploy_of_other_consumers(scene: Scene, fleet: Fleet):
     both = {"kept": Follows(partitions=3), "other": Follows()}
     before, after = both | {"dropped": Follows()}, both | {"added": Follows(partitions=2)}

@@ -155,8 +155,8 @@ def test_what_another_transaction_writes_in_between_is_kept(drivers: Fleet, isol
     assert recorder.named("worker.event_failed") == []
 
 
-def test_partitions_that_share_rows_count_every_event(both_fleets: Fleet):
-    fleet, recorder = both_fleets, Recorder()
+def test_partitions_that_share_rows_count_every_event(fleet: Fleet):
+    recorder = Recorder()
     Base.metadata.drop_all(fleet.engine)
     Base.metadata.create_all(fleet.engine)
     fleet.append(40)
