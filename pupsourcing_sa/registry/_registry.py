@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_names, check_text, check_type
-from pupsourcing_sa.errors import PayloadError, UnknownEventTypeError
+from pupsourcing_sa.errors import UnknownEventTypeError
 from pupsourcing_sa.registry._classes import check_class, check_codec, default_codec
 from pupsourcing_sa.registry._event_type import EncodedPayload, EventType, NamedData
 from pupsourcing_sa.registry._naive import naive_datetime
+from pupsourcing_sa.registry._refusals import cause_of, not_registered, not_registered_class, payload_error
 from pupsourcing_sa.registry._step_checks import checked_steps
 from pupsourcing_sa.registry.codec import InvalidPayload, PayloadCodec
 from pupsourcing_sa.registry.upcasting import Step, Upcaster, upcast
@@ -246,7 +247,7 @@ class EventRegistry:
         else:
             found = self._by_class.get(type(data))
             if found is None:
-                raise self._not_registered(data)
+                raise not_registered(data, self._by_class)
             event_type = found
         codec = event_type.codec
         try:
@@ -257,7 +258,7 @@ class EventRegistry:
             if self._verify:
                 codec.decode(payload)
         except Exception as error:  # noqa: BLE001 - the application's codec or class may raise any
-            raise _payload_error(event_type.name, event_type.version, error) from _cause(error)
+            raise payload_error(event_type.name, event_type.version, error) from cause_of(error)
         if type(payload) is not bytes:
             raise TypeError(f"the codec of {event_type.name!r} must return bytes, not {type(payload).__name__}")
         return EncodedPayload(event_type.name, event_type.version, payload)
@@ -294,7 +295,7 @@ class EventRegistry:
         except UnknownEventTypeError:
             raise
         except Exception as error:  # noqa: BLE001 - as above, and upcasters
-            raise _payload_error(event_type, event_version, error) from _cause(error)
+            raise payload_error(event_type, event_version, error) from cause_of(error)
 
     def stored_types(self, *classes: type[Any]) -> frozenset[str]:
         """Return the stored event types that can become objects of these classes.
@@ -308,7 +309,7 @@ class EventRegistry:
         wanted: set[str] = set()
         for cls in classes:
             if cls not in self._by_class:
-                raise self._unknown(cls)
+                raise not_registered_class(cls, self._by_class)
             wanted.add(self._by_class[cls].name)
         # A stored type may become a wanted one in several steps.
         count = 0
@@ -371,31 +372,3 @@ class EventRegistry:
             )
         if name in self._retired:
             raise ValueError(f"{name!r} is retired; use another name")
-
-    def _not_registered(self, data: Any) -> TypeError:
-        if isinstance(data, type) and data in self._by_class:
-            return TypeError(
-                f"an event must be an object, not the class {data.__qualname__}; write {data.__qualname__}(…)"
-            )
-        return self._unknown(type(data))
-
-    def _unknown(self, cls: type[Any]) -> TypeError:
-        base = next((base for base in getattr(cls, "__mro__", ()) if base in self._by_class), None)
-        if base is not None:
-            return TypeError(
-                f"{cls.__qualname__} is not registered, only its base class {base.__qualname__} is. The log would lose "
-                f"the class; register {cls.__qualname__} under a name of its own"
-            )
-        return TypeError(f"{cls.__qualname__} is not registered; decorate it with @registry.register('name')")
-
-
-def _payload_error(event_type: str, version: int, error: Exception) -> PayloadError:
-    if isinstance(error, InvalidPayload):
-        return PayloadError(event_type, version, error.path, error.problem)
-    # The text of another error may quote a value. It may be one of the class, such as of __post_init__.
-    return PayloadError(event_type, version, None, f"the class or its codec raised {type(error).__name__}")
-
-
-def _cause(error: Exception) -> BaseException | None:
-    """Return the application's own exception. The exceptions of msgspec and Pydantic may quote values."""
-    return error.__cause__ if isinstance(error, InvalidPayload) else error
