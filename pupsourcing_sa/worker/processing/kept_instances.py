@@ -49,12 +49,14 @@ class KeptInstances:
         session: a session that is closed at the end of the context.
     """
 
-    __slots__ = ("_instances", "_is_flushing", "_is_judged", "_session")
+    __slots__ = ("_connections", "_instances", "_is_flushing", "_is_judged", "_session")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         #: The instances by their id(), because a class may define equality.
         self._instances: OrderedDict[int, object] = OrderedDict()
+        #: The connections of the current transaction that are not watched yet.
+        self._connections: list[Connection] = []
         self._is_flushing = False
         #: The session has announced the next statement that does not belong to a flush.
         self._is_judged = False
@@ -69,7 +71,7 @@ class KeptInstances:
         for name in ("after_flush", "after_soft_rollback"):
             event.listen(self._session, name, self._end_flush)
         event.listen(self._session, "do_orm_execute", self._release_stale)
-        event.listen(self._session, "after_begin", self._watch)
+        event.listen(self._session, "after_begin", self._begin)
         _kept[self._session] = self
         return self
 
@@ -80,6 +82,8 @@ class KeptInstances:
         self._instances.clear()
 
     def _keep(self, session: Session, instance: object) -> None:
+        if self._connections:
+            self._watch()
         self._instances[id(instance)] = instance
         if len(self._instances) > _MAX_INSTANCES:
             self._instances.popitem(last=False)
@@ -93,8 +97,19 @@ class KeptInstances:
     def _end_flush(self, *_: object) -> None:
         self._is_flushing = False
 
-    def _watch(self, session: Session, transaction: object, connection: Connection) -> None:
-        event.listen(connection, "before_execute", self._release_unannounced)
+    def _begin(self, session: Session, transaction: object, connection: Connection) -> None:
+        self._connections = [known for known in self._connections if known.in_transaction()]
+        self._connections.append(connection)
+        if self._instances:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Watch the connections. An event of a connection slows its statements, so wait for the first instance."""
+        # Their last statement was not watched.
+        self._is_judged = False
+        for connection in self._connections:
+            event.listen(connection, "before_execute", self._release_unannounced)
+        self._connections.clear()
 
     def _release_unannounced(
         self, connection: Connection, statement: object, multiparams: object, params: object, execution_options: object
