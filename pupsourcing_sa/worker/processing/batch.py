@@ -293,12 +293,13 @@ class BatchTransaction:
         progress: BatchProgress,
     ) -> None:
         """Call the handler with one event after the other, until the batch must end."""
-        check, clock, is_stopping, ends_at = guard.check, self._context.clock, self._is_stopping, request.ends_at
+        clock, is_stopping, ends_at = self._context.clock, self._is_stopping, request.ends_at
         for number, event in enumerate(progress.events):
             progress.current = number
             set_cause(event)
             call(event)
-            check()
+            if guard.is_alarmed:
+                guard.check()
             if request.is_contended and not number & (number + 1):
                 session.flush()
             # This does not check is_aborted, because the worker stops before it aborts.

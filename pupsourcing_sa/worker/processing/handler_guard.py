@@ -28,6 +28,8 @@ from pupsourcing_sa.postgres.errors import is_in_failed_transaction
 __all__ = ["HandlerGuard", "is_for_worker"]
 
 
+#: Events of a session when one of its transactions ends. A flush and a savepoint are transactions, too.
+_ENDS: Final = ("after_soft_rollback", "after_transaction_end")
 #: The guards of running batches, by the connections of their sessions.
 _guards: Final[dict[Connection, HandlerGuard]] = {}
 
@@ -45,7 +47,7 @@ class HandlerGuard:
             that aborted it.
     """
 
-    __slots__ = ("_connection", "_consumer", "_error", "_refusal", "_session", "_transaction")
+    __slots__ = ("_connection", "_consumer", "_error", "_refusal", "_session", "_transaction", "is_alarmed")
 
     def __init__(self, session: Session, connection: Connection, consumer: str) -> None:
         transaction = session.get_transaction()
@@ -57,9 +59,13 @@ class HandlerGuard:
         self._refusal: HandlerTransactionError | None = None
         #: The last error of the connection, except that the transaction is aborted.
         self._error: BaseException | None = None
+        #: The handler has done something after which `check` may refuse it.
+        self.is_alarmed = False
 
     def __enter__(self) -> Self:
         sqlalchemy_event.listen(self._session, "before_commit", self._refuse)
+        for name in _ENDS:
+            sqlalchemy_event.listen(self._session, name, self._alarm)
         # SQLAlchemy has this event for a dialect as a whole, and not for one connection.
         if not sqlalchemy_event.contains(self._connection.dialect, "handle_error", _remember):
             sqlalchemy_event.listen(self._connection.dialect, "handle_error", _remember)
@@ -68,6 +74,8 @@ class HandlerGuard:
 
     def __exit__(self, type_: object, error: BaseException | None, traceback: object) -> None:
         sqlalchemy_event.remove(self._session, "before_commit", self._refuse)
+        for name in _ENDS:
+            sqlalchemy_event.remove(self._session, name, self._alarm)
         try:
             if error is None:
                 self.check()
@@ -82,6 +90,7 @@ class HandlerGuard:
 
     def check(self) -> None:
         """Raise `HandlerTransactionError` if the handler has ended the transaction, or tried to, or has aborted it."""
+        self.is_alarmed = False
         # The handler may have caught the refusal.
         if self._refusal is not None:
             raise self._refusal
@@ -96,6 +105,7 @@ class HandlerGuard:
         """Remember an error of the connection. The handler may catch it."""
         if not is_in_failed_transaction(error):
             self._error = error
+            self.is_alarmed = True
 
     def _is_aborted(self) -> bool:
         """Return True if an error has aborted the transaction, and the handler has not ended it."""
@@ -110,6 +120,9 @@ class HandlerGuard:
             return is_in_failed_transaction(error)
         return False
 
+    def _alarm(self, *_: object) -> None:
+        self.is_alarmed = True
+
     def _refuse(self, session: Session) -> None:
         # A handler may release a savepoint.
         if session.in_nested_transaction():
@@ -119,6 +132,7 @@ class HandlerGuard:
             "together with the checkpoint. Remove the call; for a part that may fail on its own, use "
             "session.begin_nested()"
         )
+        self.is_alarmed = True
         raise self._refusal
 
     def _aborted(self) -> HandlerTransactionError:
