@@ -66,6 +66,7 @@ class Run:
         hooks: telemetry.
         executions: run the database work.
         checked_servers: identities of the servers that have passed the self-check. The runs of a worker share it.
+        statements: the statements about checkpoints, which the runs of a worker share.
         on_ready: called when the worker is ready; see `Worker.run`.
     """
 
@@ -77,6 +78,7 @@ class Run:
     hooks: Hooks
     executions: Executions
     checked_servers: set[str]
+    statements: CheckpointStatements
     on_ready: Callable[[], None] | None = None
 
     @contextmanager
@@ -130,7 +132,6 @@ class Processors:
         self._run = run
         self._starts = starts
         self._worker_id = worker_id
-        self._statements = CheckpointStatements(run.tables, run.store.tables.events)
         self._logs = KnownLogs(run.store.tables, run.tables)
         patience = run.config.stall_warning
         self._announcements = None if worker_id is None else Announcements(run.tables, worker_id, patience)
@@ -148,7 +149,7 @@ class Processors:
                 run.tables,
                 partition.consumer,
                 partition.number,
-                self._statements,
+                run.statements,
                 CheckpointFence(self._logs, partition.consumer, subscription.scope.partitions),
                 self._starts.get(partition.consumer),
             ),

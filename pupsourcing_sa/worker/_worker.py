@@ -33,6 +33,7 @@ from pupsourcing_sa.worker.execution.protocol import SessionFactory
 from pupsourcing_sa.worker.execution.threads import UnawaitedExecutor
 from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.lifecycle.signals import handling_signals
+from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -133,6 +134,7 @@ class Worker:
         self._subscriptions = _subscriptions_of(self._consumers, is_async=is_async)
         self._telemetry = telemetry
         self._checked_servers: set[str] = set()
+        self._statements = CheckpointStatements(self.tables, self.store.tables.events)
         # Guards the next three. It is reentrant because a signal handler may call stop() while its thread has the lock.
         self._lock = threading.RLock()
         self._stop_requested = False
@@ -312,6 +314,7 @@ class Worker:
                 coordination=execution_for(factory, 1),
             ),
             checked_servers=self._checked_servers,
+            statements=self._statements,
             on_ready=on_ready,
         )
 

@@ -27,6 +27,7 @@ from pupsourcing_sa.worker.dispatch.listener import Listener
 from pupsourcing_sa.worker.execution.factory import execution_for
 from pupsourcing_sa.worker.lifecycle.service import Service
 from pupsourcing_sa.worker.partition import Partition
+from pupsourcing_sa.worker.processing.checkpoint_statements import CheckpointStatements
 from pupsourcing_sa.worker.processing.processor import Processor
 from pupsourcing_sa.worker.stable_position import StablePosition
 from tests.fix_lifecycle import disturbed_everywhere
@@ -142,6 +143,7 @@ class Situation:
             hooks=Hooks(None, worker=str(worker_id)),
             executions=Executions(execution_for(factory, 1), execution_for(factory, 2), execution_for(factory, 1)),
             checked_servers=set(),
+            statements=CheckpointStatements(self.tables, self.store.tables.events),
         )
 
 
