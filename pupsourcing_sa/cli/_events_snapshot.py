@@ -21,7 +21,7 @@ from pupsourcing_sa.cli._snapshot_file import (
 )
 from pupsourcing_sa.cli._target import load_registry
 from pupsourcing_sa.printable import one_line
-from pupsourcing_sa.registry.snapshot import take_snapshot
+from pupsourcing_sa.registry.snapshots import take_snapshot
 
 __all__ = ["snapshot"]
 

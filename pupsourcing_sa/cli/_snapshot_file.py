@@ -11,7 +11,7 @@ from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import option
 from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.registry import EventRegistry
-from pupsourcing_sa.registry.snapshot import SnapshotFinding, check_snapshot
+from pupsourcing_sa.registry.snapshots import SnapshotFinding, check_snapshot
 
 __all__ = ["differences", "lines", "read_snapshot", "registry_option", "snapshot_text", "write_file"]
 

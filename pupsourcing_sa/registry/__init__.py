@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from pupsourcing_sa.registry._deterministic import deterministic_id
 from pupsourcing_sa.registry._event_type import EncodedPayload, EventType, NamedData
-from pupsourcing_sa.registry._msgspec import MsgspecCodec
-from pupsourcing_sa.registry._pydantic import PydanticCodec
 from pupsourcing_sa.registry._registry import EventRegistry
-from pupsourcing_sa.registry.codec import BoundCodec, InvalidPayload, PayloadCodec
+from pupsourcing_sa.registry.codecs import BoundCodec, InvalidPayload, MsgspecCodec, PayloadCodec, PydanticCodec
 from pupsourcing_sa.registry.upcasting import Upcasted, Upcaster
 
 __all__ = [

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pupsourcing_sa.registry._msgspec import MsgspecCodec
-from pupsourcing_sa.registry._pydantic import PydanticCodec
-from pupsourcing_sa.registry.codec import PayloadCodec
+from pupsourcing_sa.registry.codecs import MsgspecCodec, PayloadCodec, PydanticCodec
 
 __all__ = ["check_class", "check_codec", "default_codec"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pupsourcing_sa.registry.codec import BoundCodec
+from pupsourcing_sa.registry.codecs import BoundCodec
 
 __all__ = ["EncodedPayload", "EventType", "NamedData"]
 

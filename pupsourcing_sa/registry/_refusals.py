@@ -6,7 +6,7 @@ from collections.abc import Container
 from typing import Any
 
 from pupsourcing_sa.errors import PayloadError
-from pupsourcing_sa.registry.codec import InvalidPayload
+from pupsourcing_sa.registry.codecs import InvalidPayload
 
 __all__ = ["cause_of", "not_registered", "not_registered_class", "payload_error"]
 

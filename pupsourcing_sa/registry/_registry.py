@@ -13,10 +13,10 @@ from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_names, check_te
 from pupsourcing_sa.errors import UnknownEventTypeError
 from pupsourcing_sa.registry._classes import check_class, check_codec, default_codec
 from pupsourcing_sa.registry._event_type import EncodedPayload, EventType, NamedData
-from pupsourcing_sa.registry._naive import naive_datetime
 from pupsourcing_sa.registry._refusals import cause_of, not_registered, not_registered_class, payload_error
 from pupsourcing_sa.registry._step_checks import checked_steps
-from pupsourcing_sa.registry.codec import InvalidPayload, PayloadCodec
+from pupsourcing_sa.registry.codecs import InvalidPayload, PayloadCodec
+from pupsourcing_sa.registry.codecs.naive import naive_datetime
 from pupsourcing_sa.registry.upcasting import Step, Upcaster, upcast
 
 __all__ = ["EventRegistry"]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from pupsourcing_sa.registry.codec import InvalidPayload
+from pupsourcing_sa.registry.codecs import InvalidPayload
 
 __all__ = ["Step", "Upcasted", "Upcaster", "upcast"]
 

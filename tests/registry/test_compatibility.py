@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pupsourcing_sa.registry import MsgspecCodec, PydanticCodec
-from pupsourcing_sa.registry.compatibility import changes
+from pupsourcing_sa.registry.snapshots.compatibility import changes
 from tests.registry.classes import Line
 
 Narrow = Enum("Narrow", {"A": "a"})

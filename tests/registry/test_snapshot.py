@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pupsourcing_sa.registry import EventRegistry, Upcasted
-from pupsourcing_sa.registry.snapshot import check_snapshot, take_snapshot
+from pupsourcing_sa.registry.snapshots import check_snapshot, take_snapshot
 from tests.registry.classes import AsAttrs, AsDataclass, AsModel, AsStruct, AsTypedDict, Everything, RefersToALaterClass
 
 

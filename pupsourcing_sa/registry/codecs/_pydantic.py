@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pupsourcing_sa.errors import MissingExtraError
-from pupsourcing_sa.registry.codec import BoundCodec, InvalidPayload
+from pupsourcing_sa.registry.codecs.protocol import BoundCodec, InvalidPayload
 
 __all__ = ["PydanticCodec"]
 

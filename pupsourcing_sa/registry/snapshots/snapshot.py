@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from pupsourcing_sa.errors import PupsourcingError
 from pupsourcing_sa.registry._event_type import EventType
-from pupsourcing_sa.registry._examples import example_of
 from pupsourcing_sa.registry._registry import EventRegistry
-from pupsourcing_sa.registry.compatibility import changes
+from pupsourcing_sa.registry.snapshots._examples import example_of
+from pupsourcing_sa.registry.snapshots.compatibility import changes
 
 __all__ = ["SnapshotFinding", "check_snapshot", "take_snapshot"]
 

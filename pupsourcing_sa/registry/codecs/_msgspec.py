@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pupsourcing_sa.errors import MissingExtraError
-from pupsourcing_sa.registry.codec import BoundCodec, InvalidPayload
+from pupsourcing_sa.registry.codecs.protocol import BoundCodec, InvalidPayload
 
 __all__ = ["MsgspecCodec"]
 
