@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 from pupsourcing_sa import AnyVersion, EventRegistry, EventStore, Exact, NoEventsError, NoStream
 from pupsourcing_sa.errors import EventDecodingError, PayloadError, UnknownEventTypeError
 from pupsourcing_sa.registry import Upcasted
-from tests.fix_store import VARIANTS, Log, make_event, make_named_tables
+from tests.fix_store import VARIANTS, Log, Transaction, make_event, make_named_tables
+from tests.store.test_reading import collect
 
 ORDER = ("Order", "o1")
 
@@ -110,18 +111,26 @@ def test_append_many_keeps_the_order_of_interleaved_objects(typed_log: Log) -> N
     assert [event.data for event in found] == [Placed(1), Moved("Bern"), Placed(2), Placed(3)]
 
 
+#: The events of three releases, as the third one reads them.
+CURRENT = [Placed(20), Placed(20), Moved("Bern"), Placed(30), Placed(4), Moved("Chur")]
+
+
+def written_by_three_releases(log: Log) -> Transaction:
+    """Return a transaction that three releases have appended to. The second row splits, the third becomes no event."""
+    transaction = log.begin()
+    for version, objects in (
+        (1, [Placed(1), Both(2, "Bern"), Moved("nowhere")]),
+        (2, [Placed(3)]),
+        (3, [Placed(4), Moved("Chur")]),
+    ):
+        transaction._store = type(log.store)(log.tables, registry=registry_of_version(version))
+        transaction.append(AnyVersion(), objects, aggregate=ORDER)
+    return transaction
+
+
 def test_three_releases_of_an_application(typed_log: Log) -> None:
     """A log that three releases have written is read as the current classes; its rows stay as they were written."""
-    tables, transaction = typed_log.tables, typed_log.begin()
-    stores = [type(typed_log.store)(tables, registry=registry_of_version(version)) for version in (1, 2, 3)]
-    for store, objects in zip(
-        stores,
-        ([Placed(1), Both(2, "Bern"), Moved("nowhere")], [Placed(3)], [Placed(4), Moved("Chur")]),
-        strict=True,
-    ):
-        transaction._store = store
-        transaction.append(AnyVersion(), objects, aggregate=ORDER)
-    expected = [Placed(20), Placed(20), Moved("Bern"), Placed(30), Placed(4), Moved("Chur")]
+    transaction, expected = written_by_three_releases(typed_log), CURRENT
     stream = transaction.read_aggregate_stream(*ORDER)
     assert [event.data for event in stream] == expected
     backwards = transaction.read_aggregate_stream(*ORDER, backwards=True)
@@ -151,6 +160,28 @@ def test_three_releases_of_an_application(typed_log: Log) -> None:
     only = reader.read_events(after=page[-1].global_position, limit=1)
     assert (list(only), only.last_position) == ([], page.last_position)
     assert reader.read_events(after=rest.last_position).last_position == rest.last_position
+
+
+def test_a_byte_limit_counts_rows_and_not_the_objects_that_they_become(typed_log: Log) -> None:
+    transaction = written_by_three_releases(typed_log)
+    versions, pages = [0], []
+    while (stream := transaction.read_aggregate_stream(*ORDER, from_version=versions[-1] + 1, max_bytes=1)).version:
+        versions.append(stream.version)
+        pages.append([event.data for event in stream])
+    by_row = [CURRENT[:1], CURRENT[1:3], [], CURRENT[3:4], CURRENT[4:5], CURRENT[5:]]
+    assert (versions, pages) == ([0, 1, 2, 3, 4, 5, 6], by_row)
+    iterated = typed_log.store.iterate_aggregate_stream(transaction.session, *ORDER, max_bytes=1)
+    assert [event.data for event in collect(typed_log, iterated)] == CURRENT
+    transaction.commit()
+    reader, positions, pages = typed_log.begin(), [0], []
+    while (page := reader.read_events(after=positions[-1], max_bytes=1)).last_position != positions[-1]:
+        positions.append(page.last_position)
+        pages.append([event.data for event in page])
+    assert pages == by_row
+    latest = reader.read_events(max_bytes=1, up_to=positions[2], backwards=True)
+    assert [event.data for event in latest] == [Moved("Bern"), Placed(20)]
+    iterated = typed_log.store.iterate_events(reader.session, max_bytes=1)
+    assert [event.data for event in collect(typed_log, iterated)] == CURRENT
 
 
 def quoted(log: Log) -> str:
