@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import pytest
 
-from pupsourcing_sa import Event, EventRegistry, PersistedEvent, Recorded, TypedConsumer
+from pupsourcing_sa import Event, EventRegistry, PersistedEvent, Recorded, TypedConsumer, consumer
 from pupsourcing_sa.consumer import Subscription
 from pupsourcing_sa.errors import EventDecodingError, UnknownEventTypeError
 from pupsourcing_sa.registry import Upcasted
@@ -145,11 +146,25 @@ def test_all_events_if_unknown_ones_are_errors() -> None:
 
 
 def test_options_are_those_of_every_consumer() -> None:
-    orders = consumer_of(is_async=False, partitions=4, batch_size=7, max_attempts=3, isolation="READ COMMITTED")
+    """An option that `consumer` gets later must be added to `TypedConsumer`, too."""
+    expected = dict(inspect.signature(consumer).parameters)
+    del expected["event_types"]  # derived from the classes
+    assert expected.items() <= inspect.signature(TypedConsumer).parameters.items()
+    options = {
+        "partitions": 4,
+        "batch_size": 7,
+        "batch_bytes": 9,
+        "max_attempts": 3,
+        "isolation": "READ COMMITTED",
+        "reacts": True,
+    }
+    assert {"name", "aggregate_types", *options} == expected.keys()
+    orders = consumer_of(is_async=False, aggregate_types={"Order"}, **options)
     subscription = Subscription.of(orders)
-    assert subscription.scope.partitions == 4
+    assert subscription.scope.partitions == options.pop("partitions")
+    assert subscription.scope.aggregate_types == ("Order",)
     assert subscription.scope.event_types == ("Changed", "Created", "Moved", "Placed")
-    assert (subscription.batch_size, subscription.max_attempts, subscription.isolation) == (7, 3, "READ COMMITTED")
+    assert {name: getattr(subscription, name) for name in options} == options
 
 
 @pytest.mark.parametrize(
