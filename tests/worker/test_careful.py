@@ -43,7 +43,9 @@ class TestDecisions:
 class TestTurns:
     """Only one partition of a node is in careful mode at a time, so that an announcement names the killer."""
 
-    @pytest.mark.parametrize(("patience", "expected"), [(patiently(60.0), [1, 1]), (0.001, [1, 2])])
+    @pytest.mark.parametrize(
+        ("patience", "expected"), [(patiently(60.0), [1, 1]), (0.001, [1, 2])], ids=["patient", "impatient"]
+    )
     def test_a_partition_waits_for_another_one_but_not_longer_than_its_patience(
         self, patience: float, expected: list[int]
     ):
