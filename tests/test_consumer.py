@@ -168,3 +168,11 @@ def test_other_attributes_belong_to_the_application():
         def handle(self, session, event): ...
 
     assert Subscription.of(OrderView()).scope == Scope()
+
+
+@pytest.mark.parametrize("option", ["aggregate_types", "event_types"])
+def test_a_generator_of_types_is_refused(option: str):
+    """It would be empty when it is read again, and the consumer would get the whole log."""
+    types = (name for name in ["User"])
+    with pytest.raises(TypeError, match=f"{option} of consumer 'c' must be a set or a list of str, not generator"):
+        consumer("c", **{option: types})(lambda session, event: None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
@@ -76,6 +76,7 @@ class Subscription:
         name = _name_of(consumer)
         _refuse_near_misses(consumer, name)
         handle, handle_batch = _handlers_of(consumer, name)
+        _refuse_iterators(consumer, name)
         scope = Scope.of(
             aggregate_types=getattr(consumer, "aggregate_types", None),
             event_types=getattr(consumer, "event_types", None),
@@ -124,6 +125,13 @@ def _refuse_near_misses(consumer: object, name: str) -> None:
                 f"consumer {name!r} has an attribute {attribute!r}, which is not an option; rename it to {option!r}, "
                 f"or to '_{attribute}' if it is your own"
             )
+
+
+def _refuse_iterators(consumer: object, name: str) -> None:
+    """Refuse a generator of types. It is empty when it is read again, and the scope would be the whole log."""
+    for option in ("aggregate_types", "event_types"):
+        if isinstance(value := getattr(consumer, option, None), Iterator):
+            raise TypeError(f"{option} of consumer {name!r} must be a set or a list of str, not {type(value).__name__}")
 
 
 def _letters(attribute: str) -> str:
