@@ -64,7 +64,7 @@ def positions(done: Result) -> list[int]:
         (["--aggregate", "User", "u1"], [1, 7, 13, 19, 25]),
         (["--aggregate", "User", "u1", "--type", "E1", "--type", "E3"], [1, 13]),
         (["--aggregate", "User", "u1", "--after", "7", "--limit", "1"], [13]),
-        (["--aggregate", "User", "nobody"], []),
+        (["--aggregate", "User", "unknown"], []),
         (["--type", "E0", "--type", "E1", "--limit", "3"], [25, 26, 30]),
         (["--correlation", "ten"], [10, 20, 30]),
         (["--correlation", "ten", "--aggregate", "Order", "u1"], [10]),

@@ -128,11 +128,15 @@ def test_a_role_without_the_privilege_on_the_sequence_cannot_append(
         role = session.scalar(text("SELECT current_user"))
         owner.execute(text(f"REVOKE ALL ON SEQUENCE events_global_position_seq FROM {role}"))
         owner.commit()
-        # Older servers refuse to read the sequence. Newer ones return NULL.
-        refusals, texts = (StablePositionError, ProgrammingError), "GRANT USAGE on the sequence|denied for sequence"
-        with pytest.raises(refusals, match=texts):
+        refusal: tuple[type[Exception], str] = StablePositionError, "GRANT USAGE on the sequence"
+        try:
+            session.execute(text("SELECT pg_sequence_last_value('events_global_position_seq')"))
+        except ProgrammingError:  # an older server refuses to read the sequence, in an append, too
+            session.rollback()
+            refusal = ProgrammingError, "permission denied for sequence"
+        with pytest.raises(refusal[0], match=refusal[1]):
             store.append_many(session, given) if many else store.append(session, *given[0])
-        session.rollback()
+        session.rollback() if refusal[0] is ProgrammingError else session.commit()
         owner.execute(text(f"GRANT USAGE ON SEQUENCE events_global_position_seq TO {role}"))
         restart(plain_log, count + 1, is_used=False)
         owner.commit()
