@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 from pupsourcing_sa._checks import MAX_INTEGER, check_int, check_type
+from pupsourcing_sa.consumer.handlers import check_parameters
 from pupsourcing_sa.consumer.scope import Scope
 from pupsourcing_sa.event import PersistedEvent
 
@@ -141,25 +141,12 @@ def _letters(attribute: str) -> str:
 def _handlers_of(consumer: object, name: str) -> tuple[Any, Any]:
     handle, handle_batch = getattr(consumer, "handle", None), getattr(consumer, "handle_batch", None)
     if callable(handle_batch):
-        _check_parameters(name, handle_batch, "session, events")
+        check_parameters(f"the handler of consumer {name!r}", handle_batch, "session, events")
     elif callable(handle):
-        _check_parameters(name, handle, "session, event")
+        check_parameters(f"the handler of consumer {name!r}", handle, "session, event")
     else:
         raise TypeError(f"consumer {name!r} needs a method handle(session, event) or handle_batch(session, events)")
     return handle, handle_batch
-
-
-def _check_parameters(name: str, handler: Any, expected: str) -> None:
-    """Check that the handler accepts two arguments. Otherwise its first call would count as a failed event."""
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):
-        # Some callables written in C have no signature.
-        return
-    try:
-        signature.bind(None, None)
-    except TypeError as error:
-        raise TypeError(f"the handler of consumer {name!r} must take ({expected}), not {signature}: {error}") from error
 
 
 _Default = TypeVar("_Default", int, None)

@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -15,6 +14,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union, overload
 
 from pupsourcing_sa._checks import check_type
+from pupsourcing_sa.consumer.handlers import check_parameters, is_coroutine_function, refuse_awaitable
 from pupsourcing_sa.errors import UnknownEventTypeError
 from pupsourcing_sa.event import PersistedEvent, Recorded
 from pupsourcing_sa.registry import EventRegistry
@@ -186,8 +186,9 @@ class TypedConsumer:
         def decorate(function: Any) -> Any:
             if not callable(function) or isinstance(function, type):
                 raise TypeError(f"handles() decorates a function, not {function!r}")
-            _check_parameters(function, "session, events" if is_of_batch else "session, event")
-            is_async = inspect.iscoroutinefunction(function)
+            expected = "session, events" if is_of_batch else "session, event"
+            check_parameters(f"the handler {function!r}", function, expected)
+            is_async = is_coroutine_function(function)
             if self._is_async not in (None, is_async):
                 raise TypeError(
                     f"consumer {self.name!r} has both functions and coroutine functions as handlers; use one kind, as "
@@ -240,7 +241,7 @@ class TypedConsumer:
 
     def _handle(self, session: Any, event: PersistedEvent) -> None:
         for part, handler in self._parts(event):
-            _refuse_result(handler.function, handler.function(session, part))
+            refuse_awaitable(handler.function, handler.function(session, part))
 
     async def _handle_async(self, session: Any, event: PersistedEvent) -> None:
         for part, handler in self._parts(event):
@@ -249,11 +250,11 @@ class TypedConsumer:
     def _handle_batch(self, session: Any, events: Sequence[PersistedEvent]) -> None:
         for handler, run in self._runs(events):
             if handler.is_of_batch:
-                _refuse_result(handler.function, handler.function(session, run))
+                refuse_awaitable(handler.function, handler.function(session, run))
                 continue
             for part in run:
                 with part.as_cause():
-                    _refuse_result(handler.function, handler.function(session, part))
+                    refuse_awaitable(handler.function, handler.function(session, part))
 
     async def _handle_batch_async(self, session: Any, events: Sequence[PersistedEvent]) -> None:
         for handler, run in self._runs(events):
@@ -288,19 +289,3 @@ def _classes_of(union: Any) -> tuple[type[Any], ...]:
     for cls in classes:
         check_type("coverage", cls, type, "a union of event classes")
     return classes
-
-
-def _check_parameters(function: Callable[..., Any], expected: str) -> None:
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError as error:
-        raise TypeError(f"the handler {function!r} must take ({expected}): {error}") from error
-    except ValueError:  # some callables written in C have no signature
-        return
-
-
-def _refuse_result(function: object, result: object) -> None:
-    if result is not None and inspect.isawaitable(result):
-        raise TypeError(
-            f"{function!r} returned an awaitable, but is not a coroutine function; declare it with async def"
-        )

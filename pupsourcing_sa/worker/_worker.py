@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pupsourcing_sa._checks import check_type
 from pupsourcing_sa.consumer import AsyncConsumer, BatchConsumer, Consumer, Subscription, SyncConsumer
+from pupsourcing_sa.consumer.handlers import is_coroutine_function
 from pupsourcing_sa.errors import MissingExtraError
 from pupsourcing_sa.postgres.redaction import redacted
 from pupsourcing_sa.registry import EventRegistry
@@ -28,7 +29,6 @@ from pupsourcing_sa.worker._run import Executions, Run
 from pupsourcing_sa.worker.config import WorkerConfig
 from pupsourcing_sa.worker.execution.engines import check_engines
 from pupsourcing_sa.worker.execution.factory import execution_for, is_async_sessionmaker
-from pupsourcing_sa.worker.execution.handlers import is_coroutine_function
 from pupsourcing_sa.worker.execution.protocol import SessionFactory
 from pupsourcing_sa.worker.execution.threads import UnawaitedExecutor
 from pupsourcing_sa.worker.lifecycle.service import Service

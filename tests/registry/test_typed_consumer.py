@@ -204,7 +204,7 @@ def test_refusals() -> None:
         return found
 
     orders.handles(Noted)(returns_coroutine)
-    with pytest.raises(TypeError, match="declare it with async def"):
+    with pytest.raises(TypeError, match="not a coroutine function. Declare it with async def"):
         orders.handle(None, stored(1, "Noted", {"text": "x"}, 1, orders.registry))
     with pytest.raises(TypeError, match="has no handler; decorate one"):
         Subscription.of(TypedConsumer("orders", registry()))
@@ -218,3 +218,24 @@ def test_refusals() -> None:
         TypedConsumer("orders", registry(), unknown="skip")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="coverage must be a union of event classes"):
         TypedConsumer("orders", registry(), coverage=5)
+
+
+def test_handlers_are_judged_as_those_of_every_consumer() -> None:
+    """Calling a generator runs nothing. A callable object may be a coroutine function."""
+    orders = consumer_of(is_async=False)
+
+    @orders.handles(Noted)  # type: ignore[arg-type]
+    def runs_nothing(session: Any, event: Any) -> Any:
+        yield
+
+    with pytest.raises(TypeError, match="must not be a generator"):
+        orders.handle(None, stored(1, "Noted", {"text": "x"}, 1, orders.registry))
+
+    class Callable:
+        async def __call__(self, session: Any, event: Any) -> None:
+            CALLS.append("called")
+
+    deliveries = TypedConsumer("deliveries", orders.registry)
+    deliveries.handles(Noted)(Callable())
+    asyncio.run(deliveries.handle(None, stored(1, "Noted", {"text": "x"}, 1, orders.registry)))
+    assert CALLS[-1] == "called"

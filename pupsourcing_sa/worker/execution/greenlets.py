@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
-from pupsourcing_sa.worker.execution.handlers import is_coroutine_function, refuse_awaitable
+from pupsourcing_sa.consumer.handlers import is_coroutine_function, refuse_awaitable
 from pupsourcing_sa.worker.execution.protocol import Work, in_session
 from pupsourcing_sa.worker.lifecycle import shutdown
 from pupsourcing_sa.worker.lifecycle.tasks import with_timeout

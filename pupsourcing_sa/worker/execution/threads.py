@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import sessionmaker
 
-from pupsourcing_sa.worker.execution.handlers import refuse_awaitable
+from pupsourcing_sa.consumer.handlers import refuse_awaitable
 from pupsourcing_sa.worker.execution.protocol import Work, in_session
 
 __all__ = ["Threads", "UnawaitedExecutor"]

@@ -1,10 +1,12 @@
-"""Kinds of handlers: coroutine functions, plain functions, and functions that would do nothing."""
+"""Kinds of handlers: coroutine functions, plain functions, and functions that would do nothing or fail at once."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["is_coroutine_function", "refuse_awaitable"]
+__all__ = ["check_parameters", "is_coroutine_function", "refuse_awaitable"]
 
 
 def refuse_awaitable(handler: object, result: object) -> None:
@@ -22,3 +24,16 @@ def refuse_awaitable(handler: object, result: object) -> None:
 def is_coroutine_function(handler: object) -> bool:
     """Return True for a coroutine function, or a callable object whose ``__call__`` is one."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def check_parameters(title: str, handler: Callable[..., Any], expected: str) -> None:
+    """Check that a handler accepts two arguments. Otherwise its first call would count as a failed event."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        # Some callables written in C have no signature.
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"{title} must take ({expected}), not {signature}: {error}") from error
