@@ -18,7 +18,7 @@ from pupsourcing_sa.errors import (
     SequenceBehindLogError,
     StaleHeadsError,
 )
-from pupsourcing_sa.event import AppendResult, EventDecoder
+from pupsourcing_sa.event import AppendResult
 from pupsourcing_sa.postgres.compiled import CompiledStatements
 from pupsourcing_sa.postgres.connections import require_transaction
 from pupsourcing_sa.postgres.errors import (
@@ -58,15 +58,12 @@ class Appender:
         notify_channel: a channel that every append notifies, or ``None``.
     """
 
-    def __init__(
-        self, tables: EventTables, reader: LogReader, notify_channel: str | None, decoder: EventDecoder | None = None
-    ) -> None:
+    def __init__(self, tables: EventTables, reader: LogReader, notify_channel: str | None) -> None:
         self._tables = tables
         self._has_json_payload = tables.has_json_payload
         #: A session with several binds chooses the one for writing to the log by this clause.
         self.clause = tables.events.insert()
         self._reader = reader
-        self._decoder = decoder
         self._statements = AppendStatements(tables, notify_channel)
         self._compiled = CompiledStatements()
         unique = {
@@ -97,7 +94,7 @@ class Appender:
         written.sort()
         to_version: int = written[-1][1]
         positions = tuple([row[0] for row in written])
-        return AppendResult(positions, to_version - len(written), to_version, events, self._decoder)
+        return AppendResult(positions, to_version - len(written), to_version, events, self._reader.decoder)
 
     def append_many(self, connection: Connection, appends: Sequence[Append]) -> list[AppendResult]:
         """Append events of several aggregates; see `EventStore.append_many`."""
@@ -124,7 +121,7 @@ class Appender:
             size, from_version = len(append.events), versions[append.aggregate]
             to_version = versions[append.aggregate] = from_version + size
             given = tuple(islice(positions, size))
-            results.append(AppendResult(given, from_version, to_version, append.events, self._decoder))
+            results.append(AppendResult(given, from_version, to_version, append.events, self._reader.decoder))
         return results
 
     def append_once(self, connection: Connection, append: Append) -> AppendResult:

@@ -157,15 +157,16 @@ class ReadStatements:
     @cached_property
     def by_id(self) -> Select[Any]:
         """Select events by their ids in the log's order, by the unique index on event_id."""
-        c = self._events.c
-        is_wanted = c.event_id == func.any(parameter("event_ids", ARRAY(c.event_id.type)))
-        return select(*self._row(c)).where(is_wanted).order_by(c.global_position)
+        return self._having_any(self._events.c.event_id, "event_ids")
 
     @cached_property
     def by_position(self) -> Select[Any]:
         """Select events by their positions in the log's order, by the primary key."""
+        return self._having_any(self._events.c.global_position, "positions")
+
+    def _having_any(self, key: ColumnElement[Any], name: str) -> Select[Any]:
         c = self._events.c
-        is_wanted = c.global_position == func.any(parameter("positions", ARRAY(BigInteger())))
+        is_wanted = key == func.any(parameter(name, ARRAY(key.type)))
         return select(*self._row(c)).where(is_wanted).order_by(c.global_position)
 
     @cached_property

@@ -67,7 +67,7 @@ class EventStore(EventReads):
             check_type("registry", registry, EventRegistry, "an EventRegistry")
             registry.check()
         self.reader = LogReader(tables, registry)
-        self._appender = Appender(tables, self.reader, notify_channel, registry)
+        self._appender = Appender(tables, self.reader, notify_channel)
 
     # -- appending ---------------------------------------------------------------------------------------------
 

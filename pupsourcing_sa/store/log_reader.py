@@ -43,7 +43,7 @@ class LogReader:
 
     def __init__(self, tables: EventTables, decoder: EventDecoder | None = None) -> None:
         self.tables = tables
-        self._decoder = decoder
+        self.decoder = decoder
         self._statements = ReadStatements(tables)
         self._position_statements = PositionStatements(tables)
 
@@ -74,7 +74,7 @@ class LogReader:
         statement = self._statements.aggregate_stream(backwards=backwards, byte_limit=byte_limit)
         with self._connection(session) as connection:
             rows = driver_rows(connection, statement, parameters)
-        return Page.of(rows, limit, is_limited=byte_limit is not None, decoder=self._decoder)
+        return Page.of(rows, limit, is_limited=byte_limit is not None, decoder=self.decoder)
 
     def stream_pages(
         self,
@@ -118,13 +118,13 @@ class LogReader:
         """Return the events that have one of these ids, in the log's order."""
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.by_id, {"event_ids": list(event_ids)})
-        return PersistedEvent.from_rows(rows, self._decoder)
+        return PersistedEvent.from_rows(rows, self.decoder)
 
     def events_at(self, session: SyncSession, positions: Iterable[int]) -> list[PersistedEvent]:
         """Return the events at these positions, in the log's order."""
         with self._connection(session) as connection:
             rows = driver_rows(connection, self._statements.by_position, {"positions": list(positions)})
-        return PersistedEvent.from_rows(rows, self._decoder)
+        return PersistedEvent.from_rows(rows, self.decoder)
 
     def sample(self, session: SyncSession, after: int, up_to: int, limit: int, size: int) -> list[Any]:
         """Return the number of events of each type and version in a part of the log, and a random sample of them.
@@ -194,7 +194,7 @@ class LogReader:
         statement = self._statements.page(scope, backwards=backwards, byte_limit=byte_limit if is_limited else None)
         with self._connection(session) as connection:
             rows = driver_rows(connection, statement, parameters)
-        return Page.of(rows, limit, is_limited=is_limited, decoder=self._decoder)
+        return Page.of(rows, limit, is_limited=is_limited, decoder=self.decoder)
 
     def pages(
         self,
