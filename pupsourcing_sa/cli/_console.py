@@ -12,8 +12,9 @@ from pupsourcing_sa.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
-__all__ = ["discard_output", "escape_unprintable", "open_console", "write"]
+__all__ = ["discard_output", "escape_unprintable", "open_console", "open_progress", "write"]
 
 
 def open_console(*, to_stderr: bool = False) -> Console:
@@ -28,6 +29,14 @@ def open_console(*, to_stderr: bool = False) -> Console:
         raise MissingExtraError("rich", "cli") from error
     escape_unprintable(sys.stderr if to_stderr else sys.stdout)
     return Console(stderr=to_stderr, highlight=False)
+
+
+def open_progress(console: Console) -> Progress:
+    """Return a display of progress: what is done, a bar, a percentage, and the time."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)
 
 
 def escape_unprintable(stream: TextIO) -> None:

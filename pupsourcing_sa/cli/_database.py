@@ -15,6 +15,7 @@ from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import option
 from pupsourcing_sa.cli._values import seconds
 from pupsourcing_sa.errors import MissingExtraError, TablesMissingError
+from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.tables import EventTables, WorkerTables
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "parse_url",
     "table_options",
     "timeout_option",
+    "transaction",
     "wrong_names_refused",
 ]
 
@@ -123,6 +125,14 @@ def existing_log(connection: Connection, schema: str | None, names: Mapping[str,
         if isinstance(types.get("payload"), JSONB):
             return EventTables(schema=schema, payload=JSONB, **given(names, STORE_TABLES))
     return tables
+
+
+@contextmanager
+def transaction(connection: Connection, timeout: float) -> Iterator[Connection]:
+    """Begin a transaction with a timeout in seconds for each statement. It ends with the block."""
+    with connection.begin():
+        limit_transaction(connection, timeout, "statement_timeout")
+        yield connection
 
 
 @contextmanager

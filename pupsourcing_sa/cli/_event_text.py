@@ -67,7 +67,7 @@ def event_as_line(event: PersistedEvent) -> str:
     except UnreadableEventError:
         created_at = "unreadable time"
     try:
-        payload = one_line(json_text(_payload(event)), _MAX_PAYLOAD)
+        payload = one_line(json_text(event.json()), _MAX_PAYLOAD)
     except (ValueError, RecursionError):
         payload = f"<{len(event.payload):,} bytes>"
     aggregate = f"{escaped(event.aggregate_type)} {escaped(event.aggregate_id)} #{event.aggregate_version}"

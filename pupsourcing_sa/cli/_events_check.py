@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final
 
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from sqlalchemy import Connection
 
 from pupsourcing_sa import EventStore
-from pupsourcing_sa.cli._console import open_console, write
+from pupsourcing_sa.cli._console import open_console, open_progress, write
 from pupsourcing_sa.cli._database import (
     STORE_TABLES,
     existing_log,
@@ -20,13 +20,13 @@ from pupsourcing_sa.cli._database import (
     open_engine_for,
     table_options,
     timeout_option,
+    transaction,
 )
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._snapshot_file import differences, lines, read_snapshot, registry_option
 from pupsourcing_sa.cli._target import load_registry
 from pupsourcing_sa.cli._values import whole_number
-from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.printable import one_line
 from pupsourcing_sa.registry import EventRegistry
 from pupsourcing_sa.store.log_check import LogCheck, StoredType
@@ -111,21 +111,14 @@ def check(
         report += lines(findings)
     if database_url is not None:
         with open_engine_for(database_url, timeout).connect() as connection, missing_tables_explained():
-            with _begin(connection, timeout):
+            with transaction(connection, timeout):
                 log = EventStore(existing_log(connection, schema, names))
-            types = _check_log(log, events, partial(_begin, connection, timeout), None if is_all else sample)
+            types = _check_log(log, events, partial(transaction, connection, timeout), None if is_all else sample)
         problems += sum(stored.failed > 0 for stored in types)
         report += _report(types)
     report.append(f"failed: {problems:,} problems" if problems else "ok: no problems found")
     write("".join(f"{line}\n" for line in report))
     return 1 if problems else 0
-
-
-@contextmanager
-def _begin(connection: Connection, timeout: float) -> Iterator[Connection]:
-    with connection.begin():
-        limit_transaction(connection, timeout, "statement_timeout")
-        yield connection
 
 
 def _check_log(
@@ -135,11 +128,7 @@ def _check_log(
     sample: int | None,
 ) -> list[StoredType]:
     """Check a log, and show progress. Decode all events if there is no size of samples."""
-    console = open_console(to_stderr=True)
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with open_progress(open_console(to_stderr=True)) as progress:
         bar = progress.add_task("reading the log", total=None)
 
         def on_progress(position: int, end: int) -> None:

@@ -22,6 +22,7 @@ from pupsourcing_sa.cli._database import (
     open_engine_for,
     table_options,
     timeout_option,
+    transaction,
 )
 from pupsourcing_sa.cli._errors import UsageError
 from pupsourcing_sa.cli._event_text import event_as_json, event_as_line, json_text
@@ -29,7 +30,6 @@ from pupsourcing_sa.cli._help import Command, option
 from pupsourcing_sa.cli._values import moment, whole_number
 from pupsourcing_sa.consumer import Scope
 from pupsourcing_sa.event import PersistedEvent
-from pupsourcing_sa.postgres.connections import limit_transaction
 from pupsourcing_sa.store.log_reader import LogReader
 
 __all__ = ["list_"]
@@ -143,8 +143,7 @@ class _Listing:
         self._connection = connection
         self._scope = scope
         self._timeout = timeout
-        with connection.begin():
-            limit_transaction(connection, timeout, "statement_timeout")
+        with transaction(connection, timeout):
             self._reader: LogReader = EventStore(existing_log(connection, schema, names)).reader
 
     def events(self, after: int | None, limit: int, *, follow: bool) -> Iterator[PersistedEvent]:
@@ -160,8 +159,7 @@ class _Listing:
                 time.sleep(_INTERVAL)
 
     def _existing(self, after: int | None, limit: int) -> tuple[list[PersistedEvent], int]:
-        with self._connection.begin():
-            limit_transaction(self._connection, self._timeout, "statement_timeout")
+        with transaction(self._connection, self._timeout):
             positions = self._reader.positions(self._connection, check_isolation=True)
             is_newest = after is None
             page = self._reader.page(
@@ -177,8 +175,7 @@ class _Listing:
 
     def _new(self, after: int) -> tuple[list[PersistedEvent], int, bool]:
         """Return a page of events, the position to continue after, and True if there may be more."""
-        with self._connection.begin():
-            limit_transaction(self._connection, self._timeout, "statement_timeout")
+        with transaction(self._connection, self._timeout):
             end = max(after, self._reader.end(self._connection, None))
             page = self._reader.page(self._connection, self._scope, after, end, _PAGE)
         return page.events, page.events[-1].global_position if page.has_more else end, page.has_more

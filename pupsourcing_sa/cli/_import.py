@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from pupsourcing_sa import EventStore, EventTables
-from pupsourcing_sa.cli._console import open_console
+from pupsourcing_sa.cli._console import open_console, open_progress
 from pupsourcing_sa.cli._database import (
     STORE_TABLES,
     database_url_option,
@@ -92,12 +92,9 @@ def import_(
 ) -> int:
     """Run the command."""
     console = open_console(to_stderr=True)
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
     with wrong_names_refused():
         tables = EventTables(schema=schema, **given(names, STORE_TABLES))
     engine = open_engine(parse_url(database_url))
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     appended = read = 0
     next_line, is_committing = from_line, False
 
@@ -110,7 +107,7 @@ def import_(
         missing_tables_explained(),
         _open(file) as opened,
         InterruptibleReader() as reader,
-        Progress(*columns, console=console) as progress,
+        open_progress(console) as progress,
     ):
         size = os.fstat(opened.fileno()).st_size if file != "-" else None
         bar = progress.add_task("0 events", total=size)
